@@ -1,0 +1,43 @@
+// Everything an op needs beside its tensors, in one explicit argument.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "luq/autograd/tape.h"
+#include "luq/core/device.h"
+#include "luq/core/rng.h"
+#include "luq/quant/policy.h"
+
+namespace luq {
+
+// One line of the plan that --dry-run prints, reported by ops while a PlanRecorder is set.
+struct PlanEntry {
+  std::string name;  // layer name, or the op's where it has none
+  std::string op;    // "conv2d", "linear", "batch_norm", "relu", ...
+  Shape input, output;
+  int64_t parameters = 0;
+  int64_t macs = 0;                       // of the forward pass, for the batch in `input`
+  std::string forward, backward, update;  // operand formats: "uint4 x int4", "int4 x fp4", "float32", "-"
+  std::string forward_kernel, backward_kernel, update_kernel;  // Kernel::implementation, "-" where there is none
+};
+
+struct Ctx {
+  Device device;
+  const Kernels* kernels = nullptr;        // never null while ops run
+  Tape* tape = nullptr;                    // null: no gradients are recorded
+  const QuantPlan* quant = nullptr;        // null: everything in float32
+  std::vector<PlanEntry>* plan = nullptr;  // ops append to it when set
+  uint64_t seed = 0;
+  uint64_t step = 0;  // global step
+  uint32_t micro_batch = 0;
+  bool training = false;
+
+  // The stream of random bits of a layer and role at this step: make_rng_key(seed, "<layer>:<role>", step, ...).
+  RngKey rng(std::string_view layer, std::string_view role, uint32_t sample = 0) const;
+  bool records(const Var& input) const { return tape != nullptr && input.needs_grad(); }
+};
+
+}  // namespace luq

@@ -1,0 +1,84 @@
+// Reverse-mode differentiation by a tape of closures.
+//
+// Ops run eagerly and record, in order, a closure that turns the gradient of their output into gradients of their
+// inputs; the order of recording is a topological order. backward() runs them from the back and destroys each one, and
+// what it kept, as it goes. A closure keeps the gradient slots of its inputs and only those values that it needs.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "luq/core/tensor.h"
+#include "luq/quant/quantize.h"
+
+namespace luq {
+
+struct Kernels;
+
+// Where the gradient of one value is collected.
+struct GradSlot {
+  Tensor grad;  // undefined until the first contribution
+};
+
+// A codes cache of one activation: two layers that read it with the same spec and scale share the codes.
+struct QuantCache {
+  struct Entry {
+    QuantSpec spec;
+    std::optional<float> given_scale;  // nullopt: the tensor's own
+    QTensor codes;
+  };
+  std::vector<Entry> entries;
+};
+
+// A value in the computation: a shared handle. Without a slot no gradient is wanted.
+class Var {
+ public:
+  Var() = default;
+  explicit Var(Tensor value, bool needs_grad = false)
+      : value_(std::move(value)),
+        slot_(needs_grad ? std::make_shared<GradSlot>() : nullptr),
+        cache_(std::make_shared<QuantCache>()) {}
+
+  const Tensor& value() const { return value_; }
+  Tensor& value() { return value_; }
+  const Shape& shape() const { return value_.shape(); }
+  bool needs_grad() const { return slot_ != nullptr; }
+  const std::shared_ptr<GradSlot>& slot() const { return slot_; }
+  // The gradient after backward(); undefined when nothing flowed here. Intermediate values' are consumed.
+  const Tensor& grad() const { return slot_->grad; }
+  // True when the graph guarantees that no element is negative (after ReLU, and what keeps that).
+  bool non_negative() const { return non_negative_; }
+  void set_non_negative(bool value) { non_negative_ = value; }
+  QuantCache& quant_cache() const { return *cache_; }
+
+ private:
+  Tensor value_;
+  std::shared_ptr<GradSlot> slot_;
+  std::shared_ptr<QuantCache> cache_;
+  bool non_negative_ = false;
+};
+
+// Adds a contribution to a slot: the first is shared, not copied; later ones are added in place when the slot's buffer
+// is unshared, else into a new one. Throws Error when the shape or dtype differs from the earlier contribution.
+void add_gradient(const Kernels& kernels, GradSlot& slot, Tensor gradient);
+
+class Tape {
+ public:
+  // dy: gradient of `output`, moved out of its slot (the closure may write in it when it is unique()). The closure is
+  // skipped when no gradient reached the output.
+  void record(const Var& output, std::function<void(Tensor dy)> backward);
+  // Runs the tape from the back with d(loss)/d(loss) = seed and leaves it empty. loss: one element, on this tape.
+  void backward(const Var& loss, float seed = 1.0f);
+  void clear() { closures_.clear(); }
+  size_t size() const { return closures_.size(); }
+
+ private:
+  struct Entry {
+    std::shared_ptr<GradSlot> output;
+    std::function<void(Tensor)> backward;
+  };
+  std::vector<Entry> closures_;
+};
+
+}  // namespace luq

@@ -1,0 +1,23 @@
+// Memory for tensors: 64-byte aligned blocks, kept for reuse when freed, because the first touch of fresh pages costs
+// more than most passes over them. Thread-safe.
+#pragma once
+
+#include <cstdint>
+
+namespace luq {
+
+struct MemoryStats {
+  int64_t live_bytes = 0;    // in tensors now
+  int64_t peak_bytes = 0;    // most that was live at once since the last reset_peak
+  int64_t cached_bytes = 0;  // freed and kept
+};
+
+// bytes >= 0; throws Error naming the size when the system has none left.
+void* allocate(int64_t bytes);
+void deallocate(void* pointer, int64_t bytes) noexcept;
+
+MemoryStats memory_stats();
+void reset_peak_memory();
+void release_cached_memory();
+
+}  // namespace luq

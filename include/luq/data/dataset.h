@@ -1,0 +1,47 @@
+// Labelled images in memory or on disk.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "luq/core/tensor.h"
+
+namespace luq {
+
+struct DatasetInfo {
+  std::string name;
+  int64_t images = 0;
+  int64_t height = 0, width = 0, channels = 0;
+  int64_t num_classes = 0;
+  std::vector<double> mean, std;  // per channel, of training values in 0..1
+  std::vector<std::string> class_names;
+};
+
+// Thread-safe: any number of threads may read at once.
+class Dataset {
+ public:
+  virtual ~Dataset() = default;
+  virtual const DatasetInfo& info() const = 0;
+  // pixels: (height, width, channels) uint8 of image `index`; returns its label.
+  virtual int32_t read(int64_t index, uint8_t* pixels) const = 0;
+};
+
+struct SyntheticOptions {
+  int64_t train_images = 1024, test_images = 256, image_size = 32, channels = 3, num_classes = 10;
+  uint64_t seed = 0;
+};
+
+enum class Split { train, test };
+
+// name: fashion_mnist, mnist, cifar10, cifar100, synthetic. path: folder of the files; empty: the usual places
+// (`dataset_locations`). Throws UserError naming the folder or file, what is wrong with it (missing, truncated, wrong
+// magic number, label out of range, no images) and what to install or do.
+std::unique_ptr<Dataset> open_dataset(const std::string& name, const std::string& path, Split split,
+                                      const SyntheticOptions& synthetic = {});
+std::vector<std::string> dataset_names();
+// Folders where a data set is looked for when no path is given.
+std::vector<std::string> dataset_locations(const std::string& name);
+
+}  // namespace luq

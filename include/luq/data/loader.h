@@ -1,0 +1,57 @@
+// Batches of augmented images, prepared ahead by threads of their own.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "luq/core/tensor.h"
+#include "luq/data/dataset.h"
+
+namespace luq {
+
+struct AugmentOptions {
+  int64_t pad_crop = 0;           // zero padding, then a random crop of the original size
+  bool horizontal_flip = false;   // with probability 1/2
+  std::vector<double> mean, std;  // per channel, of values in 0..1; empty: the data set's
+};
+
+struct LoaderOptions {
+  int64_t batch_size = 128;
+  bool shuffle = false;    // a permutation keyed by (seed, epoch)
+  bool augment = false;    // pad_crop and flip keyed by (seed, epoch, index); normalisation is always done
+  bool drop_last = false;  // leave out an incomplete last batch
+  int64_t max_images = 0;  // 0: all; the first max_images in order
+  int64_t workers = 1;
+  int64_t prefetch = 4;
+  uint64_t seed = 0;
+};
+
+struct Batch {
+  Tensor images;  // (N, H, W, C) float32, normalised
+  Tensor labels;  // (N) int32
+  int64_t size() const { return labels.numel(); }
+};
+
+// The batches of an epoch, in an order and with contents that depend on (seed, epoch) alone, not on workers.
+class Loader {
+ public:
+  Loader(std::shared_ptr<const Dataset> dataset, const AugmentOptions& augment, const LoaderOptions& options);
+  ~Loader();
+  Loader(const Loader&) = delete;
+  Loader& operator=(const Loader&) = delete;
+
+  int64_t batches_per_epoch() const;
+  // Begins an epoch at batch `first_batch` (resuming in mid-epoch); what was being prepared is dropped.
+  void start(int64_t epoch, int64_t first_batch = 0);
+  // The next batch; false at the end of the epoch. Rethrows an error of a worker.
+  bool next(Batch& batch);
+  // Seconds spent waiting in next() since the last call of this function.
+  double take_wait_seconds();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace luq

@@ -1,0 +1,28 @@
+// The zoo: models by name.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "luq/nn/module.h"
+
+namespace luq {
+
+struct ModelOptions {
+  int64_t in_channels = 3;
+  int64_t num_classes = 10;
+  int64_t image_size = 32;  // height = width, for models whose head depends on it
+};
+
+using ModelFactory = std::function<std::unique_ptr<Module>(const ModelOptions&)>;
+
+// Throws Error when the name is taken.
+void register_model(const std::string& name, ModelFactory factory);
+// A model named and initialised (He et al. 2015, fan_out, random numbers keyed by (seed, parameter name)).
+// Throws UserError with the nearest name when there is none of this name.
+std::unique_ptr<Module> make_model(const std::string& name, const ModelOptions& options, uint64_t seed);
+std::vector<std::string> model_names();  // sorted
+
+}  // namespace luq

@@ -1,0 +1,47 @@
+// Which operand of which layer is quantised how: the one place that decides.
+#pragma once
+
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "luq/quant/quantize.h"
+
+namespace luq {
+
+enum class LayerKind { conv, linear };
+
+// One layer that multiplies matrices, in the order of registration.
+struct MatmulLayer {
+  std::string name;  // "layer1.0.conv1"
+  LayerKind kind = LayerKind::conv;
+};
+
+// The three operands of a layer's three matmuls. A matmul whose two operands both have 4 bits runs in integers; any
+// other runs in float32 on the (dequantised) operands.
+struct LayerQuant {
+  QuantSpec weights, activations, gradients;
+  bool quantized() const { return is_4bit(weights.format) || is_4bit(activations.format) || is_4bit(gradients.format); }
+};
+
+// The configuration's section `quantization`.
+struct QuantPolicy {
+  LayerQuant spec;  // of every layer that is not exempt
+  bool exempt_first_conv = true;
+  bool exempt_last_linear = true;
+  std::vector<std::string> exempt;  // glob patterns over layer names, '*' and '?' ("*.downsample.*")
+};
+
+// The policy applied to a model's layers; a name it does not hold runs in float32.
+class QuantPlan {
+ public:
+  QuantPlan() = default;
+  // layers in the model's order. Throws UserError when a pattern of `exempt` matches no layer.
+  QuantPlan(const QuantPolicy& policy, const std::vector<MatmulLayer>& layers);
+  const LayerQuant& operator[](const std::string& name) const;
+
+ private:
+  std::unordered_map<std::string, LayerQuant> layers_;
+};
+
+}  // namespace luq

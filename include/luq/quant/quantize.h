@@ -1,0 +1,36 @@
+// Quantising float tensors to packed 4-bit codes (docs/numerics.md) and back.
+#pragma once
+
+#include <optional>
+#include <string_view>
+
+#include "luq/core/rng.h"
+#include "luq/quant/qtensor.h"
+
+namespace luq {
+
+struct Kernels;
+
+// How one operand is quantised. format float32: not at all.
+struct QuantSpec {
+  Format format = Format::float32;  // int4 (becomes uint4 where the tensor cannot be negative) or fp4
+  ScaleMethod scale_method = ScaleMethod::sawb;
+  Rounding rounding = Rounding::nearest;
+  friend bool operator==(const QuantSpec&, const QuantSpec&) = default;
+};
+
+// The scale `quantize` would use: step clip/7 or clip/15 for the integer formats, alpha = max|x|/64 for fp4 (0 for an
+// all-zero tensor or one too small to invert). x float32 of any shape. `where` names the layer and operand in errors.
+// Throws Error `[quantize] <where>: ...` when x holds NaN or infinity.
+float quantization_scale(const Kernels& kernels, const Tensor& x, const QuantSpec& spec, bool non_negative,
+                         std::string_view where);
+
+// Codes of x. scale: use this one (running activation scales) in place of the tensor's own; values beyond clip.
+// key: random bits of stochastic rounding. Throws like quantization_scale.
+QTensor quantize(const Kernels& kernels, const Tensor& x, const QuantSpec& spec, bool non_negative, const RngKey& key,
+                 std::string_view where, std::optional<float> scale = std::nullopt);
+
+// scale * decode(code), float32 of q.shape.
+Tensor dequantize(const Kernels& kernels, const QTensor& q);
+
+}  // namespace luq

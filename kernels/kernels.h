@@ -1,0 +1,303 @@
+// THE kernel contract: one args struct and one function pointer per kernel.
+//
+// Rules that hold for every entry:
+// - Pointers are to dense row-major arrays; the shape stands beside each. Activations are (N, H, W, C), weights
+//   (O, KH, KW, C/groups). `rows` is the product of all dimensions but the last, `cols` the last.
+// - Packed codes: packed_row_bytes(cols) bytes a row, low nibble first; the pad nibble of an odd row is 0.
+// - No allocation of result memory, no exceptions, no I/O; scratch comes from per-thread or function-local buffers.
+//   Arguments are checked by the caller (src/); a kernel may assume them right. Sizes may be 0.
+// - Inputs and outputs do not overlap, except where an entry says that they may be the same pointer.
+// - Results do not depend on the number of threads. Codes, statistics and integer sums are the same, to the bit, in
+//   every table; float results of other entries may differ between tables within the bounds of tests/kernels/.
+// - A quantised matmul multiplies decoded codes in int8, adds exactly (int32, split into int64 past max_int32_terms),
+//   and gives float(sum) * scale, one rounding each, then bias or the old value added where asked.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/numerics.h"
+#include "luq/core/conv_shape.h"
+#include "luq/core/device.h"
+#include "luq/core/format.h"
+#include "luq/core/rng.h"
+
+namespace luq::kernels {
+
+// ---- Quantisers -----------------------------------------------------------------------------------------------------
+
+struct StatsArgs {
+  const float* x;  // (count)
+  int64_t count;
+  Stats* stats;  // out; the order of the sums is fixed, see numerics.h
+};
+
+struct EncodeIntArgs {
+  const float* x;  // (rows, cols)
+  int64_t rows, cols;
+  float inverse_scale;  // 0: all codes 0
+  Format format;        // int4 or uint4
+  Rounding rounding;
+  RngKey key;      // used by stochastic rounding; element index = row * cols + col
+  uint8_t* codes;  // (rows, packed_row_bytes(cols))
+};
+
+struct EncodeFp4Args {
+  const float* x;  // (rows, cols)
+  int64_t rows, cols;
+  float inverse_alpha;  // 0: all codes 0
+  Rounding rounding;    // stochastic: LUQ; nearest: RDNP
+  RngKey key;           // element index = row * cols + col
+  uint8_t* codes;       // (rows, packed_row_bytes(cols))
+};
+
+struct DecodeArgs {
+  const uint8_t* codes;  // (rows, packed_row_bytes(cols))
+  int64_t rows, cols;
+  Format format;
+  float scale;
+  float* x;  // (rows, cols), scale * decode(code)
+};
+
+// ---- 4-bit matmuls --------------------------------------------------------------------------------------------------
+// Each writes floats, or, when `sums` is not null, the exact integer sums there instead (tests, hardware models).
+
+struct QConvForwardArgs {
+  ConvShape shape;
+  const uint8_t* x;   // (n, h, w, c) packed, x_format
+  Format x_format;    // int4, uint4 (fp4 need not be supported)
+  const uint8_t* w;   // (o, kh, kw, c/groups) packed, w_format
+  Format w_format;    // int4
+  float scale;        // scale of x times scale of w
+  const float* bias;  // (o) or null
+  float* y;           // (n, oh, ow, o)
+  int64_t* sums;      // (n, oh, ow, o) or null
+};
+
+struct QConvBackwardDataArgs {
+  ConvShape shape;
+  const uint8_t* dy;  // (n, oh, ow, o) packed, dy_format
+  Format dy_format;   // fp4 or int4
+  const uint8_t* w;   // (o, kh, kw, c/groups) packed
+  Format w_format;    // int4
+  float scale;
+  float* dx;      // (n, h, w, c)
+  int64_t* sums;  // (n, h, w, c) or null
+};
+
+struct QConvBackwardWeightArgs {
+  ConvShape shape;
+  const uint8_t* dy;  // (n, oh, ow, o) packed
+  Format dy_format;   // fp4 or int4
+  const uint8_t* x;   // (n, h, w, c) packed
+  Format x_format;    // int4 or uint4
+  float scale;
+  float* dw;      // (o, kh, kw, c/groups)
+  int64_t* sums;  // (o, kh, kw, c/groups) or null
+};
+
+// ---- Float convolutions (also linear layers: h = w = kh = kw = 1)
+// ----------------------------------------------------- Sums run in an order that depends on the shape alone.
+
+struct ConvForwardArgs {
+  ConvShape shape;
+  const float* x;     // (n, h, w, c)
+  const float* w;     // (o, kh, kw, c/groups)
+  const float* bias;  // (o) or null
+  float* y;           // (n, oh, ow, o)
+};
+struct ConvBackwardDataArgs {
+  ConvShape shape;
+  const float* dy;  // (n, oh, ow, o)
+  const float* w;   // (o, kh, kw, c/groups)
+  float* dx;        // (n, h, w, c)
+};
+struct ConvBackwardWeightArgs {
+  ConvShape shape;
+  const float* dy;  // (n, oh, ow, o)
+  const float* x;   // (n, h, w, c)
+  float* dw;        // (o, kh, kw, c/groups)
+};
+struct ColumnSumArgs {  // the gradient of a bias
+  const float* x;       // (rows, cols)
+  int64_t rows, cols;
+  float* sum;  // (cols)
+};
+
+// ---- Batch norm over (rows, c): rows = n * h * w
+// ----------------------------------------------------------------------
+
+struct BatchNormStatsArgs {
+  const float* x;  // (rows, c)
+  int64_t rows, c;
+  float* mean;      // (c)
+  float* variance;  // (c) biased: divided by rows
+};
+struct BatchNormApplyArgs {
+  const float* x;  // (rows, c)
+  int64_t rows, c;
+  const float *mean, *inverse_std, *gamma, *beta;  // (c) each
+  float* y;                                        // (rows, c) (x - mean) * (inverse_std * gamma) + beta; may be x
+};
+struct BatchNormBackwardArgs {
+  const float* x;   // (rows, c)
+  const float* dy;  // (rows, c)
+  int64_t rows, c;
+  const float *mean, *inverse_std, *gamma;  // (c) each
+  bool training;  // true: mean and std came from x and carry gradient; false: they are constants
+  float* dx;      // (rows, c); may be dy
+  float* dgamma;  // (c)
+  float* dbeta;   // (c)
+};
+
+// ---- Pointwise ----------------------------------------------------------------------------------------------------
+
+struct ReluArgs {
+  const float* x;  // (count)
+  int64_t count;
+  float* y;       // (count) max(x, 0), NaN passes; may be x
+  uint8_t* mask;  // (ceil(count / 8)) or null: bit i % 8 of byte i / 8 is x > 0
+};
+struct ReluBackwardArgs {
+  const float* dy;  // (count)
+  const uint8_t* mask;
+  int64_t count;
+  float* dx;  // (count); may be dy
+};
+struct AddArgs {
+  const float *a, *b;  // (count)
+  int64_t count;
+  float* y;  // (count) a + b; may be a or b
+};
+struct DropoutArgs {  // forward and backward alike
+  const float* x;     // (count)
+  int64_t count;
+  float probability;  // of zeroing; kept values are multiplied by 1 / (1 - probability)
+  RngKey key;         // element i is kept when random16 >= round(probability * 65536)
+  float* y;           // (count); may be x
+};
+
+// ---- Pooling --------------------------------------------------------------------------------------------------------
+
+struct PoolShape {
+  int64_t n, h, w, c, kh, kw, stride_h, stride_w, pad_h, pad_w;
+  bool ceil_mode;
+  int64_t extent(int64_t size, int64_t kernel, int64_t stride, int64_t pad) const {
+    int64_t out = (size + 2 * pad - kernel + (ceil_mode ? stride - 1 : 0)) / stride + 1;
+    if (ceil_mode && (out - 1) * stride >= size + pad) --out;  // the last window starts inside the data, as in PyTorch
+    return out;
+  }
+  int64_t oh() const { return extent(h, kh, stride_h, pad_h); }
+  int64_t ow() const { return extent(w, kw, stride_w, pad_w); }
+};
+struct MaxPoolArgs {
+  PoolShape shape;
+  const float* x;  // (n, h, w, c)
+  float* y;        // (n, oh, ow, c)
+  int32_t* index;  // (n, oh, ow, c) or null: h * W + w of the first maximum; a NaN wins
+};
+struct MaxPoolBackwardArgs {
+  PoolShape shape;
+  const float* dy;       // (n, oh, ow, c)
+  const int32_t* index;  // (n, oh, ow, c)
+  float* dx;             // (n, h, w, c)
+};
+struct AvgPoolArgs {
+  PoolShape shape;
+  const float* x;  // (n, h, w, c)
+  float* y;        // (n, oh, ow, c)
+  bool count_include_pad;
+};
+struct AvgPoolBackwardArgs {
+  PoolShape shape;
+  const float* dy;  // (n, oh, ow, c)
+  float* dx;        // (n, h, w, c)
+  bool count_include_pad;
+};
+
+// ---- Loss and update ------------------------------------------------------------------------------------------------
+
+struct CrossEntropyArgs {
+  const float* logits;    // (rows, classes)
+  const int32_t* labels;  // (rows), each in 0..classes-1
+  int64_t rows, classes;
+  float label_smoothing;  // in [0, 1): target = (1 - s) one-hot + s / classes
+  float* loss;            // (rows) or null: per-row loss
+  float* dlogits;         // (rows, classes) or null: (softmax - target) * gradient_scale
+  float gradient_scale;
+  int64_t* correct;  // one value or null: rows whose first maximum is the label
+};
+
+struct SgdArgs {
+  float* w;               // (count) in and out
+  const float* gradient;  // (count)
+  float* velocity;        // (count) in and out, or null when momentum is 0
+  int64_t count;
+  float lr, momentum, weight_decay;
+  bool nesterov;
+  bool first_step;  // velocity is set to the gradient (PyTorch), not read
+};
+
+// ---- The table ------------------------------------------------------------------------------------------------------
+
+// X(name, Args): every entry is required. A missing one fails at start-up with the list.
+#define LUQ_KERNEL_ENTRIES(X)                       \
+  X(stats, StatsArgs)                               \
+  X(encode_int, EncodeIntArgs)                      \
+  X(encode_fp4, EncodeFp4Args)                      \
+  X(decode, DecodeArgs)                             \
+  X(qconv_forward, QConvForwardArgs)                \
+  X(qconv_backward_data, QConvBackwardDataArgs)     \
+  X(qconv_backward_weight, QConvBackwardWeightArgs) \
+  X(conv_forward, ConvForwardArgs)                  \
+  X(conv_backward_data, ConvBackwardDataArgs)       \
+  X(conv_backward_weight, ConvBackwardWeightArgs)   \
+  X(column_sum, ColumnSumArgs)                      \
+  X(batch_norm_stats, BatchNormStatsArgs)           \
+  X(batch_norm_apply, BatchNormApplyArgs)           \
+  X(batch_norm_backward, BatchNormBackwardArgs)     \
+  X(relu, ReluArgs)                                 \
+  X(relu_backward, ReluBackwardArgs)                \
+  X(add, AddArgs)                                   \
+  X(dropout, DropoutArgs)                           \
+  X(max_pool, MaxPoolArgs)                          \
+  X(max_pool_backward, MaxPoolBackwardArgs)         \
+  X(avg_pool, AvgPoolArgs)                          \
+  X(avg_pool_backward, AvgPoolBackwardArgs)         \
+  X(cross_entropy, CrossEntropyArgs)                \
+  X(sgd, SgdArgs)
+
+}  // namespace luq::kernels
+
+namespace luq {
+
+// One kernel: the function and the name of what runs it ("ref", "avx2", "avx512vnni", "onednn" ...).
+template <typename Args>
+struct Kernel {
+  void (*run)(const Args&) = nullptr;
+  const char* implementation = nullptr;
+  void operator()(const Args& args) const { run(args); }
+};
+
+struct Kernels {
+#define LUQ_DECLARE_ENTRY(name, Args) Kernel<kernels::Args> name;
+  LUQ_KERNEL_ENTRIES(LUQ_DECLARE_ENTRY)
+#undef LUQ_DECLARE_ENTRY
+};
+
+// The table of a device, chosen once: the CPU's from cpuid, capped by LUQ_KERNELS=ref|avx2|avx512|vnni (another value
+// is a UserError). cuda throws UserError in a build without CUDA.
+const Kernels& kernels_for(Device device);
+
+// Every table this machine can run on the CPU, "ref" first, for tests and benchmarks.
+struct NamedKernels {
+  std::string name;  // ref, avx2, avx512, vnni
+  Kernels table;
+};
+std::vector<NamedKernels> cpu_kernel_tables();
+
+// (entry, implementation) in the order of the contract.
+std::vector<std::pair<std::string, std::string>> describe(const Kernels& kernels);
+
+}  // namespace luq
