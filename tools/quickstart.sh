@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# From a fresh clone to a trained network: installs what is missing, builds, trains, evaluates. See --help.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source tools/packages.sh
+
+usage() {
+  cat <<'EOF'
+usage: tools/quickstart.sh [--no-install] [--prepare] [--epochs N]
+
+Installs the Debian packages that are missing, builds luqtrain in Release into build/, trains a ResNet-20 on the
+Fashion-MNIST images in 4-bit arithmetic, and says what to type next.
+
+  --prepare      install and build only
+  --no-install   leave the system alone: fail with the list of packages if some are missing
+  --with-tests   also install and build what the tests need (tools/test.sh does this)
+  --epochs N     epochs to train (default 3)
+
+LUQ_CMAKE_ARGS in the environment is passed to cmake.
+EOF
+}
+
+install=1 prepare_only=0 with_tests=0 epochs=3
+while (($#)); do
+  case "$1" in
+    --no-install) install=0 ;;
+    --prepare) prepare_only=1 ;;
+    --with-tests) with_tests=1 ;;
+    --epochs) epochs=${2:?--epochs needs a number}; shift ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "quickstart: unknown option '$1'" >&2; usage >&2; exit 2 ;;
+  esac
+  shift
+done
+[[ $epochs =~ ^[1-9][0-9]*$ ]] || { echo "quickstart: --epochs expects a positive number, got '$epochs'" >&2; exit 2; }
+
+say() { printf '\n== %s\n' "$*"; }
+
+say "Packages"
+packages=("${luq_build_packages[@]}")
+((with_tests)) && packages+=("${luq_test_packages[@]}")
+missing=()
+for package in "${packages[@]}"; do
+  status=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)
+  [[ $status == "install ok installed" ]] || missing+=("$package")
+done
+if ((${#missing[@]} == 0)); then
+  echo "all there"
+elif ((!install)); then
+  echo "missing, and --no-install was given; install them with:" >&2
+  echo "  apt-get install --no-install-recommends ${missing[*]}" >&2
+  exit 1
+else
+  echo "installing: ${missing[*]}"
+  as_root=()
+  if ((EUID != 0)); then
+    command -v sudo >/dev/null || { echo "not root and no sudo: install the packages above, then run this again" >&2; exit 1; }
+    as_root=(sudo)
+  fi
+  "${as_root[@]}" apt-get update -qq
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
+    >/dev/null
+fi
+
+say "Build (Release, build/)"
+echo "CPU only: this version has no CUDA kernels"
+read -ra cmake_args <<<"${LUQ_CMAKE_ARGS:-}"
+generator=()
+[[ -f build/CMakeCache.txt ]] || generator=(-G Ninja)
+cmake -S . -B build "${generator[@]}" -DCMAKE_BUILD_TYPE=Release "${cmake_args[@]}" >/dev/null
+targets=(luqtrain)
+((with_tests)) && targets=(all)
+cmake --build build --parallel "$(nproc)" --target "${targets[@]}"
+((prepare_only)) && exit 0
+
+say "Train: ResNet-20 on Fashion-MNIST, 4-bit matmuls, $epochs epochs (Ctrl-C saves and stops; run this again to go on)"
+# A run of another length, or none, begins anew; an interrupted one of the same length is resumed.
+run=runs/quickstart
+start=--overwrite
+grep -qsx "  epochs: $epochs" "$run/config.yaml" && [[ -f $run/checkpoints/last.safetensors ]] && start=--resume
+build/luqtrain --config configs/fashion_mnist/resnet20_luq.yaml --set train.epochs="$epochs" \
+  --set run.directory="$run" "$start"
+
+say "Evaluate the checkpoint"
+build/luqtrain eval --checkpoint "$run/checkpoints/last.safetensors"
+
+say "Next"
+cat <<EOF
+The run is in $run: config.yaml, log.txt, metrics.jsonl, checkpoints/.
+  build/luqtrain --config resnet20_luq.yaml            the whole recipe; results are in docs/results.md
+  build/luqtrain --config resnet20_fp32.yaml           the same without quantisation
+  build/luqtrain --config resnet20_luq.yaml --dry-run  every layer, its formats and kernels, without training
+  build/luqtrain --help
+EOF
