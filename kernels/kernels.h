@@ -286,10 +286,6 @@ struct Kernels {
 #undef LUQ_DECLARE_ENTRY
 };
 
-// The table of a device, chosen once: the CPU's from cpuid, capped by LUQ_KERNELS=ref|avx2|avx512|vnni (another value
-// is a UserError). cuda throws UserError in a build without CUDA.
-const Kernels& kernels_for(Device device);
-
 // Every table this machine can run on the CPU, "ref" first, for tests and benchmarks.
 struct NamedKernels {
   std::string name;  // ref, avx2, avx512, vnni
