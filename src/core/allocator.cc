@@ -1,0 +1,96 @@
+#include "luq/core/allocator.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "luq/core/error.h"
+
+namespace luq {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+
+// Blocks come in few sizes so that a freed one fits the next request: multiples of 64 below 4 KiB, else four steps per
+// power of two.
+int64_t rounded(int64_t bytes) {
+  if (bytes <= 4096) return std::max<int64_t>((bytes + kAlignment - 1) / kAlignment, 1) * kAlignment;
+  int64_t step = 1024;
+  while (step * 8 < bytes) step *= 2;
+  return (bytes + step - 1) / step * step;
+}
+
+struct Pool {
+  std::mutex mutex;
+  std::unordered_map<int64_t, std::vector<void*>> free_blocks;
+  MemoryStats stats;
+};
+
+// Never destroyed: tensors with static storage may be freed after any destructor here.
+Pool& pool() {
+  static Pool* instance = new Pool;
+  return *instance;
+}
+
+void release(Pool& p) {
+  for (auto& [bytes, blocks] : p.free_blocks) {
+    for (void* block : blocks) std::free(block);
+  }
+  p.free_blocks.clear();
+  p.stats.cached_bytes = 0;
+}
+
+}  // namespace
+
+void* allocate(int64_t bytes) {
+  const int64_t size = rounded(bytes);
+  Pool& p = pool();
+  const std::lock_guard lock(p.mutex);
+  void* block = nullptr;
+  if (const auto found = p.free_blocks.find(size); found != p.free_blocks.end() && !found->second.empty()) {
+    block = found->second.back();
+    found->second.pop_back();
+    p.stats.cached_bytes -= size;
+  } else {
+    const auto request = static_cast<size_t>(size);
+    block = std::aligned_alloc(static_cast<size_t>(kAlignment), request);
+    if (block == nullptr) {
+      release(p);
+      block = std::aligned_alloc(static_cast<size_t>(kAlignment), request);
+    }
+    if (block == nullptr) {
+      fail("[allocate] out of memory: {} bytes wanted, {} in use; lower train.batch_size", size, p.stats.live_bytes);
+    }
+  }
+  p.stats.live_bytes += size;
+  p.stats.peak_bytes = std::max(p.stats.peak_bytes, p.stats.live_bytes);
+  return block;
+}
+
+void deallocate(void* pointer, int64_t bytes) noexcept {
+  const int64_t size = rounded(bytes);
+  Pool& p = pool();
+  const std::lock_guard lock(p.mutex);
+  p.free_blocks[size].push_back(pointer);
+  p.stats.live_bytes -= size;
+  p.stats.cached_bytes += size;
+}
+
+MemoryStats memory_stats() {
+  const std::lock_guard lock(pool().mutex);
+  return pool().stats;
+}
+
+void reset_peak_memory() {
+  const std::lock_guard lock(pool().mutex);
+  pool().stats.peak_bytes = pool().stats.live_bytes;
+}
+
+void release_cached_memory() {
+  const std::lock_guard lock(pool().mutex);
+  release(pool());
+}
+
+}  // namespace luq

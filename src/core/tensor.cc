@@ -1,0 +1,87 @@
+#include "luq/core/tensor.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "luq/core/allocator.h"
+#include "luq/core/error.h"
+
+namespace luq {
+
+std::string to_string(const Shape& shape) { return fmt::format("({})", fmt::join(shape.begin(), shape.end(), ",")); }
+
+std::string to_string(const Device& device) {
+  return device.type == DeviceType::cpu ? "cpu" : fmt::format("cuda:{}", device.index);
+}
+
+Tensor Tensor::empty(const Shape& shape, DType dtype) {
+  for (const int64_t extent : shape) {
+    if (extent < 0) fail("[tensor] expected extents of at least 0, got {}", to_string(shape));
+  }
+  Tensor tensor;
+  tensor.shape_ = shape;
+  tensor.numel_ = shape.numel();
+  tensor.dtype_ = dtype;
+  const int64_t bytes = tensor.bytes();
+  tensor.buffer_ = std::shared_ptr<void>(allocate(bytes), [bytes](void* pointer) { deallocate(pointer, bytes); });
+  return tensor;
+}
+
+Tensor Tensor::zeros(const Shape& shape, DType dtype) {
+  Tensor tensor = empty(shape, dtype);
+  tensor.zero();
+  return tensor;
+}
+
+Tensor Tensor::full(const Shape& shape, float value) {
+  Tensor tensor = empty(shape);
+  std::fill_n(tensor.data<float>(), tensor.numel(), value);
+  return tensor;
+}
+
+template <typename T>
+Tensor Tensor::from(const Shape& shape, const T* values) {
+  Tensor tensor = empty(shape, dtype_of<T>());
+  std::copy_n(values, tensor.numel(), tensor.data<T>());
+  return tensor;
+}
+
+template <typename T>
+T* Tensor::data() {
+  if (dtype_ != dtype_of<T>()) fail("[tensor] expected dtype {}, got {}", to_string(dtype_of<T>()), to_string(dtype_));
+  return static_cast<T*>(buffer_.get());
+}
+
+template <typename T>
+const T* Tensor::data() const {
+  return const_cast<Tensor*>(this)->data<T>();
+}
+
+Tensor Tensor::clone() const {
+  Tensor copy = empty(shape_, dtype_);
+  std::memcpy(copy.raw(), raw(), static_cast<size_t>(bytes()));
+  return copy;
+}
+
+Tensor Tensor::reshape(const Shape& shape) const {
+  if (shape.numel() != numel_) fail("[reshape] expected {} elements, got {}", numel_, to_string(shape));
+  Tensor view = *this;
+  view.shape_ = shape;
+  return view;
+}
+
+void Tensor::zero() { std::memset(raw(), 0, static_cast<size_t>(bytes())); }
+
+#define LUQ_INSTANTIATE(T)                                 \
+  template Tensor Tensor::from<T>(const Shape&, const T*); \
+  template T* Tensor::data<T>();                           \
+  template const T* Tensor::data<T>() const;
+LUQ_INSTANTIATE(float)
+LUQ_INSTANTIATE(uint8_t)
+LUQ_INSTANTIATE(int32_t)
+LUQ_INSTANTIATE(int64_t)
+#undef LUQ_INSTANTIATE
+
+}  // namespace luq
