@@ -293,7 +293,4 @@ struct NamedKernels {
 };
 std::vector<NamedKernels> cpu_kernel_tables();
 
-// (entry, implementation) in the order of the contract.
-std::vector<std::pair<std::string, std::string>> describe(const Kernels& kernels);
-
 }  // namespace luq

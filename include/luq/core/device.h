@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace luq {
 
@@ -20,5 +22,7 @@ std::string to_string(const Device& device);  // "cpu", "cuda:0"
 // LUQ_KERNELS=ref|avx2|avx512|vnni (another value is a UserError). cuda throws UserError in a build without CUDA.
 struct Kernels;
 const Kernels& kernels_for(Device device);
+// (entry, implementation) in the order of the contract.
+std::vector<std::pair<std::string, std::string>> describe(const Kernels& kernels);
 
 }  // namespace luq
