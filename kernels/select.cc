@@ -1,0 +1,89 @@
+// Builds the kernel tables: ref first, then what the CPU can run, in rising order, each overwriting the entries it has.
+
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/kernels.h"
+#include "kernels/tables.h"
+#include "luq/core/error.h"
+
+namespace luq {
+namespace {
+
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi"); }
+
+struct Level {
+  const char* name;
+  bool (*available)();
+  void (*add)(Kernels&);
+};
+
+constexpr Level kLevels[] = {
+    {"ref", [] { return true; },
+     [](Kernels& table) {
+       kernels::add_ref_quantize(table);
+       kernels::add_ref_qconv(table);
+     }},
+    {"avx2", has_avx2, [](Kernels&) {}},
+    {"avx512", has_avx512, [](Kernels&) {}},
+    {"vnni", has_vnni, [](Kernels&) {}},
+};
+
+const Kernels& require_complete(const Kernels& table) {
+  std::string missing;
+  for (const auto& [entry, implementation] : describe(table)) {
+    if (implementation.empty()) missing += " " + entry;
+  }
+  if (!missing.empty()) fail("[kernels] entries without an implementation:{}", missing);
+  return table;
+}
+
+Kernels select_cpu() {
+  const char* cap = std::getenv("LUQ_KERNELS");
+  if (cap != nullptr && *cap == '\0') cap = nullptr;
+  bool known = cap == nullptr;
+  for (const Level& level : kLevels) known = known || std::strcmp(cap, level.name) == 0;
+  if (!known) fail_user("[kernels] expected LUQ_KERNELS to be ref, avx2, avx512 or vnni, got '{}'", cap);
+  Kernels table;
+  for (const Level& level : kLevels) {
+    if (level.available()) level.add(table);
+    if (cap != nullptr && std::strcmp(cap, level.name) == 0) break;
+  }
+  return table;
+}
+
+}  // namespace
+
+const Kernels& kernels_for(Device device) {
+  if (device.type != DeviceType::cpu)
+    fail_user("[kernels] device cuda: this build has no CUDA kernels; use device cpu");
+  static const Kernels cpu = select_cpu();
+  return require_complete(cpu);
+}
+
+std::vector<NamedKernels> cpu_kernel_tables() {
+  std::vector<NamedKernels> tables;
+  Kernels table;
+  for (const Level& level : kLevels) {
+    if (!level.available()) break;
+    level.add(table);
+    tables.push_back({level.name, table});
+  }
+  return tables;
+}
+
+std::vector<std::pair<std::string, std::string>> describe(const Kernels& kernels) {
+  std::vector<std::pair<std::string, std::string>> rows;
+#define LUQ_DESCRIBE_ENTRY(name, Args) \
+  rows.emplace_back(#name, kernels.name.implementation == nullptr ? "" : kernels.name.implementation);
+  LUQ_KERNEL_ENTRIES(LUQ_DESCRIBE_ENTRY)
+#undef LUQ_DESCRIBE_ENTRY
+  return rows;
+}
+
+}  // namespace luq
