@@ -1,0 +1,38 @@
+// The update of the parameters from their gradients.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "luq/config/experiment.h"
+#include "luq/nn/module.h"
+
+namespace luq {
+
+// Stochastic gradient descent as torch.optim.SGD with dampening 0 computes it: g += weight_decay w; the velocity is g
+// at the first step and momentum v + g after it; w -= lr (nesterov ? g + momentum v : v).
+class Sgd {
+ public:
+  // The parameters must outlive the optimiser. Velocities are allocated here, once, unless momentum is 0.
+  // config.decay_norm false: no weight decay on norm parameters and biases. Throws UserError for another config.name
+  // and for nesterov without momentum.
+  Sgd(const OptimizerConfig& config, std::vector<Parameter*> parameters, const Kernels& kernels);
+
+  // Updates every parameter that has a gradient and drops the gradients. lr > 0.
+  void step(double lr);
+
+  // The velocities, as "optimizer.momentum.<parameter>", sharing their buffers; empty when momentum is 0. Whoever
+  // overwrites them (a resume) says so with set_resumed().
+  std::vector<std::pair<std::string, Tensor>> state() const;
+  void set_resumed() { first_step_ = false; }
+
+ private:
+  OptimizerConfig config_;
+  std::vector<Parameter*> parameters_;
+  const Kernels* kernels_;
+  std::vector<Tensor> velocities_;  // by parameter
+  bool first_step_ = true;
+};
+
+}  // namespace luq
