@@ -1,0 +1,46 @@
+#include "luq/autograd/tape.h"
+
+#include "kernels/kernels.h"
+#include "luq/autograd/ctx.h"
+#include "luq/core/error.h"
+
+namespace luq {
+
+RngKey Ctx::rng(std::string_view layer, std::string_view role, uint32_t sample) const {
+  return make_rng_key(seed, fmt::format("{}:{}", layer, role), step, micro_batch, sample);
+}
+
+void add_gradient(const Kernels& kernels, GradSlot& slot, Tensor gradient) {
+  if (!slot.grad.defined()) {
+    slot.grad = std::move(gradient);
+    return;
+  }
+  if (slot.grad.shape() != gradient.shape() || slot.grad.dtype() != gradient.dtype()) {
+    fail("[add_gradient] expected {} {} as before, got {} {}", to_string(slot.grad.dtype()),
+         to_string(slot.grad.shape()), to_string(gradient.dtype()), to_string(gradient.shape()));
+  }
+  Tensor sum = slot.grad.unique() ? slot.grad : gradient.unique() ? gradient : Tensor::empty(gradient.shape());
+  kernels.add(
+      {.a = slot.grad.data<float>(), .b = gradient.data<float>(), .count = gradient.numel(), .y = sum.data<float>()});
+  slot.grad = std::move(sum);
+}
+
+void Tape::record(const Var& output, std::function<void(Tensor dy)> backward) {
+  closures_.push_back({output.slot(), std::move(backward)});
+}
+
+void Tape::backward(const Var& loss, float seed) {
+  if (!loss.needs_grad()) fail("[backward] expected a loss that depends on a parameter");
+  if (loss.value().numel() != 1) fail("[backward] expected a loss of one element, got {}", to_string(loss.shape()));
+  loss.slot()->grad = Tensor::full(loss.shape(), seed);
+  while (!closures_.empty()) {
+    Entry entry = std::move(closures_.back());
+    closures_.pop_back();
+    if (!entry.output->grad.defined()) continue;
+    Tensor dy = std::move(entry.output->grad);
+    entry.output->grad = Tensor();
+    entry.backward(std::move(dy));
+  }
+}
+
+}  // namespace luq

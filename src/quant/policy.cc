@@ -1,0 +1,64 @@
+#include "luq/quant/policy.h"
+
+#include <fmt/ranges.h>
+
+#include "luq/core/error.h"
+
+namespace luq {
+namespace {
+
+// '*' any run of characters, '?' any one.
+bool matches(std::string_view pattern, std::string_view text) {
+  size_t p = 0, t = 0, star = std::string_view::npos, star_text = 0;
+  while (t < text.size()) {
+    if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == text[t])) {
+      ++p;
+      ++t;
+    } else if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      star_text = t;
+    } else if (star != std::string_view::npos) {
+      p = star + 1;
+      t = ++star_text;
+    } else {
+      return false;
+    }
+  }
+  while (p < pattern.size() && pattern[p] == '*') ++p;
+  return p == pattern.size();
+}
+
+}  // namespace
+
+QuantPlan::QuantPlan(const QuantPolicy& policy, const std::vector<MatmulLayer>& layers) {
+  std::string first_conv, last_linear;
+  std::vector<std::string> names;
+  for (const MatmulLayer& layer : layers) {
+    names.push_back(layer.name);
+    layers_[layer.name] = policy.spec;
+    if (layer.kind == LayerKind::conv && first_conv.empty()) first_conv = layer.name;
+    if (layer.kind == LayerKind::linear) last_linear = layer.name;
+  }
+  if (policy.exempt_first_conv) layers_.erase(first_conv);
+  if (policy.exempt_last_linear) layers_.erase(last_linear);
+  for (const std::string& pattern : policy.exempt) {
+    bool used = false;
+    for (const std::string& name : names) {
+      if (!matches(pattern, name)) continue;
+      used = true;
+      layers_.erase(name);
+    }
+    if (!used) {
+      fail_user("[quantization.exempt] the pattern '{}' matches no layer; the model's layers are: {}", pattern,
+                fmt::join(names, ", "));
+    }
+  }
+}
+
+const LayerQuant& QuantPlan::operator[](const std::string& name) const {
+  static const LayerQuant float32;
+  const auto found = layers_.find(name);
+  return found == layers_.end() ? float32 : found->second;
+}
+
+}  // namespace luq

@@ -1,0 +1,84 @@
+#include "luq/quant/quantize.h"
+
+#include "kernels/kernels.h"
+#include "luq/core/error.h"
+
+namespace luq {
+namespace {
+
+using kernels::Stats;
+
+bool unsigned_grid(const QuantSpec& spec, bool non_negative) {
+  return spec.format == Format::uint4 || (spec.format == Format::int4 && non_negative);
+}
+
+Stats statistics(const Kernels& kernels, const Tensor& x, std::string_view where) {
+  Stats stats;
+  kernels.stats({.x = x.data<float>(), .count = x.numel(), .stats = &stats});
+  if (!kernels::stats_finite(stats)) {
+    fail(
+        "[quantize] {}: expected finite values, got NaN or infinity in a tensor of shape {}; lower optimizer.lr or "
+        "check the data",
+        where, to_string(x.shape()));
+  }
+  return stats;
+}
+
+}  // namespace
+
+float quantization_scale(const Kernels& kernels, const Tensor& x, const QuantSpec& spec, bool non_negative,
+                         std::string_view where) {
+  if (!is_4bit(spec.format)) fail("[quantize] {}: expected a 4-bit format, got float32", where);
+  const Stats stats = statistics(kernels, x, where);
+  float scale = 0;
+  if (spec.format == Format::fp4) {
+    scale = kernels::fp4_alpha(kernels::stats_max(stats));
+  } else {
+    const bool grid = unsigned_grid(spec, non_negative);
+    scale = kernels::integer_scale(kernels::integer_clip(stats, spec.scale_method, grid), spec.scale_method, grid);
+  }
+  return kernels::invert_scale(scale) == 0.0f ? 0.0f : scale;
+}
+
+QTensor quantize(const Kernels& kernels, const Tensor& x, const QuantSpec& spec, bool non_negative, const RngKey& key,
+                 std::string_view where, std::optional<float> scale) {
+  QTensor q;
+  q.shape = x.shape().rank() == 0 ? Shape{1} : x.shape();
+  q.format = unsigned_grid(spec, non_negative) ? Format::uint4 : spec.format;
+  q.scale = scale ? *scale : quantization_scale(kernels, x, spec, non_negative, where);
+  const float inverse = kernels::invert_scale(q.scale);
+  if (inverse == 0.0f) q.scale = 0.0f;
+  q.codes = Tensor::empty({q.rows() * packed_row_bytes(q.cols())}, DType::uint8);
+  if (q.format == Format::fp4) {
+    kernels.encode_fp4({.x = x.data<float>(),
+                        .rows = q.rows(),
+                        .cols = q.cols(),
+                        .inverse_alpha = inverse,
+                        .rounding = spec.rounding,
+                        .key = key,
+                        .codes = q.codes.data<uint8_t>()});
+  } else {
+    kernels.encode_int({.x = x.data<float>(),
+                        .rows = q.rows(),
+                        .cols = q.cols(),
+                        .inverse_scale = inverse,
+                        .format = q.format,
+                        .rounding = spec.rounding,
+                        .key = key,
+                        .codes = q.codes.data<uint8_t>()});
+  }
+  return q;
+}
+
+Tensor dequantize(const Kernels& kernels, const QTensor& q) {
+  Tensor x = Tensor::empty(q.shape);
+  kernels.decode({.codes = q.codes.data<uint8_t>(),
+                  .rows = q.rows(),
+                  .cols = q.cols(),
+                  .format = q.format,
+                  .scale = q.scale,
+                  .x = x.data<float>()});
+  return x;
+}
+
+}  // namespace luq
