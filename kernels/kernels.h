@@ -216,6 +216,19 @@ struct AvgPoolBackwardArgs {
   bool count_include_pad;
 };
 
+// Output (i, j) is the mean of input rows floor(i h / oh) to ceil((i + 1) h / oh) - 1 and the columns alike (PyTorch's
+// AdaptiveAvgPool2d); oh = ow = 1 is global average pooling.
+struct AdaptiveAvgPoolArgs {
+  int64_t n, h, w, c, oh, ow;
+  const float* x;  // (n, h, w, c)
+  float* y;        // (n, oh, ow, c)
+};
+struct AdaptiveAvgPoolBackwardArgs {
+  int64_t n, h, w, c, oh, ow;
+  const float* dy;  // (n, oh, ow, c)
+  float* dx;        // (n, h, w, c)
+};
+
 // ---- Loss and update ------------------------------------------------------------------------------------------------
 
 struct CrossEntropyArgs {
@@ -242,30 +255,32 @@ struct SgdArgs {
 // ---- The table ------------------------------------------------------------------------------------------------------
 
 // X(name, Args): every entry is required. A missing one fails at start-up with the list.
-#define LUQ_KERNEL_ENTRIES(X)                       \
-  X(stats, StatsArgs)                               \
-  X(encode_int, EncodeIntArgs)                      \
-  X(encode_fp4, EncodeFp4Args)                      \
-  X(decode, DecodeArgs)                             \
-  X(qconv_forward, QConvForwardArgs)                \
-  X(qconv_backward_data, QConvBackwardDataArgs)     \
-  X(qconv_backward_weight, QConvBackwardWeightArgs) \
-  X(conv_forward, ConvForwardArgs)                  \
-  X(conv_backward_data, ConvBackwardDataArgs)       \
-  X(conv_backward_weight, ConvBackwardWeightArgs)   \
-  X(column_sum, ColumnSumArgs)                      \
-  X(batch_norm_stats, BatchNormStatsArgs)           \
-  X(batch_norm_apply, BatchNormApplyArgs)           \
-  X(batch_norm_backward, BatchNormBackwardArgs)     \
-  X(relu, ReluArgs)                                 \
-  X(relu_backward, ReluBackwardArgs)                \
-  X(add, AddArgs)                                   \
-  X(dropout, DropoutArgs)                           \
-  X(max_pool, MaxPoolArgs)                          \
-  X(max_pool_backward, MaxPoolBackwardArgs)         \
-  X(avg_pool, AvgPoolArgs)                          \
-  X(avg_pool_backward, AvgPoolBackwardArgs)         \
-  X(cross_entropy, CrossEntropyArgs)                \
+#define LUQ_KERNEL_ENTRIES(X)                                \
+  X(stats, StatsArgs)                                        \
+  X(encode_int, EncodeIntArgs)                               \
+  X(encode_fp4, EncodeFp4Args)                               \
+  X(decode, DecodeArgs)                                      \
+  X(qconv_forward, QConvForwardArgs)                         \
+  X(qconv_backward_data, QConvBackwardDataArgs)              \
+  X(qconv_backward_weight, QConvBackwardWeightArgs)          \
+  X(conv_forward, ConvForwardArgs)                           \
+  X(conv_backward_data, ConvBackwardDataArgs)                \
+  X(conv_backward_weight, ConvBackwardWeightArgs)            \
+  X(column_sum, ColumnSumArgs)                               \
+  X(batch_norm_stats, BatchNormStatsArgs)                    \
+  X(batch_norm_apply, BatchNormApplyArgs)                    \
+  X(batch_norm_backward, BatchNormBackwardArgs)              \
+  X(relu, ReluArgs)                                          \
+  X(relu_backward, ReluBackwardArgs)                         \
+  X(add, AddArgs)                                            \
+  X(dropout, DropoutArgs)                                    \
+  X(max_pool, MaxPoolArgs)                                   \
+  X(max_pool_backward, MaxPoolBackwardArgs)                  \
+  X(avg_pool, AvgPoolArgs)                                   \
+  X(avg_pool_backward, AvgPoolBackwardArgs)                  \
+  X(adaptive_avg_pool, AdaptiveAvgPoolArgs)                  \
+  X(adaptive_avg_pool_backward, AdaptiveAvgPoolBackwardArgs) \
+  X(cross_entropy, CrossEntropyArgs)                         \
   X(sgd, SgdArgs)
 
 }  // namespace luq::kernels

@@ -1,0 +1,23 @@
+// Ops on single elements, and reshaping.
+#pragma once
+
+#include <string>
+
+#include "luq/autograd/ctx.h"
+
+namespace luq {
+
+// max(x, 0); the result is known to be non-negative. Keeps one bit an element for backward.
+Var relu(Ctx& ctx, const Var& x);
+
+// a + b of equal shapes. Throws Error `[add] ...` otherwise.
+Var add(Ctx& ctx, const Var& a, const Var& b);
+
+// Zeroes elements with `probability` in [0, 1) and scales the others by 1 / (1 - probability) in training; the identity
+// in evaluation. Random bits: role "dropout" of `layer`.
+Var dropout(Ctx& ctx, const Var& x, float probability, const std::string& layer);
+
+// (N, ...) -> (N, product of the rest). Elements keep their NHWC order.
+Var flatten(Ctx& ctx, const Var& x);
+
+}  // namespace luq

@@ -1,0 +1,54 @@
+#include "luq/ops/loss.h"
+
+#include "kernels/kernels.h"
+#include "luq/core/error.h"
+#include "luq/ops/plan.h"
+
+namespace luq {
+
+LossResult softmax_cross_entropy(Ctx& ctx, const Var& logits, const Tensor& labels, float label_smoothing) {
+  const Shape& s = logits.shape();
+  if (s.rank() != 2 || s[0] < 1) {
+    fail("[softmax_cross_entropy] expected logits of shape (N,classes) with N >= 1, got {}", to_string(s));
+  }
+  if (labels.shape() != Shape{s[0]}) {
+    fail("[softmax_cross_entropy] expected labels of shape ({}), got {}", s[0], to_string(labels.shape()));
+  }
+  for (int64_t row = 0; row < s[0]; ++row) {
+    const int32_t label = labels.data<int32_t>()[row];
+    if (label < 0 || label >= s[1]) {
+      fail("[softmax_cross_entropy] expected labels in 0..{}, got {} in row {}", s[1] - 1, label, row);
+    }
+  }
+  const Kernels& kernels = *ctx.kernels;
+  const bool needs_grad = ctx.records(logits);
+  Tensor losses = Tensor::empty({s[0]});
+  Tensor gradient;
+  if (needs_grad) gradient = Tensor::empty(s);
+  LossResult result;
+  kernels.cross_entropy({.logits = logits.value().data<float>(),
+                         .labels = labels.data<int32_t>(),
+                         .rows = s[0],
+                         .classes = s[1],
+                         .label_smoothing = label_smoothing,
+                         .loss = losses.data<float>(),
+                         .dlogits = needs_grad ? gradient.data<float>() : nullptr,
+                         .gradient_scale = 1.0f / static_cast<float>(s[0]),
+                         .correct = &result.correct});
+  double sum = 0;
+  for (int64_t row = 0; row < s[0]; ++row) sum += losses.data<float>()[row];
+  result.loss = Var(Tensor::full({1}, static_cast<float>(sum / static_cast<double>(s[0]))), needs_grad);
+  record_plan(ctx, "softmax_cross_entropy", "", logits, result.loss);
+  if (!needs_grad) return result;
+
+  ctx.tape->record(result.loss, [&kernels, gradient, slot = logits.slot()](Tensor dy) mutable {
+    const float factor = dy.data<float>()[0];
+    if (factor != 1.0f) {
+      for (int64_t i = 0; i < gradient.numel(); ++i) gradient.data<float>()[i] *= factor;
+    }
+    add_gradient(kernels, *slot, std::move(gradient));
+  });
+  return result;
+}
+
+}  // namespace luq

@@ -1,0 +1,247 @@
+#include "luq/ops/matmul.h"
+
+#include "kernels/kernels.h"
+#include "luq/core/error.h"
+
+namespace luq {
+namespace {
+
+constexpr float kActivationScaleMomentum = 0.1f;
+
+// One operand of a matmul: packed codes, or floats where it is not quantised.
+struct Operand {
+  QTensor codes;
+  Tensor values;
+
+  bool quantized() const { return codes.defined(); }
+  Format format() const { return quantized() ? codes.format : Format::float32; }
+  Tensor as_float(const Kernels& kernels) const { return quantized() ? dequantize(kernels, codes) : values; }
+};
+
+// The codes of x, made once however many layers read it with the same spec and scale.
+Operand quantize_activations(const Ctx& ctx, const Var& x, const QuantSpec& spec, const std::string& layer,
+                             Tensor& running_scale) {
+  if (!is_4bit(spec.format)) return {.codes = {}, .values = x.value()};
+  float& running = running_scale.data<float>()[0];
+  const std::optional<float> given = !ctx.training && running > 0 ? std::optional<float>(running) : std::nullopt;
+  std::vector<QuantCache::Entry>& entries = x.quant_cache().entries;
+  const QTensor* codes = nullptr;
+  for (const QuantCache::Entry& entry : entries) {
+    if (entry.spec == spec && entry.given_scale == given) codes = &entry.codes;
+  }
+  if (codes == nullptr) {
+    entries.push_back({spec, given,
+                       quantize(*ctx.kernels, x.value(), spec, x.non_negative(), ctx.rng(layer, "activations"),
+                                fmt::format("input of layer {}", layer), given)});
+    codes = &entries.back().codes;
+  }
+  if (ctx.training && codes->scale > 0) {
+    running = running == 0 ? codes->scale
+                           : (1 - kActivationScaleMomentum) * running + kActivationScaleMomentum * codes->scale;
+  }
+  return {.codes = *codes, .values = {}};
+}
+
+Operand quantize_weights(const Ctx& ctx, const Var& weight, const QuantSpec& spec, const std::string& layer) {
+  if (!is_4bit(spec.format)) return {.codes = {}, .values = weight.value()};
+  return {.codes = quantize(*ctx.kernels, weight.value(), spec, false, ctx.rng(layer, "weights"),
+                            fmt::format("weight of layer {}", layer)),
+          .values = {}};
+}
+
+bool in_integers(const Operand& a, const Operand& b) { return a.quantized() && b.quantized(); }
+
+void run_forward(const Kernels& kernels, const ConvShape& shape, const Operand& x, const Operand& w, const float* bias,
+                 float* y) {
+  if (in_integers(x, w)) {
+    kernels.qconv_forward({.shape = shape,
+                           .x = x.codes.codes.data<uint8_t>(),
+                           .x_format = x.format(),
+                           .w = w.codes.codes.data<uint8_t>(),
+                           .w_format = w.format(),
+                           .scale = x.codes.scale * w.codes.scale,
+                           .bias = bias,
+                           .y = y,
+                           .sums = nullptr});
+    return;
+  }
+  const Tensor x_float = x.as_float(kernels), w_float = w.as_float(kernels);
+  kernels.conv_forward({.shape = shape, .x = x_float.data<float>(), .w = w_float.data<float>(), .bias = bias, .y = y});
+}
+
+void run_backward_data(const Kernels& kernels, const ConvShape& shape, const Operand& dy, const Operand& w, float* dx) {
+  if (in_integers(dy, w)) {
+    kernels.qconv_backward_data({.shape = shape,
+                                 .dy = dy.codes.codes.data<uint8_t>(),
+                                 .dy_format = dy.format(),
+                                 .w = w.codes.codes.data<uint8_t>(),
+                                 .w_format = w.format(),
+                                 .scale = dy.codes.scale * w.codes.scale,
+                                 .dx = dx,
+                                 .sums = nullptr});
+    return;
+  }
+  const Tensor dy_float = dy.as_float(kernels), w_float = w.as_float(kernels);
+  kernels.conv_backward_data({.shape = shape, .dy = dy_float.data<float>(), .w = w_float.data<float>(), .dx = dx});
+}
+
+void run_backward_weight(const Kernels& kernels, const ConvShape& shape, const Operand& dy, const Operand& x,
+                         float* dw) {
+  if (in_integers(dy, x)) {
+    kernels.qconv_backward_weight({.shape = shape,
+                                   .dy = dy.codes.codes.data<uint8_t>(),
+                                   .dy_format = dy.format(),
+                                   .x = x.codes.codes.data<uint8_t>(),
+                                   .x_format = x.format(),
+                                   .scale = dy.codes.scale * x.codes.scale,
+                                   .dw = dw,
+                                   .sums = nullptr});
+    return;
+  }
+  const Tensor dy_float = dy.as_float(kernels), x_float = x.as_float(kernels);
+  kernels.conv_backward_weight({.shape = shape, .dy = dy_float.data<float>(), .x = x_float.data<float>(), .dw = dw});
+}
+
+std::string operand_formats(Format a, Format b) {
+  return is_4bit(a) && is_4bit(b) ? fmt::format("{} x {}", to_string(a), to_string(b)) : "float32";
+}
+
+void describe(Ctx& ctx, const char* op, const std::string& layer, const Var& x, const Var& weight, const Var* bias,
+              const Shape& output, const ConvShape& shape, Format x_format, Format w_format, Format dy_format) {
+  if (ctx.plan == nullptr) return;
+  const Kernels& k = *ctx.kernels;
+  const auto kernel = [](Format a, Format b, const char* integer, const char* floating) {
+    return is_4bit(a) && is_4bit(b) ? integer : floating;
+  };
+  const bool backward = x.needs_grad();
+  ctx.plan->push_back(
+      {.name = layer,
+       .op = op,
+       .input = x.shape(),
+       .output = output,
+       .parameters = weight.value().numel() + (bias != nullptr ? bias->value().numel() : 0),
+       .macs = shape.macs(),
+       .forward = operand_formats(x_format, w_format),
+       .backward = backward ? operand_formats(w_format, dy_format) : "-",
+       .update = operand_formats(dy_format, x_format),
+       .forward_kernel = kernel(x_format, w_format, k.qconv_forward.implementation, k.conv_forward.implementation),
+       .backward_kernel = backward ? kernel(w_format, dy_format, k.qconv_backward_data.implementation,
+                                            k.conv_backward_data.implementation)
+                                   : "-",
+       .update_kernel =
+           kernel(dy_format, x_format, k.qconv_backward_weight.implementation, k.conv_backward_weight.implementation)});
+}
+
+Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var* bias, const ConvShape& shape,
+           const Shape& output, const std::string& layer, Tensor& activation_scale) {
+  const Kernels& kernels = *ctx.kernels;
+  static const LayerQuant float32;
+  const LayerQuant& quant = ctx.quant != nullptr ? (*ctx.quant)[layer] : float32;
+  const Operand x_operand = quantize_activations(ctx, x, quant.activations, layer, activation_scale);
+  const Operand w_operand = quantize_weights(ctx, weight, quant.weights, layer);
+
+  const bool needs_grad = ctx.tape != nullptr && (x.needs_grad() || weight.needs_grad());
+  Var y(Tensor::empty(output), needs_grad);
+  run_forward(kernels, shape, x_operand, w_operand, bias != nullptr ? bias->value().data<float>() : nullptr,
+              y.value().data<float>());
+  describe(ctx, op, layer, x, weight, bias, output, shape, x_operand.format(), w_operand.format(),
+           quant.gradients.format);
+  if (!needs_grad) return y;
+
+  ctx.tape->record(
+      y, [&kernels, shape, layer, x_operand, w_operand, spec = quant.gradients, key = ctx.rng(layer, "gradient"),
+          x_shape = x.shape(), w_shape = weight.shape(), x_slot = x.slot(), w_slot = weight.slot(),
+          bias_slot = bias != nullptr ? bias->slot() : nullptr](Tensor dy) {
+        if (bias_slot != nullptr) {
+          const int64_t channels = dy.size(-1);
+          Tensor db = Tensor::empty({channels});
+          kernels.column_sum(
+              {.x = dy.data<float>(), .rows = dy.numel() / channels, .cols = channels, .sum = db.data<float>()});
+          add_gradient(kernels, *bias_slot, std::move(db));
+        }
+        Operand dy_operand;
+        if (is_4bit(spec.format)) {
+          dy_operand.codes = quantize(kernels, dy, spec, false, key, fmt::format("gradient of layer {}", layer));
+          dy = Tensor();
+        } else {
+          dy_operand.values = std::move(dy);
+        }
+        if (w_slot != nullptr) {
+          Tensor dw = Tensor::empty(w_shape);
+          run_backward_weight(kernels, shape, dy_operand, x_operand, dw.data<float>());
+          add_gradient(kernels, *w_slot, std::move(dw));
+        }
+        if (x_slot != nullptr) {
+          Tensor dx = Tensor::empty(x_shape);
+          run_backward_data(kernels, shape, dy_operand, w_operand, dx.data<float>());
+          add_gradient(kernels, *x_slot, std::move(dx));
+        }
+      });
+  return y;
+}
+
+void check_bias(const char* op, const std::string& layer, const Var* bias, int64_t channels) {
+  if (bias != nullptr && bias->shape() != Shape{channels}) {
+    fail("[{}] {}: expected a bias of shape ({}), got {}", op, layer, channels, to_string(bias->shape()));
+  }
+}
+
+}  // namespace
+
+Var conv2d(Ctx& ctx, const Var& x, const Var& weight, const Var* bias, const Conv2dOptions& options,
+           const std::string& layer, Tensor& activation_scale) {
+  const Shape& xs = x.shape();
+  const Shape& ws = weight.shape();
+  if (xs.rank() != 4) fail("[conv2d] {}: expected x of shape (N,H,W,C), got {}", layer, to_string(xs));
+  if (ws.rank() != 4) fail("[conv2d] {}: expected w of shape (O,KH,KW,C/groups), got {}", layer, to_string(ws));
+  if (options.stride < 1 || options.dilation < 1 || options.groups < 1 || options.padding < 0) {
+    fail("[conv2d] {}: expected stride, dilation, groups >= 1 and padding >= 0, got {}, {}, {} and {}", layer,
+         options.stride, options.dilation, options.groups, options.padding);
+  }
+  if (xs[3] != ws[3] * options.groups) {
+    fail("[conv2d] {}: expected C_in={} from w {} and groups={}, got {} in x {}", layer, ws[3] * options.groups,
+         to_string(ws), options.groups, xs[3], to_string(xs));
+  }
+  if (ws[0] % options.groups != 0) {
+    fail("[conv2d] {}: expected a number of outputs divisible by groups={}, got w {}", layer, options.groups,
+         to_string(ws));
+  }
+  check_bias("conv2d", layer, bias, ws[0]);
+  const ConvShape shape{.n = xs[0],
+                        .h = xs[1],
+                        .w = xs[2],
+                        .c = xs[3],
+                        .o = ws[0],
+                        .kh = ws[1],
+                        .kw = ws[2],
+                        .stride_h = options.stride,
+                        .stride_w = options.stride,
+                        .pad_h = options.padding,
+                        .pad_w = options.padding,
+                        .dilation_h = options.dilation,
+                        .dilation_w = options.dilation,
+                        .groups = options.groups};
+  if (xs[1] + 2 * options.padding < options.dilation * (ws[1] - 1) + 1 ||
+      xs[2] + 2 * options.padding < options.dilation * (ws[2] - 1) + 1) {
+    fail("[conv2d] {}: expected an image at least as large as the kernel {}x{} (dilation {}, padding {}), got x {}",
+         layer, ws[1], ws[2], options.dilation, options.padding, to_string(xs));
+  }
+  return matmul(ctx, "conv2d", x, weight, bias, shape, {shape.n, shape.oh(), shape.ow(), shape.o}, layer,
+                activation_scale);
+}
+
+Var linear(Ctx& ctx, const Var& x, const Var& weight, const Var* bias, const std::string& layer,
+           Tensor& activation_scale) {
+  const Shape& xs = x.shape();
+  const Shape& ws = weight.shape();
+  if (xs.rank() != 2) fail("[linear] {}: expected x of shape (N,C), got {}", layer, to_string(xs));
+  if (ws.rank() != 2) fail("[linear] {}: expected w of shape (O,C), got {}", layer, to_string(ws));
+  if (xs[1] != ws[1]) {
+    fail("[linear] {}: expected C_in={} from w {}, got {} in x {}", layer, ws[1], to_string(ws), xs[1], to_string(xs));
+  }
+  check_bias("linear", layer, bias, ws[0]);
+  const ConvShape shape{.n = xs[0], .c = xs[1], .o = ws[0]};
+  return matmul(ctx, "linear", x, weight, bias, shape, {xs[0], ws[0]}, layer, activation_scale);
+}
+
+}  // namespace luq

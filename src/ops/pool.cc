@@ -1,0 +1,128 @@
+#include "luq/ops/pool.h"
+
+#include "kernels/kernels.h"
+#include "luq/core/error.h"
+#include "luq/ops/plan.h"
+#include "luq/ops/pointwise.h"
+
+namespace luq {
+namespace {
+
+using kernels::PoolShape;
+
+PoolShape pool_shape(const char* op, const Var& x, const Pool2dOptions& o) {
+  if (x.shape().rank() != 4) fail("[{}] expected x of shape (N,H,W,C), got {}", op, to_string(x.shape()));
+  if (o.kernel < 1 || o.stride < 1 || o.padding < 0 || o.padding > o.kernel / 2) {
+    fail("[{}] expected kernel, stride >= 1 and padding in 0..kernel/2, got {}, {} and {}", op, o.kernel, o.stride,
+         o.padding);
+  }
+  const PoolShape shape{.n = x.shape()[0],
+                        .h = x.shape()[1],
+                        .w = x.shape()[2],
+                        .c = x.shape()[3],
+                        .kh = o.kernel,
+                        .kw = o.kernel,
+                        .stride_h = o.stride,
+                        .stride_w = o.stride,
+                        .pad_h = o.padding,
+                        .pad_w = o.padding,
+                        .ceil_mode = o.ceil_mode};
+  if (shape.h + 2 * o.padding < o.kernel || shape.w + 2 * o.padding < o.kernel) {
+    fail("[{}] expected an image at least as large as the window {}x{} (padding {}), got x {}; use larger images", op,
+         o.kernel, o.kernel, o.padding, to_string(x.shape()));
+  }
+  return shape;
+}
+
+}  // namespace
+
+Var max_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
+  const Kernels& kernels = *ctx.kernels;
+  const PoolShape shape = pool_shape("max_pool2d", x, options);
+  const Shape output{shape.n, shape.oh(), shape.ow(), shape.c};
+  const bool needs_grad = ctx.records(x);
+  Var y(Tensor::empty(output), needs_grad);
+  y.set_non_negative(x.non_negative());
+  Tensor index;
+  if (needs_grad) index = Tensor::empty(output, DType::int32);
+  kernels.max_pool({.shape = shape,
+                    .x = x.value().data<float>(),
+                    .y = y.value().data<float>(),
+                    .index = needs_grad ? index.data<int32_t>() : nullptr});
+  record_plan(ctx, "max_pool2d", "", x, y);
+  if (!needs_grad) return y;
+
+  ctx.tape->record(y, [&kernels, shape, index, x_shape = x.shape(), x_slot = x.slot()](Tensor dy) {
+    Tensor dx = Tensor::empty(x_shape);
+    kernels.max_pool_backward({.shape = shape,
+                               .dy = std::as_const(dy).data<float>(),
+                               .index = index.data<int32_t>(),
+                               .dx = dx.data<float>()});
+    add_gradient(kernels, *x_slot, std::move(dx));
+  });
+  return y;
+}
+
+Var avg_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
+  const PoolShape shape = pool_shape("avg_pool2d", x, options);
+  const Kernels& kernels = *ctx.kernels;
+  const bool needs_grad = ctx.records(x);
+  Var y(Tensor::empty({shape.n, shape.oh(), shape.ow(), shape.c}), needs_grad);
+  y.set_non_negative(x.non_negative());
+  kernels.avg_pool({.shape = shape,
+                    .x = x.value().data<float>(),
+                    .y = y.value().data<float>(),
+                    .count_include_pad = options.count_include_pad});
+  record_plan(ctx, "avg_pool2d", "", x, y);
+  if (!needs_grad) return y;
+
+  ctx.tape->record(
+      y, [&kernels, shape, include_pad = options.count_include_pad, x_shape = x.shape(), x_slot = x.slot()](Tensor dy) {
+        Tensor dx = Tensor::empty(x_shape);
+        kernels.avg_pool_backward({.shape = shape,
+                                   .dy = std::as_const(dy).data<float>(),
+                                   .dx = dx.data<float>(),
+                                   .count_include_pad = include_pad});
+        add_gradient(kernels, *x_slot, std::move(dx));
+      });
+  return y;
+}
+
+Var global_avg_pool(Ctx& ctx, const Var& x) { return flatten(ctx, adaptive_avg_pool2d(ctx, x, 1)); }
+
+Var adaptive_avg_pool2d(Ctx& ctx, const Var& x, int64_t size) {
+  const Shape& s = x.shape();
+  if (s.rank() != 4 || s[1] < 1 || s[2] < 1 || size < 1) {
+    fail("[adaptive_avg_pool2d] expected x of shape (N,H,W,C) and a size >= 1, got {} and {}", to_string(s), size);
+  }
+  const Kernels& kernels = *ctx.kernels;
+  const bool needs_grad = ctx.records(x);
+  Var y(Tensor::empty({s[0], size, size, s[3]}), needs_grad);
+  y.set_non_negative(x.non_negative());
+  kernels.adaptive_avg_pool({.n = s[0],
+                             .h = s[1],
+                             .w = s[2],
+                             .c = s[3],
+                             .oh = size,
+                             .ow = size,
+                             .x = x.value().data<float>(),
+                             .y = y.value().data<float>()});
+  record_plan(ctx, "adaptive_avg_pool2d", "", x, y);
+  if (!needs_grad) return y;
+
+  ctx.tape->record(y, [&kernels, s, size, x_slot = x.slot()](Tensor dy) {
+    Tensor dx = Tensor::empty(s);
+    kernels.adaptive_avg_pool_backward({.n = s[0],
+                                        .h = s[1],
+                                        .w = s[2],
+                                        .c = s[3],
+                                        .oh = size,
+                                        .ow = size,
+                                        .dy = std::as_const(dy).data<float>(),
+                                        .dx = dx.data<float>()});
+    add_gradient(kernels, *x_slot, std::move(dx));
+  });
+  return y;
+}
+
+}  // namespace luq
