@@ -2,7 +2,6 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "luq/config/experiment.h"
@@ -34,8 +33,5 @@ std::vector<KeyDescription> describe_keys();
 // Keys whose values differ, as "key: old -> new"; keys in `allowed` are left out.
 std::vector<std::string> differing_keys(const ExperimentConfig& a, const ExperimentConfig& b,
                                         const std::vector<std::string>& allowed);
-
-// The candidate nearest to `word` by edit distance, or "" when none is close.
-std::string nearest(std::string_view word, const std::vector<std::string>& candidates);
 
 }  // namespace luq

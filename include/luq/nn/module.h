@@ -13,9 +13,16 @@ namespace luq {
 
 enum class ParameterRole { weight, bias, norm };  // norm: gamma and beta of normalisation layers
 
+// How a parameter starts.
+struct Init {
+  enum class Kind { constant, normal, uniform } kind = Kind::constant;
+  float value = 0;  // the constant, the standard deviation, or the bound of the uniform (-value, value)
+};
+
 struct Parameter {
   std::string name;  // full, torchvision style: "layer1.0.conv1.weight"
   ParameterRole role = ParameterRole::weight;
+  Init init;
   Var var;  // value and gradient slot; needs_grad
 };
 
@@ -34,8 +41,10 @@ class Module {
 
   virtual Var forward(Ctx& ctx, const Var& x) = 0;
 
-  // Names this module and, through register_*, everything below; called once by the owner of the root ("" as prefix).
+  // Names this module and everything below; called once by the owner of the root, with "".
   void set_name(const std::string& name);
+  // Fills every parameter from its Init with random numbers keyed by (seed, parameter name); set_name comes first.
+  void initialize(uint64_t seed);
   const std::string& name() const { return name_; }
 
   // Own and sub-modules' in the order of registration. Pointers stay valid as long as the module.
@@ -45,7 +54,7 @@ class Module {
   std::vector<MatmulLayer> matmul_layers() const;
 
  protected:
-  Parameter& register_parameter(const std::string& name, Tensor value, ParameterRole role);
+  Parameter& register_parameter(const std::string& name, const Shape& shape, ParameterRole role, const Init& init);
   Buffer& register_buffer(const std::string& name, Tensor value);
   template <typename M, typename... Args>
   M& register_module(const std::string& name, Args&&... args) {

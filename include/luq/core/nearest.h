@@ -1,0 +1,13 @@
+// "Did you mean": the closest of several words.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace luq {
+
+// The candidate nearest to `word` by edit distance, or "" when none is close (more than a third of the letters differ).
+std::string nearest(std::string_view word, const std::vector<std::string>& candidates);
+
+}  // namespace luq

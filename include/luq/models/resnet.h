@@ -1,0 +1,45 @@
+// Residual networks (He et al. 2016, "Deep residual learning for image recognition") of basic blocks.
+#pragma once
+
+#include "luq/nn/layers.h"
+
+namespace luq {
+
+// conv3x3 - BN - ReLU - conv3x3 - BN, plus the input or its 1x1 projection where the shape changes, then ReLU.
+class BasicBlock : public Module {
+ public:
+  BasicBlock(int64_t in_channels, int64_t out_channels, int64_t stride);
+  Var forward(Ctx& ctx, const Var& x) override;
+
+ private:
+  Conv2d& conv1_;
+  BatchNorm2d& bn1_;
+  Conv2d& conv2_;
+  BatchNorm2d& bn2_;
+  Sequential* downsample_ = nullptr;
+};
+
+struct ResNetOptions {
+  std::vector<int64_t> blocks;  // per stage
+  int64_t base_channels = 64;   // doubled at each later stage, which begins with stride 2
+  bool imagenet_stem = true;    // 7x7 stride 2 and max pool 3x3 stride 2; otherwise 3x3 stride 1
+  int64_t in_channels = 3;
+  int64_t num_classes = 1000;
+};
+
+// x (N, H, W, in_channels) -> logits (N, num_classes), for any H and W that the strides leave at least one pixel of.
+// Parameter names are torchvision's.
+class ResNet : public Module {
+ public:
+  explicit ResNet(const ResNetOptions& options);
+  Var forward(Ctx& ctx, const Var& x) override;
+
+ private:
+  bool imagenet_stem_;
+  Conv2d& conv1_;
+  BatchNorm2d& bn1_;
+  std::vector<Sequential*> stages_;
+  Linear* fc_ = nullptr;
+};
+
+}  // namespace luq

@@ -1,0 +1,97 @@
+// Layers that own parameters, and Sequential.
+#pragma once
+
+#include "luq/nn/module.h"
+#include "luq/ops/batch_norm.h"
+#include "luq/ops/loss.h"
+#include "luq/ops/matmul.h"
+#include "luq/ops/pointwise.h"
+#include "luq/ops/pool.h"
+
+namespace luq {
+
+struct Conv2dLayerOptions {
+  int64_t kernel = 3;
+  Conv2dOptions conv;
+  bool bias = false;
+};
+
+// weight (O, K, K, C / groups), He et al. 2015 normal with fan_out (gain for ReLU); bias 0.
+class Conv2d : public Module {
+ public:
+  Conv2d(int64_t in_channels, int64_t out_channels, const Conv2dLayerOptions& options);
+  Var forward(Ctx& ctx, const Var& x) override;
+
+ private:
+  Conv2dOptions options_;
+  Parameter& weight_;
+  Parameter* bias_ = nullptr;
+  Buffer& activation_scale_;
+};
+
+// weight (O, C); weight and bias start as PyTorch's Linear: uniform in +-1 / sqrt(C).
+class Linear : public Module {
+ public:
+  Linear(int64_t in_features, int64_t out_features, bool bias = true);
+  Linear(int64_t in_features, int64_t out_features, bool bias, const Init& weight_init, const Init& bias_init);
+  Var forward(Ctx& ctx, const Var& x) override;
+
+ private:
+  Parameter& weight_;
+  Parameter* bias_ = nullptr;
+  Buffer& activation_scale_;
+};
+
+class BatchNorm2d : public Module {
+ public:
+  explicit BatchNorm2d(int64_t channels, const BatchNormOptions& options = {});
+  Var forward(Ctx& ctx, const Var& x) override;
+
+ private:
+  BatchNormOptions options_;
+  Parameter& weight_;
+  Parameter& bias_;
+  Buffer& running_mean_;
+  Buffer& running_var_;
+};
+
+class ReLU : public Module {
+ public:
+  Var forward(Ctx& ctx, const Var& x) override { return relu(ctx, x); }
+};
+
+class MaxPool2d : public Module {
+ public:
+  explicit MaxPool2d(const Pool2dOptions& options) : options_(options) {}
+  Var forward(Ctx& ctx, const Var& x) override { return max_pool2d(ctx, x, options_); }
+
+ private:
+  Pool2dOptions options_;
+};
+
+class Dropout : public Module {
+ public:
+  explicit Dropout(float probability = 0.5f) : probability_(probability) {}
+  Var forward(Ctx& ctx, const Var& x) override { return dropout(ctx, x, probability_, name()); }
+
+ private:
+  float probability_;
+};
+
+// Modules one after the other, named "0", "1", ... as in PyTorch.
+class Sequential : public Module {
+ public:
+  template <typename M, typename... Args>
+  M& append(Args&&... args) {
+    M& module = register_module<M>(std::to_string(modules_.size()), std::forward<Args>(args)...);
+    modules_.push_back(&module);
+    return module;
+  }
+  size_t size() const { return modules_.size(); }
+  Var forward(Ctx& ctx, const Var& x) override;
+
+ private:
+  std::vector<Module*> modules_;
+};
+
+}  // namespace luq

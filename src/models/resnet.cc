@@ -1,0 +1,54 @@
+#include "luq/models/resnet.h"
+
+namespace luq {
+namespace {
+
+Conv2dLayerOptions conv_options(int64_t kernel, int64_t stride) {
+  return {.kernel = kernel, .conv = {.stride = stride, .padding = kernel / 2}, .bias = false};
+}
+
+}  // namespace
+
+BasicBlock::BasicBlock(int64_t in_channels, int64_t out_channels, int64_t stride)
+    : conv1_(register_module<Conv2d>("conv1", in_channels, out_channels, conv_options(3, stride))),
+      bn1_(register_module<BatchNorm2d>("bn1", out_channels)),
+      conv2_(register_module<Conv2d>("conv2", out_channels, out_channels, conv_options(3, 1))),
+      bn2_(register_module<BatchNorm2d>("bn2", out_channels)) {
+  if (stride == 1 && in_channels == out_channels) return;
+  downsample_ = &register_module<Sequential>("downsample");
+  downsample_->append<Conv2d>(in_channels, out_channels, conv_options(1, stride));
+  downsample_->append<BatchNorm2d>(out_channels);
+}
+
+Var BasicBlock::forward(Ctx& ctx, const Var& x) {
+  Var y = relu(ctx, bn1_.forward(ctx, conv1_.forward(ctx, x)));
+  y = bn2_.forward(ctx, conv2_.forward(ctx, y));
+  return relu(ctx, add(ctx, y, downsample_ != nullptr ? downsample_->forward(ctx, x) : x));
+}
+
+ResNet::ResNet(const ResNetOptions& options)
+    : imagenet_stem_(options.imagenet_stem),
+      conv1_(register_module<Conv2d>("conv1", options.in_channels, options.base_channels,
+                                     options.imagenet_stem ? conv_options(7, 2) : conv_options(3, 1))),
+      bn1_(register_module<BatchNorm2d>("bn1", options.base_channels)) {
+  int64_t channels = options.base_channels;
+  for (size_t stage = 0; stage < options.blocks.size(); ++stage) {
+    const int64_t out_channels = options.base_channels << stage;
+    Sequential& blocks = register_module<Sequential>("layer" + std::to_string(stage + 1));
+    for (int64_t block = 0; block < options.blocks[stage]; ++block) {
+      blocks.append<BasicBlock>(channels, out_channels, stage > 0 && block == 0 ? 2 : 1);
+      channels = out_channels;
+    }
+    stages_.push_back(&blocks);
+  }
+  fc_ = &register_module<Linear>("fc", channels, options.num_classes);
+}
+
+Var ResNet::forward(Ctx& ctx, const Var& x) {
+  Var y = relu(ctx, bn1_.forward(ctx, conv1_.forward(ctx, x)));
+  if (imagenet_stem_) y = max_pool2d(ctx, y, {.kernel = 3, .stride = 2, .padding = 1});
+  for (Sequential* stage : stages_) y = stage->forward(ctx, y);
+  return fc_->forward(ctx, global_avg_pool(ctx, y));
+}
+
+}  // namespace luq

@@ -1,0 +1,63 @@
+#include "luq/nn/layers.h"
+
+#include <cmath>
+
+namespace luq {
+namespace {
+
+Init he_normal(int64_t fan_out) { return {Init::Kind::normal, std::sqrt(2.0f / static_cast<float>(fan_out))}; }
+
+Init torch_uniform(int64_t fan_in) { return {Init::Kind::uniform, 1.0f / std::sqrt(static_cast<float>(fan_in))}; }
+
+constexpr Init kZero{Init::Kind::constant, 0.0f};
+constexpr Init kOne{Init::Kind::constant, 1.0f};
+
+}  // namespace
+
+Conv2d::Conv2d(int64_t in_channels, int64_t out_channels, const Conv2dLayerOptions& options)
+    : options_(options.conv),
+      weight_(register_parameter(
+          "weight", {out_channels, options.kernel, options.kernel, in_channels / options.conv.groups},
+          ParameterRole::weight, he_normal(out_channels / options.conv.groups * options.kernel * options.kernel))),
+      activation_scale_(register_buffer("activation_scale", Tensor::zeros({1}))) {
+  set_matmul_kind(LayerKind::conv);
+  if (options.bias) bias_ = &register_parameter("bias", {out_channels}, ParameterRole::bias, kZero);
+}
+
+Var Conv2d::forward(Ctx& ctx, const Var& x) {
+  return conv2d(ctx, x, weight_.var, bias_ != nullptr ? &bias_->var : nullptr, options_, name(),
+                activation_scale_.value);
+}
+
+Linear::Linear(int64_t in_features, int64_t out_features, bool bias)
+    : Linear(in_features, out_features, bias, torch_uniform(in_features), torch_uniform(in_features)) {}
+
+Linear::Linear(int64_t in_features, int64_t out_features, bool bias, const Init& weight_init, const Init& bias_init)
+    : weight_(register_parameter("weight", {out_features, in_features}, ParameterRole::weight, weight_init)),
+      activation_scale_(register_buffer("activation_scale", Tensor::zeros({1}))) {
+  set_matmul_kind(LayerKind::linear);
+  if (bias) bias_ = &register_parameter("bias", {out_features}, ParameterRole::bias, bias_init);
+}
+
+Var Linear::forward(Ctx& ctx, const Var& x) {
+  return linear(ctx, x, weight_.var, bias_ != nullptr ? &bias_->var : nullptr, name(), activation_scale_.value);
+}
+
+BatchNorm2d::BatchNorm2d(int64_t channels, const BatchNormOptions& options)
+    : options_(options),
+      weight_(register_parameter("weight", {channels}, ParameterRole::norm, kOne)),
+      bias_(register_parameter("bias", {channels}, ParameterRole::norm, kZero)),
+      running_mean_(register_buffer("running_mean", Tensor::zeros({channels}))),
+      running_var_(register_buffer("running_var", Tensor::full({channels}, 1.0f))) {}
+
+Var BatchNorm2d::forward(Ctx& ctx, const Var& x) {
+  return batch_norm(ctx, x, weight_.var, bias_.var, running_mean_.value, running_var_.value, options_, name());
+}
+
+Var Sequential::forward(Ctx& ctx, const Var& x) {
+  Var y = x;
+  for (Module* module : modules_) y = module->forward(ctx, y);
+  return y;
+}
+
+}  // namespace luq

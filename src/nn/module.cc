@@ -1,0 +1,89 @@
+#include "luq/nn/module.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "luq/core/error.h"
+
+namespace luq {
+namespace {
+
+std::string join(const std::string& prefix, const std::string& name) {
+  return prefix.empty() ? name : prefix + "." + name;
+}
+
+void fill(Tensor& value, const Init& init, RngStream stream) {
+  float* x = value.data<float>();
+  for (int64_t i = 0; i < value.numel(); ++i) {
+    switch (init.kind) {
+      case Init::Kind::constant:
+        x[i] = init.value;
+        break;
+      case Init::Kind::uniform:
+        x[i] = init.value * (2.0f * stream.uniform() - 1.0f);
+        break;
+      case Init::Kind::normal: {  // Box-Muller, one of the two values; 1 - u is never 0
+        const double radius = std::sqrt(-2.0 * std::log(1.0 - static_cast<double>(stream.uniform())));
+        const double angle = 2.0 * std::numbers::pi * static_cast<double>(stream.uniform());
+        x[i] = init.value * static_cast<float>(radius * std::cos(angle));
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void Module::set_name(const std::string& name) {
+  name_ = name;
+  for (auto& [child_name, child] : children_) child->set_name(join(name, child_name));
+  for (auto& [parameter_name, parameter] : parameters_) parameter->name = join(name, parameter_name);
+  for (auto& [buffer_name, buffer] : buffers_) buffer->name = join(name, buffer_name);
+}
+
+void Module::initialize(uint64_t seed) {
+  for (Parameter* parameter : parameters()) {
+    fill(parameter->var.value(), parameter->init, RngStream(make_rng_key(seed, "init:" + parameter->name)));
+  }
+}
+
+std::vector<Parameter*> Module::parameters() {
+  std::vector<Parameter*> all;
+  for (auto& [name, parameter] : parameters_) all.push_back(parameter.get());
+  for (auto& [name, child] : children_) {
+    for (Parameter* parameter : child->parameters()) all.push_back(parameter);
+  }
+  return all;
+}
+
+std::vector<Buffer*> Module::buffers() {
+  std::vector<Buffer*> all;
+  for (auto& [name, buffer] : buffers_) all.push_back(buffer.get());
+  for (auto& [name, child] : children_) {
+    for (Buffer* buffer : child->buffers()) all.push_back(buffer);
+  }
+  return all;
+}
+
+std::vector<MatmulLayer> Module::matmul_layers() const {
+  std::vector<MatmulLayer> all;
+  if (is_matmul_) all.push_back({name_, kind_});
+  for (const auto& [name, child] : children_) {
+    for (MatmulLayer& layer : child->matmul_layers()) all.push_back(std::move(layer));
+  }
+  return all;
+}
+
+Parameter& Module::register_parameter(const std::string& name, const Shape& shape, ParameterRole role,
+                                      const Init& init) {
+  parameters_.emplace_back(name,
+                           std::make_unique<Parameter>(Parameter{name, role, init, Var(Tensor::zeros(shape), true)}));
+  return *parameters_.back().second;
+}
+
+Buffer& Module::register_buffer(const std::string& name, Tensor value) {
+  buffers_.emplace_back(name, std::make_unique<Buffer>(Buffer{name, std::move(value)}));
+  return *buffers_.back().second;
+}
+
+}  // namespace luq
