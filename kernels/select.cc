@@ -28,6 +28,7 @@ constexpr Level kLevels[] = {
      [](Kernels& table) {
        kernels::add_ref_quantize(table);
        kernels::add_ref_qconv(table);
+       kernels::add_ref_float(table);
      }},
     {"avx2", has_avx2, [](Kernels&) {}},
     {"avx512", has_avx512, [](Kernels&) {}},

@@ -1,0 +1,340 @@
+// The float operations from their definitions, for float and double: the oracle of the fast kernels, and, in double,
+// what finite differences are taken of. Sums run in double. Shapes are those of kernels.h.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/kernels.h"
+
+namespace luq::kernels::ref {
+
+// Calls visit(input row, input column, tap) for the taps of output pixel (oy, ox) that lie inside the image.
+template <typename Visit>
+void for_each_tap(const ConvShape& s, int64_t oy, int64_t ox, Visit visit) {
+  for (int64_t ky = 0; ky < s.kh; ++ky) {
+    const int64_t iy = oy * s.stride_h - s.pad_h + ky * s.dilation_h;
+    if (iy < 0 || iy >= s.h) continue;
+    for (int64_t kx = 0; kx < s.kw; ++kx) {
+      const int64_t ix = ox * s.stride_w - s.pad_w + kx * s.dilation_w;
+      if (ix >= 0 && ix < s.w) visit(iy, ix, ky * s.kw + kx);
+    }
+  }
+}
+
+template <typename T>
+void conv_forward(const ConvShape& s, const T* x, const T* w, const T* bias, T* y) {
+  const int64_t oh = s.oh(), ow = s.ow(), cg = s.c_group(), taps = s.kh * s.kw;
+#pragma omp parallel for schedule(static)
+  for (int64_t pixel = 0; pixel < s.n * oh * ow; ++pixel) {
+    const int64_t n = pixel / (oh * ow), oy = pixel / ow % oh, ox = pixel % ow;
+    for (int64_t o = 0; o < s.o; ++o) {
+      const int64_t first_c = o / s.o_group() * cg;
+      double sum = bias != nullptr ? static_cast<double>(bias[o]) : 0.0;
+      for_each_tap(s, oy, ox, [&](int64_t iy, int64_t ix, int64_t tap) {
+        const T* xs = x + ((n * s.h + iy) * s.w + ix) * s.c + first_c;
+        const T* ws = w + (o * taps + tap) * cg;
+        for (int64_t c = 0; c < cg; ++c) sum += static_cast<double>(xs[c]) * static_cast<double>(ws[c]);
+      });
+      y[pixel * s.o + o] = static_cast<T>(sum);
+    }
+  }
+}
+
+template <typename T>
+void conv_backward_data(const ConvShape& s, const T* dy, const T* w, T* dx) {
+  const int64_t oh = s.oh(), ow = s.ow(), cg = s.c_group(), og = s.o_group(), taps = s.kh * s.kw;
+#pragma omp parallel for schedule(static)
+  for (int64_t pixel = 0; pixel < s.n * s.h * s.w; ++pixel) {
+    const int64_t n = pixel / (s.h * s.w), iy = pixel / s.w % s.h, ix = pixel % s.w;
+    for (int64_t c = 0; c < s.c; ++c) {
+      const int64_t first_o = c / cg * og;
+      double sum = 0;
+      for (int64_t ky = 0; ky < s.kh; ++ky) {
+        const int64_t y = iy + s.pad_h - ky * s.dilation_h;
+        if (y < 0 || y % s.stride_h != 0 || y / s.stride_h >= oh) continue;
+        for (int64_t kx = 0; kx < s.kw; ++kx) {
+          const int64_t x = ix + s.pad_w - kx * s.dilation_w;
+          if (x < 0 || x % s.stride_w != 0 || x / s.stride_w >= ow) continue;
+          const T* dys = dy + ((n * oh + y / s.stride_h) * ow + x / s.stride_w) * s.o;
+          for (int64_t o = first_o; o < first_o + og; ++o) {
+            sum += static_cast<double>(dys[o]) * static_cast<double>(w[(o * taps + ky * s.kw + kx) * cg + c % cg]);
+          }
+        }
+      }
+      dx[pixel * s.c + c] = static_cast<T>(sum);
+    }
+  }
+}
+
+template <typename T>
+void conv_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dw) {
+  const int64_t oh = s.oh(), ow = s.ow(), cg = s.c_group(), taps = s.kh * s.kw;
+#pragma omp parallel for schedule(static)
+  for (int64_t index = 0; index < s.o * taps * cg; ++index) {
+    const int64_t c = index % cg, ky = index / cg / s.kw % s.kh, kx = index / cg % s.kw, o = index / (cg * taps);
+    const int64_t input_c = o / s.o_group() * cg + c;
+    double sum = 0;
+    for (int64_t row = 0; row < s.n * oh; ++row) {
+      const int64_t n = row / oh, iy = row % oh * s.stride_h - s.pad_h + ky * s.dilation_h;
+      if (iy < 0 || iy >= s.h) continue;
+      for (int64_t ox = 0; ox < ow; ++ox) {
+        const int64_t ix = ox * s.stride_w - s.pad_w + kx * s.dilation_w;
+        if (ix < 0 || ix >= s.w) continue;
+        sum += static_cast<double>(dy[(row * ow + ox) * s.o + o]) *
+               static_cast<double>(x[((n * s.h + iy) * s.w + ix) * s.c + input_c]);
+      }
+    }
+    dw[index] = static_cast<T>(sum);
+  }
+}
+
+template <typename T>
+void column_sum(const T* x, int64_t rows, int64_t cols, T* sums) {
+  for (int64_t c = 0; c < cols; ++c) {
+    double sum = 0;
+    for (int64_t row = 0; row < rows; ++row) sum += static_cast<double>(x[row * cols + c]);
+    sums[c] = static_cast<T>(sum);
+  }
+}
+
+template <typename T>
+void batch_norm_stats(const T* x, int64_t rows, int64_t c, T* mean, T* variance) {
+  for (int64_t channel = 0; channel < c; ++channel) {
+    double sum = 0;
+    for (int64_t row = 0; row < rows; ++row) sum += static_cast<double>(x[row * c + channel]);
+    const double center = sum / static_cast<double>(rows);
+    double squares = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      const double difference = static_cast<double>(x[row * c + channel]) - center;
+      squares += difference * difference;
+    }
+    mean[channel] = static_cast<T>(center);
+    variance[channel] = static_cast<T>(squares / static_cast<double>(rows));
+  }
+}
+
+template <typename T>
+void batch_norm_apply(const T* x, int64_t rows, int64_t c, const T* mean, const T* inverse_std, const T* gamma,
+                      const T* beta, T* y) {
+  for (int64_t i = 0; i < rows * c; ++i) {
+    const int64_t channel = i % c;
+    y[i] = (x[i] - mean[channel]) * (inverse_std[channel] * gamma[channel]) + beta[channel];
+  }
+}
+
+// dx = gamma inverse_std (dy - dbeta / rows - xhat dgamma / rows), the last two terms only in training.
+template <typename T>
+void batch_norm_backward(const T* x, const T* dy, int64_t rows, int64_t c, const T* mean, const T* inverse_std,
+                         const T* gamma, bool training, T* dx, T* dgamma, T* dbeta) {
+  for (int64_t channel = 0; channel < c; ++channel) {
+    const double center = static_cast<double>(mean[channel]), scale = static_cast<double>(inverse_std[channel]);
+    double sum = 0, product = 0;
+    for (int64_t i = channel; i < rows * c; i += c) {
+      sum += static_cast<double>(dy[i]);
+      product += static_cast<double>(dy[i]) * (static_cast<double>(x[i]) - center) * scale;
+    }
+    dbeta[channel] = static_cast<T>(sum);
+    dgamma[channel] = static_cast<T>(product);
+    const double factor = static_cast<double>(gamma[channel]) * scale;
+    const double count = static_cast<double>(rows);
+    for (int64_t i = channel; i < rows * c; i += c) {
+      const double xhat = (static_cast<double>(x[i]) - center) * scale;
+      const double correction = training ? sum / count + xhat * product / count : 0.0;
+      dx[i] = static_cast<T>(factor * (static_cast<double>(dy[i]) - correction));
+    }
+  }
+}
+
+template <typename T>
+void relu(const T* x, int64_t count, T* y, uint8_t* mask) {
+  if (mask != nullptr) {
+    for (int64_t byte = 0; byte < (count + 7) / 8; ++byte) {
+      uint32_t bits = 0;
+      for (int64_t i = 8 * byte; i < 8 * byte + 8 && i < count; ++i) bits |= static_cast<uint32_t>(x[i] > 0) << (i % 8);
+      mask[byte] = static_cast<uint8_t>(bits);
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) y[i] = x[i] <= 0 ? T{0} : x[i];
+}
+
+template <typename T>
+void relu_backward(const T* dy, const uint8_t* mask, int64_t count, T* dx) {
+  for (int64_t i = 0; i < count; ++i) dx[i] = (mask[i / 8] >> (i % 8) & 1) != 0 ? dy[i] : T{0};
+}
+
+template <typename T>
+void add(const T* a, const T* b, int64_t count, T* y) {
+  for (int64_t i = 0; i < count; ++i) y[i] = a[i] + b[i];
+}
+
+template <typename T>
+void dropout(const T* x, int64_t count, float probability, const RngKey& key, T* y) {
+  const auto threshold = static_cast<uint32_t>(std::lround(static_cast<double>(probability) * 65536.0));
+  const T scale = T{1} / (T{1} - static_cast<T>(probability));
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t random = random16(philox(key, static_cast<uint64_t>(i) / 8), static_cast<int>(i % 8));
+    y[i] = random >= threshold ? x[i] * scale : T{0};
+  }
+}
+
+// The window of output index `o` inside 0..size-1.
+struct Window {
+  int64_t begin, end;
+};
+inline Window pool_window(int64_t o, int64_t size, int64_t kernel, int64_t stride, int64_t pad) {
+  const int64_t first = o * stride - pad, last = first + kernel;
+  return {first < 0 ? 0 : first, last > size ? size : last};
+}
+inline Window adaptive_window(int64_t o, int64_t size, int64_t out) {
+  return {o * size / out, ((o + 1) * size + out - 1) / out};
+}
+
+template <typename T>
+void max_pool(const PoolShape& s, const T* x, T* y, int32_t* index) {
+  const int64_t oh = s.oh(), ow = s.ow();
+  for (int64_t i = 0; i < s.n * oh * ow * s.c; ++i) {
+    const int64_t c = i % s.c, ox = i / s.c % ow, oy = i / (s.c * ow) % oh, n = i / (s.c * ow * oh);
+    const Window rows = pool_window(oy, s.h, s.kh, s.stride_h, s.pad_h);
+    const Window cols = pool_window(ox, s.w, s.kw, s.stride_w, s.pad_w);
+    int64_t best = rows.begin * s.w + cols.begin;
+    for (int64_t iy = rows.begin; iy < rows.end; ++iy) {
+      for (int64_t ix = cols.begin; ix < cols.end; ++ix) {
+        const T value = x[((n * s.h + iy) * s.w + ix) * s.c + c], largest = x[(n * s.h * s.w + best) * s.c + c];
+        if (value > largest || (value != value && largest == largest)) best = iy * s.w + ix;
+      }
+    }
+    y[i] = x[(n * s.h * s.w + best) * s.c + c];
+    if (index != nullptr) index[i] = static_cast<int32_t>(best);
+  }
+}
+
+template <typename T>
+void max_pool_backward(const PoolShape& s, const T* dy, const int32_t* index, T* dx) {
+  for (int64_t i = 0; i < s.n * s.h * s.w * s.c; ++i) dx[i] = T{0};
+  const int64_t plane = s.oh() * s.ow() * s.c;
+  for (int64_t i = 0; i < s.n * plane; ++i) dx[(i / plane * s.h * s.w + index[i]) * s.c + i % s.c] += dy[i];
+}
+
+// Padded extent of a window for the divisor of an average that counts padding, as PyTorch clips it.
+inline int64_t padded_extent(int64_t o, int64_t size, int64_t kernel, int64_t stride, int64_t pad) {
+  const int64_t first = o * stride - pad, last = first + kernel;
+  return (last > size + pad ? size + pad : last) - first;
+}
+
+// Visits (output offset of the pixel, input offset, 1 / divisor) of every element pair of an average, channel 0.
+template <typename Visit>
+void for_each_average(const PoolShape& s, bool count_include_pad, Visit visit) {
+  const int64_t oh = s.oh(), ow = s.ow();
+  for (int64_t pixel = 0; pixel < s.n * oh * ow; ++pixel) {
+    const int64_t n = pixel / (oh * ow), oy = pixel / ow % oh, ox = pixel % ow;
+    const Window rows = pool_window(oy, s.h, s.kh, s.stride_h, s.pad_h);
+    const Window cols = pool_window(ox, s.w, s.kw, s.stride_w, s.pad_w);
+    const int64_t inside = (rows.end - rows.begin) * (cols.end - cols.begin);
+    const int64_t padded =
+        padded_extent(oy, s.h, s.kh, s.stride_h, s.pad_h) * padded_extent(ox, s.w, s.kw, s.stride_w, s.pad_w);
+    const double weight = 1.0 / static_cast<double>(count_include_pad ? padded : inside);
+    for (int64_t iy = rows.begin; iy < rows.end; ++iy) {
+      for (int64_t ix = cols.begin; ix < cols.end; ++ix) {
+        visit(pixel * s.c, ((n * s.h + iy) * s.w + ix) * s.c, weight);
+      }
+    }
+  }
+}
+
+template <typename Visit>
+void for_each_adaptive(int64_t n, int64_t h, int64_t w, int64_t c, int64_t oh, int64_t ow, Visit visit) {
+  for (int64_t pixel = 0; pixel < n * oh * ow; ++pixel) {
+    const Window rows = adaptive_window(pixel / ow % oh, h, oh), cols = adaptive_window(pixel % ow, w, ow);
+    const double weight = 1.0 / static_cast<double>((rows.end - rows.begin) * (cols.end - cols.begin));
+    for (int64_t iy = rows.begin; iy < rows.end; ++iy) {
+      for (int64_t ix = cols.begin; ix < cols.end; ++ix) {
+        visit(pixel * c, ((pixel / (oh * ow) * h + iy) * w + ix) * c, weight);
+      }
+    }
+  }
+}
+
+template <typename T>
+void average_pixel(const T* x, int64_t c, double weight, T* y) {
+  for (int64_t i = 0; i < c; ++i) y[i] += static_cast<T>(weight) * x[i];
+}
+
+template <typename T>
+void zero(T* x, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) x[i] = T{0};
+}
+
+template <typename T>
+void avg_pool(const PoolShape& s, const T* x, T* y, bool count_include_pad) {
+  zero(y, s.n * s.oh() * s.ow() * s.c);
+  for_each_average(s, count_include_pad,
+                   [&](int64_t out, int64_t in, double weight) { average_pixel(x + in, s.c, weight, y + out); });
+}
+
+template <typename T>
+void avg_pool_backward(const PoolShape& s, const T* dy, T* dx, bool count_include_pad) {
+  zero(dx, s.n * s.h * s.w * s.c);
+  for_each_average(s, count_include_pad,
+                   [&](int64_t out, int64_t in, double weight) { average_pixel(dy + out, s.c, weight, dx + in); });
+}
+
+template <typename T>
+void adaptive_avg_pool(int64_t n, int64_t h, int64_t w, int64_t c, int64_t oh, int64_t ow, const T* x, T* y) {
+  zero(y, n * oh * ow * c);
+  for_each_adaptive(n, h, w, c, oh, ow,
+                    [&](int64_t out, int64_t in, double weight) { average_pixel(x + in, c, weight, y + out); });
+}
+
+template <typename T>
+void adaptive_avg_pool_backward(int64_t n, int64_t h, int64_t w, int64_t c, int64_t oh, int64_t ow, const T* dy,
+                                T* dx) {
+  zero(dx, n * h * w * c);
+  for_each_adaptive(n, h, w, c, oh, ow,
+                    [&](int64_t out, int64_t in, double weight) { average_pixel(dy + out, c, weight, dx + in); });
+}
+
+template <typename T>
+void cross_entropy(const T* logits, const int32_t* labels, int64_t rows, int64_t classes, float label_smoothing,
+                   T* loss, T* dlogits, T gradient_scale, int64_t* correct) {
+  if (correct != nullptr) *correct = 0;
+  const double smooth = static_cast<double>(label_smoothing) / static_cast<double>(classes);
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* z = logits + row * classes;
+    int64_t best = 0;
+    for (int64_t k = 1; k < classes; ++k) {
+      if (z[k] > z[best]) best = k;
+    }
+    if (correct != nullptr && best == labels[row]) ++*correct;
+    double total = 0;
+    for (int64_t k = 0; k < classes; ++k) total += std::exp(static_cast<double>(z[k]) - static_cast<double>(z[best]));
+    const double log_total = std::log(total) + static_cast<double>(z[best]);
+    double row_loss = 0;
+    for (int64_t k = 0; k < classes; ++k) {
+      const double target = smooth + (k == labels[row] ? 1.0 - static_cast<double>(label_smoothing) : 0.0);
+      const double log_probability = static_cast<double>(z[k]) - log_total;
+      if (target != 0.0) row_loss -= target * log_probability;
+      if (dlogits != nullptr) {
+        dlogits[row * classes + k] =
+            static_cast<T>((std::exp(log_probability) - target) * static_cast<double>(gradient_scale));
+      }
+    }
+    if (loss != nullptr) loss[row] = static_cast<T>(row_loss);
+  }
+}
+
+// PyTorch's SGD: g += weight_decay w; v = momentum v + g; w -= lr (g + momentum v) with nesterov, else lr v.
+template <typename T>
+void sgd(T* w, const T* gradient, T* velocity, int64_t count, T lr, T momentum, T weight_decay, bool nesterov,
+         bool first_step) {
+  for (int64_t i = 0; i < count; ++i) {
+    T g = gradient[i] + weight_decay * w[i];
+    if (velocity != nullptr) {
+      velocity[i] = first_step ? g : momentum * velocity[i] + g;
+      g = nesterov ? g + momentum * velocity[i] : velocity[i];
+    }
+    w[i] -= lr * g;
+  }
+}
+
+}  // namespace luq::kernels::ref
