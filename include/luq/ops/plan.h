@@ -11,15 +11,18 @@ namespace luq {
 inline void record_plan(Ctx& ctx, const char* op, const std::string& layer, const Var& x, const Var& y,
                         int64_t parameters = 0) {
   if (ctx.plan == nullptr) return;
-  PlanEntry entry;
-  entry.name = layer;
-  entry.op = op;
-  entry.input = x.shape();
-  entry.output = y.shape();
-  entry.parameters = parameters;
-  entry.forward = entry.backward = "float32";
-  entry.update = "-";
-  ctx.plan->push_back(std::move(entry));
+  ctx.plan->push_back({.name = layer,
+                       .op = op,
+                       .input = x.shape(),
+                       .output = y.shape(),
+                       .parameters = parameters,
+                       .macs = 0,
+                       .forward = "float32",
+                       .backward = "float32",
+                       .update = "-",
+                       .forward_kernel = "-",
+                       .backward_kernel = "-",
+                       .update_kernel = "-"});
 }
 
 }  // namespace luq
