@@ -1,0 +1,273 @@
+#include "luq/train/checkpoint.h"
+
+#include <unistd.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <map>
+
+#include "luq/core/error.h"
+
+namespace luq {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* format_name = "luqtrain checkpoint 1";
+constexpr const char* optimizer_prefix = "optimizer.";
+
+// dims: the extents of `from`; order[i]: the dimension of `from` that becomes dimension i.
+Tensor permute(const Tensor& from, const std::array<int, 4>& order) {
+  const Shape& shape = from.shape();
+  const int64_t strides[4] = {shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3], 1};
+  Tensor to = Tensor::empty(Shape{shape[order[0]], shape[order[1]], shape[order[2]], shape[order[3]]});
+  const float* in = from.data<float>();
+  float* out = to.data<float>();
+  for (int64_t a = 0; a < to.size(0); ++a) {
+    for (int64_t b = 0; b < to.size(1); ++b) {
+      for (int64_t c = 0; c < to.size(2); ++c) {
+        for (int64_t d = 0; d < to.size(3); ++d) {
+          *out++ = in[a * strides[order[0]] + b * strides[order[1]] + c * strides[order[2]] + d * strides[order[3]]];
+        }
+      }
+    }
+  }
+  return to;
+}
+
+bool is_convolution(const Tensor& weight) { return weight.shape().rank() == 4 && weight.dtype() == DType::float32; }
+Tensor to_stored_layout(const Tensor& weight) {  // (O, KH, KW, I) -> (O, I, KH, KW)
+  return is_convolution(weight) ? permute(weight, {0, 3, 1, 2}) : weight;
+}
+Tensor from_stored_layout(const Tensor& weight) {  // (O, I, KH, KW) -> (O, KH, KW, I)
+  return is_convolution(weight) ? permute(weight, {0, 2, 3, 1}) : weight;
+}
+
+// A place in memory that a checkpoint saves and restores.
+struct Slot {
+  std::string name;
+  Tensor value;    // shares the live buffer
+  bool is_weight;  // of a parameter, or its velocity: stored in the world's layout
+};
+
+std::vector<Slot> model_slots(Module& model) {
+  std::vector<Slot> slots;
+  for (Parameter* parameter : model.parameters()) slots.push_back({parameter->name, parameter->var.value(), true});
+  for (Buffer* buffer : model.buffers()) slots.push_back({buffer->name, buffer->value, false});
+  return slots;
+}
+
+std::vector<Slot> all_slots(Module& model, const Sgd& optimizer) {
+  std::vector<Slot> slots = model_slots(model);
+  for (const auto& [name, velocity] : optimizer.state()) slots.push_back({name, velocity, true});
+  return slots;
+}
+
+// Over names, shapes, values and metadata, so that any damage that leaves the file readable is noticed.
+std::string checksum(const SafeTensors& content) {
+  std::map<std::string, const Tensor*> sorted;
+  for (const auto& [name, tensor] : content.tensors) sorted[name] = &tensor;
+  uLong crc = crc32_z(0, nullptr, 0);
+  const auto add = [&crc](const void* bytes, size_t count) {
+    if (count > 0) crc = crc32_z(crc, static_cast<const Bytef*>(bytes), count);
+  };
+  const auto add_text = [&add](const std::string& text) { add(text.c_str(), text.size() + 1); };
+  for (const auto& [key, text] : content.metadata) {
+    if (key == "crc32") continue;
+    add_text(key);
+    add_text(text);
+  }
+  for (const auto& [name, tensor] : sorted) {
+    add_text(name);
+    add_text(to_string(tensor->dtype()) + to_string(tensor->shape()));
+    add(tensor->raw(), static_cast<size_t>(tensor->bytes()));
+  }
+  return fmt::format("{:08x}", crc);
+}
+
+std::map<std::string, std::string> to_metadata(const TrainState& state) {
+  return {{"format", format_name},
+          {"step", fmt::format("{}", state.step)},
+          {"epoch", fmt::format("{}", state.epoch)},
+          {"batch", fmt::format("{}", state.batch)},
+          {"seed", fmt::format("{}", state.seed)},
+          {"best_top1", fmt::format("{}", state.best_top1)},
+          {"finished", state.finished ? "1" : "0"},
+          {"config", state.config}};
+}
+
+const std::string& metadata_text(const SafeTensors& content, const std::string& file, const std::string& key) {
+  const auto found = content.metadata.find(key);
+  if (found == content.metadata.end()) fail_user("[checkpoint] {}: metadata '{}' is missing", file, key);
+  return found->second;
+}
+
+template <typename Number>
+Number metadata_number(const SafeTensors& content, const std::string& file, const std::string& key) {
+  const std::string& text = metadata_text(content, file, key);
+  Number number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) {
+    fail_user("[checkpoint] {}: metadata '{}' is not a number: '{}'", file, key, text);
+  }
+  return number;
+}
+
+// The differences of one kind, the first few by name.
+class Complaint {
+ public:
+  explicit Complaint(std::string kind) : kind_(std::move(kind)) {}
+  void add(const std::string& text) {
+    if (++count_ <= 3) text_ += (count_ == 1 ? "" : ", ") + text;
+  }
+  void append_to(std::string& message) const {
+    if (count_ == 0) return;
+    message += fmt::format("{}{}: {}", message.empty() ? "" : "; ", kind_, text_);
+    if (count_ > 3) message += fmt::format(" and {} more", count_ - 3);
+  }
+
+ private:
+  std::string kind_, text_;
+  int64_t count_ = 0;
+};
+
+bool is_passed_over(const std::string& name, bool with_optimizer) {
+  // PyTorch's batch counter has no use here: the running statistics' momentum is constant.
+  return name.ends_with(".num_batches_tracked") || (!with_optimizer && name.starts_with(optimizer_prefix));
+}
+
+}  // namespace
+
+void save_checkpoint(const std::string& file, Module& model, const Sgd& optimizer, const TrainState& state) {
+  SafeTensors content;
+  for (const Slot& slot : all_slots(model, optimizer)) {
+    content.tensors.emplace_back(slot.name, slot.is_weight ? to_stored_layout(slot.value) : slot.value);
+  }
+  content.metadata = to_metadata(state);
+  content.metadata["crc32"] = checksum(content);
+  save_safetensors(file, content);
+}
+
+Checkpoint read_checkpoint(const std::string& file) {
+  Checkpoint checkpoint{file, load_safetensors(file), {}};
+  const SafeTensors& content = checkpoint.content;
+  if (metadata_text(content, file, "format") != format_name) {
+    fail_user("[checkpoint] {}: expected format '{}', got '{}'", file, format_name, content.metadata.at("format"));
+  }
+  if (metadata_text(content, file, "crc32") != checksum(content)) {
+    fail_user("[checkpoint] {}: damaged: its checksum is {}, its contents give {}", file, content.metadata.at("crc32"),
+              checksum(content));
+  }
+  TrainState& state = checkpoint.state;
+  state.step = metadata_number<int64_t>(content, file, "step");
+  state.epoch = metadata_number<int64_t>(content, file, "epoch");
+  state.batch = metadata_number<int64_t>(content, file, "batch");
+  state.seed = metadata_number<uint64_t>(content, file, "seed");
+  state.best_top1 = metadata_number<double>(content, file, "best_top1");
+  state.finished = metadata_number<int>(content, file, "finished") != 0;
+  state.config = metadata_text(content, file, "config");
+  return checkpoint;
+}
+
+void restore(const Checkpoint& checkpoint, Module& model, Sgd* optimizer) {
+  std::map<std::string, const Tensor*> stored;
+  for (const auto& [name, tensor] : checkpoint.content.tensors) {
+    if (!is_passed_over(name, optimizer != nullptr)) stored[name] = &tensor;
+  }
+  std::vector<Slot> slots = optimizer == nullptr ? model_slots(model) : all_slots(model, *optimizer);
+  Complaint missing("missing"), unexpected("unexpected"), mismatched("of another shape");
+  std::vector<std::pair<Tensor, Tensor>> copies;  // from, to
+  for (const Slot& slot : slots) {
+    const auto found = stored.find(slot.name);
+    if (found == stored.end()) {
+      missing.add(slot.name);
+      continue;
+    }
+    const Tensor value = slot.is_weight ? from_stored_layout(*found->second) : *found->second;
+    if (value.shape() != slot.value.shape() || value.dtype() != slot.value.dtype()) {
+      mismatched.add(fmt::format("{} {}{}, expected {}{}", slot.name, to_string(value.dtype()),
+                                 to_string(value.shape()), to_string(slot.value.dtype()),
+                                 to_string(slot.value.shape())));
+    }
+    copies.emplace_back(value, slot.value);
+    stored.erase(found);
+  }
+  for (const auto& [name, tensor] : stored) unexpected.add(name);
+  std::string differences;
+  missing.append_to(differences);
+  unexpected.append_to(differences);
+  mismatched.append_to(differences);
+  if (!differences.empty()) {
+    fail_user("[checkpoint] {}: is of another model than the configuration's: {}", checkpoint.file, differences);
+  }
+  for (auto& [from, to] : copies) std::memcpy(to.raw(), from.raw(), static_cast<size_t>(to.bytes()));
+  if (optimizer != nullptr) optimizer->set_resumed();
+}
+
+void CheckpointFolder::save_last(Module& model, const Sgd& optimizer, const TrainState& state) const {
+  save_checkpoint(next(), model, optimizer, state);
+  const std::string link = previous() + ".tmp";
+  ::unlink(link.c_str());
+  // A second name for the old file first, so that renaming over it loses nothing.
+  if (::link(last().c_str(), link.c_str()) == 0) {
+    if (::rename(link.c_str(), previous().c_str()) != 0) {
+      fail("[checkpoint] {}: cannot be renamed: {}", link, std::strerror(errno));
+    }
+    // When both names already are one file, rename does nothing and leaves them.
+    ::unlink(link.c_str());
+  } else if (errno != ENOENT) {  // a file system without hard links
+    std::error_code error;
+    fs::copy_file(last(), previous(), fs::copy_options::overwrite_existing, error);
+    if (error) fail("[checkpoint] {}: cannot be written: {}", previous(), error.message());
+  }
+  if (::rename(next().c_str(), last().c_str()) != 0) {
+    fail("[checkpoint] {}: cannot be renamed to {}: {}", next(), last(), std::strerror(errno));
+  }
+}
+
+Checkpoint CheckpointFolder::read_last() const {
+  if (!fs::exists(last())) {
+    fail_user("[checkpoint] {}: there is no checkpoint to go on from; --overwrite starts the run anew", last());
+  }
+  std::string problem;
+  try {
+    return read_checkpoint(last());
+  } catch (const UserError& error) {
+    problem = error.what();
+  }
+  std::string advice = "there is no sound checkpoint before it: --overwrite starts the run anew";
+  try {
+    const int64_t step = read_checkpoint(previous()).state.step;
+    advice =
+        fmt::format("the one before it is sound and of step {}: go on from that with\n  cp '{}' '{}'\nand --resume",
+                    step, previous(), last());
+  } catch (const UserError&) {
+  }
+  fail_user("{}; {}", problem, advice);
+}
+
+void CheckpointFolder::remove_all() const {
+  for (const std::string& file : {last(), previous(), best(), next()}) {
+    fs::remove(file);
+    fs::remove(file + ".tmp");
+  }
+}
+
+std::string first_non_finite(Module& model) {
+  for (const Slot& slot : model_slots(model)) {
+    if (slot.value.dtype() != DType::float32) continue;
+    const float* values = slot.value.data<float>();
+    if (!std::all_of(values, values + slot.value.numel(), [](float value) { return std::isfinite(value); })) {
+      return slot.name;
+    }
+  }
+  return "";
+}
+
+}  // namespace luq

@@ -1,0 +1,27 @@
+// metrics.jsonl: one JSON object per line.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace luq {
+
+struct Metrics {
+  const char* kind = "train";  // or "eval"
+  int64_t epoch = 0;           // from 1
+  int64_t step = 0;            // updates done
+  double loss = 0;             // mean over the images since the line before, or over the test images
+  double top1 = 0;             // percent, of the same images
+  double lr = 0;               // of the last update
+  double images_per_second = 0;
+  double data_seconds = 0;     // waiting for data
+  double compute_seconds = 0;  // the rest
+};
+
+std::string to_json(const Metrics& metrics);
+
+// Takes out of metrics.jsonl, if there is one, what a run going on from `step` will write again: later lines, an
+// unfinished last line and, unless keep_eval, evaluations at `step`. Throws Error naming the file when it cannot.
+void cut_back_metrics(const std::string& file, int64_t step, bool keep_eval);
+
+}  // namespace luq

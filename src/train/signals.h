@@ -1,0 +1,24 @@
+// SIGINT and SIGTERM as a request to stop.
+#pragma once
+
+#include <csignal>
+
+namespace luq {
+
+// While one lives, the first SIGINT or SIGTERM is remembered and the next one ends the process as usual.
+class StopSignals {
+ public:
+  StopSignals();
+  ~StopSignals();
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+
+  // The signal's number, 0 when none came.
+  int received() const;
+
+ private:
+  struct sigaction old_interrupt_ {};
+  struct sigaction old_terminate_ {};
+};
+
+}  // namespace luq
