@@ -1,47 +1,21 @@
 #include "luq/core/safetensors.h"
 
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <random>
-#include <sstream>
 
 #include "luq/core/error.h"
 #include "tests/catch.h"
+#include "tests/temporary_folder.h"
 
 namespace luq {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct TemporaryFolder {
-  TemporaryFolder() {
-    std::string pattern = (fs::temp_directory_path() / "luq_test_XXXXXX").string();
-    REQUIRE(::mkdtemp(pattern.data()) != nullptr);
-    path = pattern;
-  }
-  ~TemporaryFolder() { fs::remove_all(path); }
-  std::string operator/(const std::string& name) const { return (path / name).string(); }
-  fs::path path;
-};
-
-void write_text(const std::string& file, const std::string& bytes) {
-  std::ofstream out(file, std::ios::binary);
-  out << bytes;
-  REQUIRE(out.good());
-}
-
-std::string read_text(const std::string& file) {
-  std::ifstream in(file, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
 
 std::string with_length(const std::string& header, const std::string& data) {
   const uint64_t length = header.size();
@@ -60,7 +34,7 @@ std::string from_hex(const std::string& hex) {
 std::string refusal(const std::string& bytes) {
   const TemporaryFolder folder;
   const std::string file = folder / "bad.safetensors";
-  write_text(file, bytes);
+  write_file(file, bytes);
   try {
     load_safetensors(file);
   } catch (const UserError& error) {
@@ -107,9 +81,9 @@ TEST_CASE("safetensors: what is saved is loaded", "[safetensors]") {
   CHECK(loaded.find("other") == nullptr);
 
   // The same content gives the same bytes, the header keeps the data aligned, and no temporary file is left.
-  const std::string bytes = read_text(file);
+  const std::string bytes = read_file(file);
   save_safetensors(file, saved);
-  CHECK(read_text(file) == bytes);
+  CHECK(read_file(file) == bytes);
   uint64_t length = 0;
   std::memcpy(&length, bytes.data(), 8);
   CHECK(length % 8 == 0);
@@ -128,7 +102,7 @@ TEST_CASE("safetensors: a file of the Python library, every dtype", "[safetensor
       R"("u":{"dtype":"U8","shape":[3],"data_offsets":[32,35]}}      )";
   const TemporaryFolder folder;
   const std::string file = folder / "python.safetensors";
-  write_text(file, with_length(header, from_hex("07000000000000009a9999999999b93f0000c03f000000c0"
+  write_file(file, with_length(header, from_hex("07000000000000009a9999999999b93f0000c03f000000c0"
                                                 "4040003c00b801000102ff")));
   const SafeTensors loaded = load_safetensors(file);
   CHECK(loaded.metadata.at("k") == "v");
@@ -154,7 +128,7 @@ TEST_CASE("safetensors: every float16 value is converted exactly", "[safetensors
   }
   const TemporaryFolder folder;
   const std::string file = folder / "half.safetensors";
-  write_text(file, with_length(R"({"h":{"dtype":"F16","shape":[65536],"data_offsets":[0,131072]}})", data));
+  write_file(file, with_length(R"({"h":{"dtype":"F16","shape":[65536],"data_offsets":[0,131072]}})", data));
   const SafeTensors loaded = load_safetensors(file);
   const float* values = loaded.find("h")->data<float>();
   for (int bits = 0; bits < 65536; ++bits) {
@@ -227,7 +201,7 @@ TEST_CASE("safetensors: what is wrong with a file is said", "[safetensors]") {
 TEST_CASE("safetensors: truncation at every byte is refused", "[safetensors]") {
   const TemporaryFolder folder;
   save_safetensors(folder / "a", example());
-  const std::string bytes = read_text(folder / "a");
+  const std::string bytes = read_file(folder / "a");
   for (size_t length = 0; length < bytes.size(); ++length) refusal(bytes.substr(0, length));
   refusal(bytes + "x");
 }
@@ -236,7 +210,7 @@ TEST_CASE("safetensors: mutated files are read or refused, never more", "[safete
   const TemporaryFolder folder;
   const std::string file = folder / "a";
   save_safetensors(file, example());
-  const std::string original = read_text(file);
+  const std::string original = read_file(file);
   const std::string alphabet = "{}[]\",:0123456789-.eFUIx\\ \xff";
   std::mt19937 random(20240601);
   int accepted = 0, refused = 0;
@@ -259,7 +233,7 @@ TEST_CASE("safetensors: mutated files are read or refused, never more", "[safete
           bytes.insert(at, bytes.substr(random() % bytes.size(), random() % 32));
       }
     }
-    write_text(file, bytes);
+    write_file(file, bytes);
     try {
       for (const auto& [name, tensor] : load_safetensors(file).tensors) REQUIRE(tensor.bytes() <= 1000);
       ++accepted;
@@ -275,7 +249,7 @@ TEST_CASE("safetensors: a failed save leaves the old file and no temporary one",
   const TemporaryFolder folder;
   const std::string file = folder / "a.safetensors";
   save_safetensors(file, example());
-  const std::string before = read_text(file);
+  const std::string before = read_file(file);
 
   SafeTensors large;
   large.tensors.emplace_back("w", Tensor::zeros(Shape{1 << 16}));
@@ -294,7 +268,7 @@ TEST_CASE("safetensors: a failed save leaves the old file and no temporary one",
   REQUIRE(::setrlimit(RLIMIT_FSIZE, &old_limit) == 0);
   std::signal(SIGXFSZ, old_handler);
   CHECK_THAT(message, contains_text(file) && contains_text("File too large"));
-  CHECK(read_text(file) == before);
+  CHECK(read_file(file) == before);
   CHECK(std::distance(fs::directory_iterator(folder.path), {}) == 1);
 
   CHECK_THROWS_AS(save_safetensors(folder / "no/such/folder", example()), Error);
@@ -307,7 +281,7 @@ TEST_CASE("safetensors: a failed save leaves the old file and no temporary one",
   SafeTensors not_utf8;
   not_utf8.metadata["k"] = "\xff";
   CHECK_THROWS_AS(save_safetensors(file, not_utf8), Error);
-  CHECK(read_text(file) == before);
+  CHECK(read_file(file) == before);
 }
 
 }  // namespace luq

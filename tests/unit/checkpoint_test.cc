@@ -1,0 +1,206 @@
+#include "luq/train/checkpoint.h"
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <limits>
+
+#include "luq/core/error.h"
+#include "luq/models/registry.h"
+#include "tests/catch.h"
+#include "tests/temporary_folder.h"
+
+namespace luq {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Subject {
+  explicit Subject(uint64_t seed, const std::string& name = "resnet20")
+      : model(make_model(name, {.in_channels = 1, .num_classes = 10, .image_size = 32}, seed)),
+        optimizer(OptimizerConfig{}, model->parameters(), kernels_for(Device{})) {}
+  std::unique_ptr<Module> model;
+  Sgd optimizer;
+
+  // Gives the velocities values and moves the parameters.
+  void train_a_little() {
+    for (Parameter* parameter : model->parameters()) {
+      parameter->var.slot()->grad = Tensor::full(parameter->var.shape(), 0.25f);
+    }
+    optimizer.step(0.1);
+  }
+  bool equals(Subject& other) {
+    const auto same = [](const Tensor& a, const Tensor& b) {
+      return a.shape() == b.shape() && std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0;
+    };
+    for (size_t i = 0; i < model->parameters().size(); ++i) {
+      if (!same(model->parameters()[i]->var.value(), other.model->parameters()[i]->var.value())) return false;
+    }
+    for (size_t i = 0; i < model->buffers().size(); ++i) {
+      if (!same(model->buffers()[i]->value, other.model->buffers()[i]->value)) return false;
+    }
+    for (size_t i = 0; i < optimizer.state().size(); ++i) {
+      if (!same(optimizer.state()[i].second, other.optimizer.state()[i].second)) return false;
+    }
+    return true;
+  }
+};
+
+TrainState example_state() {
+  TrainState state;
+  state.step = 123;
+  state.epoch = 2;
+  state.batch = 7;
+  state.seed = std::numeric_limits<uint64_t>::max();
+  state.best_top1 = 100.0 / 3.0;
+  state.finished = true;
+  state.config = "model:\n  name: resnet20\n";
+  return state;
+}
+
+std::string refusal(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const UserError& error) {
+    return error.what();
+  }
+  FAIL("accepted");
+  return "";
+}
+
+}  // namespace
+
+TEST_CASE("checkpoint: what is saved is restored, to the bit", "[checkpoint]") {
+  const TemporaryFolder folder;
+  Subject saved(1), restored(2);
+  saved.train_a_little();
+  CHECK(!saved.equals(restored));
+  const TrainState state = example_state();
+  save_checkpoint(folder / "a", *saved.model, saved.optimizer, state);
+  const Checkpoint checkpoint = read_checkpoint(folder / "a");
+  CHECK(checkpoint.state.step == state.step);
+  CHECK(checkpoint.state.epoch == state.epoch);
+  CHECK(checkpoint.state.batch == state.batch);
+  CHECK(checkpoint.state.seed == state.seed);
+  CHECK(checkpoint.state.best_top1 == state.best_top1);
+  CHECK(checkpoint.state.finished);
+  CHECK(checkpoint.state.config == state.config);
+  restore(checkpoint, *restored.model, &restored.optimizer);
+  CHECK(saved.equals(restored));
+
+  save_checkpoint(folder / "b", *restored.model, restored.optimizer, state);
+  CHECK(read_file(folder / "a") == read_file(folder / "b"));
+}
+
+TEST_CASE("checkpoint: convolution weights are stored (O, I, KH, KW)", "[checkpoint]") {
+  const TemporaryFolder folder;
+  Subject subject(1);
+  save_checkpoint(folder / "a", *subject.model, subject.optimizer, {});
+  const SafeTensors content = load_safetensors(folder / "a");
+  const Tensor* stored = content.find("layer2.0.conv1.weight");
+  REQUIRE(stored != nullptr);
+  CHECK(stored->shape() == Shape{32, 16, 3, 3});
+  CHECK(content.find("optimizer.momentum.layer2.0.conv1.weight")->shape() == Shape{32, 16, 3, 3});
+  for (const Parameter* parameter : subject.model->parameters()) {
+    if (parameter->name != "layer2.0.conv1.weight") continue;
+    const float* live = parameter->var.value().data<float>();  // (32, 3, 3, 16)
+    const float* file = stored->data<float>();                 // (32, 16, 3, 3)
+    bool equal = true;
+    for (int o = 0; o < 32; ++o) {
+      for (int h = 0; h < 3; ++h) {
+        for (int w = 0; w < 3; ++w) {
+          for (int i = 0; i < 16; ++i) {
+            equal = equal && live[((o * 3 + h) * 3 + w) * 16 + i] == file[((o * 16 + i) * 3 + h) * 3 + w];
+          }
+        }
+      }
+    }
+    CHECK(equal);
+  }
+}
+
+TEST_CASE("checkpoint: one of another model is refused with the names", "[checkpoint]") {
+  const TemporaryFolder folder;
+  Subject resnet20(1), resnet32(1, "resnet32");
+  Subject vgg(1, "vgg11_bn");
+  save_checkpoint(folder / "20", *resnet20.model, resnet20.optimizer, {});
+  save_checkpoint(folder / "32", *resnet32.model, resnet32.optimizer, {});
+  const auto restore_into = [&](const std::string& name, Subject& subject) {
+    return refusal([&] { restore(read_checkpoint(folder / name), *subject.model, &subject.optimizer); });
+  };
+  const std::string missing = restore_into("20", resnet32);
+  CHECK_THAT(missing, contains_text("missing: layer1.3.") && contains_text("more") && contains_text(folder / "20"));
+  CHECK_THAT(restore_into("32", resnet20), contains_text("unexpected: layer1.3."));
+  CHECK_THAT(restore_into("20", vgg), contains_text("missing") && contains_text("unexpected"));
+
+  auto colour = make_model("resnet20", {.in_channels = 3, .num_classes = 10, .image_size = 32}, 1);
+  CHECK_THAT(refusal([&] { restore(read_checkpoint(folder / "20"), *colour, nullptr); }),
+             contains_text("conv1.weight float32(16,3,3,1), expected float32(16,3,3,3)"));
+
+  // Nothing was copied, and evaluation needs the model's part alone.
+  Subject untouched(2), same(2);
+  refusal([&] { restore(read_checkpoint(folder / "32"), *untouched.model, &untouched.optimizer); });
+  CHECK(untouched.equals(same));
+  restore(read_checkpoint(folder / "20"), *untouched.model, nullptr);
+}
+
+TEST_CASE("checkpoint: damage anywhere is noticed", "[checkpoint]") {
+  const TemporaryFolder folder;
+  Subject subject(1);
+  save_checkpoint(folder / "a", *subject.model, subject.optimizer, example_state());
+  const std::string bytes = read_file(folder / "a");
+  for (size_t at = 0; at < bytes.size(); at += at < 4000 ? 97 : bytes.size() / 50) {
+    std::string damaged = bytes;
+    damaged[at] = static_cast<char>(damaged[at] ^ 4);
+    write_file(folder / "b", damaged);
+    INFO("byte " << at);
+    CHECK_THAT(refusal([&] { read_checkpoint(folder / "b"); }), contains_text(folder / "b"));
+  }
+  write_file(folder / "b", bytes.substr(0, bytes.size() / 2));
+  CHECK_THAT(refusal([&] { read_checkpoint(folder / "b"); }), contains_text("truncated"));
+  save_safetensors(folder / "b", SafeTensors{});
+  CHECK_THAT(refusal([&] { read_checkpoint(folder / "b"); }), contains_text("'format' is missing"));
+}
+
+TEST_CASE("checkpoint: the last one is followed by the one before it", "[checkpoint]") {
+  const TemporaryFolder folder;
+  const CheckpointFolder checkpoints(folder.path.string());
+  Subject subject(1);
+  TrainState state = example_state();
+  CHECK_THAT(refusal([&] { checkpoints.read_last(); }), contains_text("no checkpoint"));
+  for (int64_t step = 1; step <= 3; ++step) {
+    state.step = step;
+    checkpoints.save_last(*subject.model, subject.optimizer, state);
+    CHECK(checkpoints.read_last().state.step == step);
+    if (step > 1) CHECK(read_checkpoint(checkpoints.previous()).state.step == step - 1);
+  }
+  CHECK(std::distance(fs::directory_iterator(folder.path), {}) == 2);
+
+  const std::string sound = read_file(checkpoints.last());
+  write_file(checkpoints.last(), sound.substr(0, sound.size() - 5));
+  const std::string message = refusal([&] { checkpoints.read_last(); });
+  CHECK_THAT(message, contains_text(checkpoints.last()) && contains_text("truncated") &&
+                          contains_text("cp '" + checkpoints.previous() + "' '" + checkpoints.last() + "'") &&
+                          contains_text("of step 2"));
+  fs::copy_file(checkpoints.previous(), checkpoints.last(), fs::copy_options::overwrite_existing);
+  CHECK(checkpoints.read_last().state.step == 2);
+
+  write_file(checkpoints.last(), "");
+  write_file(checkpoints.previous(), "");
+  CHECK_THAT(refusal([&] { checkpoints.read_last(); }), contains_text("--overwrite"));
+  checkpoints.remove_all();
+  CHECK(fs::is_empty(folder.path));
+}
+
+TEST_CASE("checkpoint: the first non-finite parameter or buffer is named", "[checkpoint]") {
+  Subject subject(1);
+  CHECK(first_non_finite(*subject.model).empty());
+  subject.model->buffers().back()->value.data<float>()[0] = std::numeric_limits<float>::infinity();
+  CHECK(first_non_finite(*subject.model) == subject.model->buffers().back()->name);
+  Tensor weight = subject.model->parameters()[3]->var.value();
+  weight.data<float>()[weight.numel() - 1] = std::nanf("");
+  CHECK(first_non_finite(*subject.model) == subject.model->parameters()[3]->name);
+}
+
+}  // namespace luq

@@ -1,0 +1,123 @@
+// The small parts of a run's folder: metrics.jsonl, lines, numbers in words.
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "luq/core/error.h"
+#include "src/train/line_file.h"
+#include "src/train/metrics.h"
+#include "src/train/run_directory.h"
+#include "src/train/run_log.h"
+#include "src/train/text_file.h"
+#include "tests/catch.h"
+#include "tests/temporary_folder.h"
+
+namespace luq {
+
+TEST_CASE("metrics: a line is one JSON object with the documented keys", "[metrics]") {
+  const Metrics metrics{"eval", 2, 40, 0.1 + 0.2, 91.25, 0.05, 1234.5, 0.25, 1.5};
+  const auto parsed = nlohmann::ordered_json::parse(to_json(metrics));
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : parsed.items()) keys.push_back(key);
+  CHECK(keys == std::vector<std::string>{"kind", "epoch", "step", "loss", "top1", "lr", "images_per_second",
+                                         "data_seconds", "compute_seconds"});
+  CHECK(parsed["kind"] == "eval");
+  CHECK(parsed["loss"].get<double>() == 0.1 + 0.2);
+  CHECK(to_json(metrics).find('\n') == std::string::npos);
+}
+
+TEST_CASE("metrics: cut back to a step", "[metrics]") {
+  const TemporaryFolder folder;
+  const std::string file = folder / "metrics.jsonl";
+  const auto line = [](const char* kind, int64_t step) { return to_json({.kind = kind, .step = step}) + "\n"; };
+  const std::string upto = line("train", 20) + line("train", 40) + line("eval", 40) + line("train", 60);
+  const std::string all = upto + line("eval", 60) + line("train", 80) + "{\"kind\":\"train\",\"st";
+  write_file(file, all);
+  cut_back_metrics(file, 60, false);
+  CHECK(read_file(file) == upto);
+  write_file(file, all);
+  cut_back_metrics(file, 60, true);
+  CHECK(read_file(file) == upto + line("eval", 60));
+  cut_back_metrics(file, 0, true);
+  CHECK(read_file(file).empty());
+  cut_back_metrics(folder / "none", 5, true);
+  CHECK(!std::filesystem::exists(folder / "none"));
+}
+
+TEST_CASE("line_file: appends, and is held by one process when asked", "[line_file]") {
+  const TemporaryFolder folder;
+  {
+    LineFile file(folder / "log.txt", true);
+    CHECK(file.append("one"));
+    CHECK_THROWS_AS(LineFile(folder / "log.txt", true), UserError);
+  }
+  LineFile file(folder / "log.txt", true);
+  CHECK(file.append("two"));
+  CHECK(read_file(folder / "log.txt") == "one\ntwo\n");
+  file.clear();
+  CHECK(file.append("three"));
+  CHECK(read_file(folder / "log.txt") == "three\n");
+  CHECK_THROWS_AS(LineFile(folder / "no/log.txt", false), UserError);
+  LineFile full("/dev/full", false);
+  CHECK(!full.append("lost"));
+}
+
+TEST_CASE("text_file: replaced whole or not at all", "[text_file]") {
+  const TemporaryFolder folder;
+  write_text_file(folder / "a", "one");
+  write_text_file(folder / "a", "two");
+  CHECK(read_file(folder / "a") == "two");
+  CHECK(std::distance(std::filesystem::directory_iterator(folder.path), {}) == 1);
+  CHECK_THROWS_AS(write_text_file(folder / "no/a", "x"), Error);
+}
+
+TEST_CASE("run_directory: when a run may start", "[run_directory]") {
+  const TemporaryFolder folder;
+  const auto message = [&](const std::string& path, StartMode mode) -> std::string {
+    try {
+      RunDirectory(path).check(mode);
+    } catch (const UserError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  CHECK(message(folder / "new/run", StartMode::fresh).empty());
+  CHECK(message(folder / "new/run", StartMode::overwrite).empty());
+  CHECK_THAT(message(folder / "new/run", StartMode::resume), contains_text("no run to resume"));
+  CHECK(!std::filesystem::exists(folder / "new"));
+  CHECK_THAT(message("", StartMode::fresh), contains_text("expected a path"));
+
+  write_file(folder / "file", "x");
+  CHECK_THAT(message(folder / "file/run", StartMode::fresh), contains_text("is not a folder"));
+  CHECK_THAT(message(folder / "file", StartMode::overwrite), contains_text("is not a folder"));
+
+  std::filesystem::create_directory(folder / "photos");
+  CHECK(message(folder / "photos", StartMode::fresh).empty());
+  write_file(folder / "photos/cat.png", "x");
+  CHECK_THAT(message(folder / "photos", StartMode::fresh), contains_text("holds no run"));
+  CHECK_THAT(message(folder / "photos", StartMode::overwrite), contains_text("holds no run"));
+
+  const RunDirectory run(folder / "run");
+  run.create();
+  write_file(run.config(), "x");
+  write_file(run.checkpoints().last(), "x");
+  write_file(run.path() + "/notes.txt", "mine");
+  CHECK_THAT(message(run.path(), StartMode::fresh), contains_text("--resume") && contains_text("--overwrite"));
+  CHECK(message(run.path(), StartMode::resume).empty());
+  CHECK(message(run.path(), StartMode::overwrite).empty());
+  run.remove_run();
+  CHECK(!std::filesystem::exists(run.config()));
+  CHECK(!std::filesystem::exists(run.checkpoints().last()));
+  CHECK(read_file(run.path() + "/notes.txt") == "mine");
+}
+
+TEST_CASE("run_log: numbers in words", "[run_log]") {
+  CHECK(format_duration(0) == "0:00");
+  CHECK(format_duration(123.4) == "2:03");
+  CHECK(format_duration(3723) == "1:02:03");
+  CHECK(format_count(0) == "0");
+  CHECK(format_count(999) == "999");
+  CHECK(format_count(1000) == "1,000");
+  CHECK(format_count(1234567) == "1,234,567");
+}
+
+}  // namespace luq
