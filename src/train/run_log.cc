@@ -67,9 +67,13 @@ std::string format_duration(double seconds) {
 }
 
 std::string format_count(int64_t count) {
-  std::string digits = fmt::format("{}", count);
-  for (auto at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3) digits.insert(static_cast<size_t>(at), ",");
-  return digits;
+  const std::string digits = fmt::format("{}", count);
+  std::string grouped;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) grouped.push_back(',');
+    grouped.push_back(digits[i]);
+  }
+  return grouped;
 }
 
 std::string describe(const Metrics& metrics, int64_t epochs, int64_t steps) {

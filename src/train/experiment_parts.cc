@@ -1,0 +1,120 @@
+#include "src/train/experiment_parts.h"
+
+#include <omp.h>
+
+#include <cmath>
+
+#include "luq/core/error.h"
+#include "luq/ops/loss.h"
+
+namespace luq {
+namespace {
+
+Device parse_device(const std::string& name) {
+  if (name == "cpu") return {DeviceType::cpu, 0};
+  if (name == "cuda") return {DeviceType::cuda, 0};
+  fail_user("[train] device: expected cpu or cuda, got '{}'", name);
+}
+
+std::shared_ptr<const Dataset> open_split(const ExperimentConfig& config, Split split) {
+  const SyntheticConfig& synthetic = config.data.synthetic;
+  return open_dataset(config.data.name, config.data.path, split,
+                      {.train_images = synthetic.train_images,
+                       .test_images = synthetic.test_images,
+                       .image_size = synthetic.image_size,
+                       .channels = synthetic.channels,
+                       .num_classes = synthetic.num_classes,
+                       .seed = config.seed});
+}
+
+void check_training(const ExperimentConfig& config, const ExperimentParts& parts) {
+  const TrainConfig& train = config.train;
+  const DatasetInfo& info = parts.train_set->info();
+  if (train.batch_size < 1) fail_user("[train] train.batch_size: expected 1 or more, got {}", train.batch_size);
+  if (train.epochs < 1) fail_user("[train] train.epochs: expected 1 or more, got {}", train.epochs);
+  if (train.log_every < 1) fail_user("[train] train.log_every: expected 1 or more, got {}", train.log_every);
+  if (train.checkpoint_every < 0 || train.max_steps < 0) {
+    fail_user("[train] train.checkpoint_every and train.max_steps: expected 0 or more, got {} and {}",
+              train.checkpoint_every, train.max_steps);
+  }
+  if (train.batch_size > info.images) {
+    fail_user("[train] train.batch_size {} is larger than the training set: {} has {} images", train.batch_size,
+              info.name, info.images);
+  }
+  if (train.batch_size > 1) return;
+  for (const Parameter* parameter : parts.model->parameters()) {
+    if (parameter->role == ParameterRole::norm) {
+      fail_user("[train] train.batch_size 1: the batch norm of {} needs batches of 2 or more", parameter->name);
+    }
+  }
+}
+
+}  // namespace
+
+Ctx ExperimentParts::context(const ExperimentConfig& config) const {
+  Ctx ctx;
+  ctx.device = parse_device(config.device);
+  ctx.kernels = kernels;
+  ctx.quant = &plan;
+  ctx.seed = config.seed;
+  return ctx;
+}
+
+ExperimentParts make_parts(const ExperimentConfig& config, bool with_training) {
+  ExperimentParts parts;
+  parts.kernels = &kernels_for(parse_device(config.device));
+  if (config.precision != "float32") {
+    fail_user("[train] precision: expected float32, got '{}'", config.precision);
+  }
+  if (config.eval.batch_size < 1)
+    fail_user("[train] eval.batch_size: expected 1 or more, got {}", config.eval.batch_size);
+  if (with_training) parts.train_set = open_split(config, Split::train);
+  parts.test_set = open_split(config, Split::test);
+  const DatasetInfo& info = parts.test_set->info();
+  parts.model = make_model(config.model.name,
+                           {.in_channels = info.channels, .num_classes = info.num_classes, .image_size = info.height},
+                           config.seed);
+  parts.plan = QuantPlan(config.quantization, parts.model->matmul_layers());
+  if (with_training) check_training(config, parts);
+  parts.threads = config.threads > 0 ? static_cast<int>(config.threads) : omp_get_num_procs();
+  omp_set_num_threads(parts.threads);
+  return parts;
+}
+
+AugmentOptions augment_options(const ExperimentConfig& config) {
+  const AugmentConfig& augment = config.data.augment;
+  return {.pad_crop = augment.pad_crop,
+          .horizontal_flip = augment.horizontal_flip,
+          .mean = augment.mean,
+          .std = augment.std};
+}
+
+EvalResult evaluate(const ExperimentConfig& config, ExperimentParts& parts,
+                    const std::function<bool()>& between_batches, double* wait_seconds) {
+  Loader loader(parts.test_set, augment_options(config),
+                {.batch_size = config.eval.batch_size,
+                 .max_images = config.eval.max_images,
+                 .workers = config.data.workers,
+                 .prefetch = config.data.prefetch,
+                 .seed = config.seed});
+  loader.start(0);
+  Ctx ctx = parts.context(config);
+  EvalResult result;
+  double loss_sum = 0;
+  int64_t correct = 0;
+  for (Batch batch; between_batches() && loader.next(batch);) {
+    const Var logits = parts.model->forward(ctx, Var(batch.images));
+    const LossResult loss = softmax_cross_entropy(ctx, logits, batch.labels);
+    loss_sum += static_cast<double>(loss.loss.value().data<float>()[0]) * static_cast<double>(batch.size());
+    correct += loss.correct;
+    result.images += batch.size();
+  }
+  if (wait_seconds != nullptr) *wait_seconds = loader.take_wait_seconds();
+  if (result.images > 0) {
+    result.loss = loss_sum / static_cast<double>(result.images);
+    result.top1 = 100.0 * static_cast<double>(correct) / static_cast<double>(result.images);
+  }
+  return result;
+}
+
+}  // namespace luq

@@ -1,0 +1,37 @@
+// What an experiment is made of, put together from its configuration and checked; shared by training and evaluation.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "luq/autograd/ctx.h"
+#include "luq/config/experiment.h"
+#include "luq/data/loader.h"
+#include "luq/models/registry.h"
+#include "luq/train/trainer.h"
+
+namespace luq {
+
+struct ExperimentParts {
+  const Kernels* kernels = nullptr;
+  std::shared_ptr<const Dataset> train_set;  // null when only evaluation was asked for
+  std::shared_ptr<const Dataset> test_set;
+  std::unique_ptr<Module> model;
+  QuantPlan plan;
+  int threads = 1;
+
+  Ctx context(const ExperimentConfig& config) const;
+};
+
+// Opens the data, builds the model and its quantisation plan, sets the number of threads. Throws UserError for what the
+// configuration gets wrong.
+ExperimentParts make_parts(const ExperimentConfig& config, bool with_training);
+
+// Over the test images, an incomplete last batch included, with running statistics and running activation scales.
+// between_batches: called before each batch; returning false gives up, and the result holds what was seen so far.
+EvalResult evaluate(const ExperimentConfig& config, ExperimentParts& parts,
+                    const std::function<bool()>& between_batches, double* wait_seconds = nullptr);
+
+AugmentOptions augment_options(const ExperimentConfig& config);
+
+}  // namespace luq

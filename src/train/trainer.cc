@@ -1,0 +1,413 @@
+// The training loop.
+//
+// A run is a position (step, epoch, batch in epoch) that moves forward one update at a time, with an evaluation at the
+// end of each epoch and of the run. Everything else, from the learning rate to the random bits, is a function of the
+// position and the configuration, so a run that goes on from a checkpoint does what it would have done.
+//
+// A position whose batches are all done but whose epoch has not been advanced still owes its evaluation; after the
+// evaluation the epoch advances and batch becomes 0. So a checkpoint always says by itself what comes next.
+#include "luq/train/trainer.h"
+
+#include <chrono>
+#include <cmath>
+#include <optional>
+
+#include "luq/config/load.h"
+#include "luq/core/allocator.h"
+#include "luq/core/error.h"
+#include "luq/ops/loss.h"
+#include "luq/train/checkpoint.h"
+#include "luq/train/lr_scheduler.h"
+#include "luq/train/optimizer.h"
+#include "src/train/experiment_parts.h"
+#include "src/train/line_file.h"
+#include "src/train/metrics.h"
+#include "src/train/run_directory.h"
+#include "src/train/run_log.h"
+#include "src/train/signals.h"
+#include "src/train/text_file.h"
+
+namespace luq {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// What may change between the parts of one run: nothing that decides its numbers, but for the end.
+const std::vector<std::string> changeable_keys = {"threads",   "train.epochs",    "train.max_steps",
+                                                  "data.path", "train.log_every", "run.directory"};
+
+// Sums over the steps since the last train line.
+struct Window {
+  double loss_sum = 0, data_seconds = 0, seconds = 0;
+  int64_t correct = 0, images = 0;
+};
+
+class Trainer {
+ public:
+  Trainer(const ExperimentConfig& config, StartMode mode) : config_(config), directory_(config.run.directory) {
+    directory_.check(mode);
+    std::optional<Checkpoint> checkpoint;
+    if (mode == StartMode::resume) checkpoint = read_resumable();
+    parts_ = make_parts(config_, true);
+    loader_.emplace(parts_.train_set, augment_options(config_),
+                    LoaderOptions{.batch_size = config_.train.batch_size,
+                                  .shuffle = true,
+                                  .augment = true,
+                                  .drop_last = true,
+                                  .workers = config_.data.workers,
+                                  .prefetch = config_.data.prefetch,
+                                  .seed = config_.seed});
+    horizon_ = {config_.train.epochs, loader_->batches_per_epoch()};
+    check_lr_schedule(config_.lr_scheduler, horizon_);
+    optimizer_.emplace(config_.optimizer, parts_.model->parameters(), *parts_.kernels);
+    last_step_ = horizon_.steps();
+    if (config_.train.max_steps > 0) last_step_ = std::min(last_step_, config_.train.max_steps);
+    state_.seed = config_.seed;
+    if (checkpoint) {
+      restore(*checkpoint, *parts_.model, &*optimizer_);
+      state_ = checkpoint->state;
+      already_finished_ = state_.finished && state_.step >= last_step_;
+      resumed_ = true;
+    }
+    state_.config = to_yaml(config_);
+  }
+
+  TrainResult run();
+
+ private:
+  enum class Outcome { done, interrupted };
+
+  Checkpoint read_resumable() const;
+  void open_files();
+  void say_start();
+  Outcome train_and_evaluate();
+  Outcome train_batches();
+  Outcome evaluate_here();
+  void train_step(const Batch& batch);
+  void write_train_line();
+  bool save_last(bool must_succeed);
+  TrainResult stop();
+  void check_state();
+  void append_metrics(const Metrics& metrics);
+  int64_t epoch_number() const { return std::min(state_.epoch + 1, config_.train.epochs); }
+  double current_lr(int64_t step) const {
+    return learning_rate(config_.lr_scheduler, config_.optimizer.lr, horizon_, std::max<int64_t>(step, 0));
+  }
+
+  ExperimentConfig config_;
+  RunDirectory directory_;
+  ExperimentParts parts_;
+  std::optional<Loader> loader_;
+  std::optional<Sgd> optimizer_;
+  LrHorizon horizon_;
+  int64_t last_step_ = 0;  // the run ends after this many updates
+  TrainState state_;
+  bool already_finished_ = false, resumed_ = false;
+  std::optional<TrainState> saved_;  // what last.safetensors holds
+
+  std::optional<LineFile> log_file_, metrics_file_;
+  std::optional<RunLog> log_;
+  std::optional<StopSignals> signals_;
+  Window window_;
+  double train_seconds_ = 0;  // in steps of this process
+  int64_t steps_here_ = 0;
+  EvalResult last_eval_;
+  Clock::time_point started_ = Clock::now();
+};
+
+Checkpoint Trainer::read_resumable() const {
+  Checkpoint checkpoint = directory_.checkpoints().read_last();
+  const ExperimentConfig before = parse_experiment(checkpoint.state.config, checkpoint.file, {});
+  const std::vector<std::string> differing = differing_keys(before, config_, changeable_keys);
+  if (!differing.empty()) {
+    std::string list;
+    for (const std::string& key : differing) list += "\n  " + key;
+    fail_user("[train] {}: a resumed run may not change{}\n(only {} may change; --overwrite starts the run anew)",
+              directory_.path(), list, fmt::format("{}", fmt::join(changeable_keys, ", ")));
+  }
+  return checkpoint;
+}
+
+void Trainer::open_files() {
+  directory_.create();
+  log_file_.emplace(directory_.log(), true);
+  if (!resumed_) {
+    directory_.remove_run();
+    log_file_->clear();
+  } else {
+    // An evaluation at this step stays only when the checkpoint was made after it.
+    cut_back_metrics(directory_.metrics(), state_.step, state_.finished || state_.batch == 0);
+    saved_ = state_;
+  }
+  metrics_file_.emplace(directory_.metrics(), false);
+  write_text_file(directory_.config(), state_.config);
+}
+
+void Trainer::say_start() {
+  const DatasetInfo& info = parts_.train_set->info();
+  int64_t parameters = 0, quantized = 0;
+  for (const Parameter* parameter : parts_.model->parameters()) parameters += parameter->var.value().numel();
+  const std::vector<MatmulLayer> layers = parts_.model->matmul_layers();
+  for (const MatmulLayer& layer : layers) quantized += parts_.plan[layer.name].quantized() ? 1 : 0;
+  const auto spec = [](const QuantSpec& operand) {
+    if (!is_4bit(operand.format)) return std::string("float32");
+    return fmt::format("{} {} {}", to_string(operand.format), to_string(operand.scale_method),
+                       to_string(operand.rounding));
+  };
+  const LayerQuant& quant = config_.quantization.spec;
+  std::string kernels;
+  for (const auto& [entry, implementation] : describe(*parts_.kernels)) {
+    if (entry == "qconv_forward" || entry == "encode_fp4" || entry == "conv_forward") {
+      kernels += fmt::format("{}{} {}", kernels.empty() ? "" : ", ", entry, implementation);
+    }
+  }
+  log_->info(fmt::format("run      {}", directory_.path()));
+  log_->info(fmt::format("model    {}, {} parameters, {} of {} convolutions and linear layers in 4 bits",
+                         config_.model.name, format_count(parameters), quantized, layers.size()));
+  log_->info(fmt::format("data     {}, {} training and {} test images of {}x{}x{}, {} classes", info.name,
+                         format_count(info.images), format_count(parts_.test_set->info().images), info.height,
+                         info.width, info.channels, info.num_classes));
+  if (quantized > 0) {
+    log_->info(fmt::format("formats  weights {}, activations {}, gradients {}", spec(quant.weights),
+                           spec(quant.activations), spec(quant.gradients)));
+  } else {
+    log_->info("formats  float32");
+  }
+  log_->info(fmt::format("kernels  {}; {} thread{}", kernels, parts_.threads, parts_.threads == 1 ? "" : "s"));
+  log_->info(fmt::format("plan     {} epochs of {} steps of {} images{}", horizon_.epochs, horizon_.steps_per_epoch,
+                         config_.train.batch_size,
+                         last_step_ < horizon_.steps() ? fmt::format(", ending at step {}", last_step_) : ""));
+  if (resumed_) log_->info(fmt::format("resumed at step {}, epoch {}", state_.step, epoch_number()));
+}
+
+void Trainer::append_metrics(const Metrics& metrics) {
+  if (!metrics_file_->append(to_json(metrics))) {
+    log_->info(fmt::format("warning: {} cannot be written; a line is lost", directory_.metrics()));
+  }
+}
+
+void Trainer::write_train_line() {
+  if (window_.images == 0) return;
+  const auto images = static_cast<double>(window_.images);
+  const Metrics metrics{.kind = "train",
+                        .epoch = epoch_number(),
+                        .step = state_.step,
+                        .loss = window_.loss_sum / images,
+                        .top1 = 100.0 * static_cast<double>(window_.correct) / images,
+                        .lr = current_lr(state_.step - 1),
+                        .images_per_second = images / window_.seconds,
+                        .data_seconds = window_.data_seconds,
+                        .compute_seconds = window_.seconds - window_.data_seconds};
+  append_metrics(metrics);
+  log_->detail(describe(metrics, horizon_.epochs, last_step_));
+  window_ = {};
+}
+
+// A broken state must not replace a sound checkpoint.
+void Trainer::check_state() {
+  const std::string name = first_non_finite(*parts_.model);
+  if (!name.empty()) {
+    fail("[train] step {}: {} holds NaN or infinity; the run stops (a lower optimizer.lr may help)", state_.step, name);
+  }
+}
+
+void Trainer::train_step(const Batch& batch) {
+  Tape tape;
+  Ctx ctx = parts_.context(config_);
+  ctx.tape = &tape;
+  ctx.step = static_cast<uint64_t>(state_.step);
+  ctx.training = true;
+  try {
+    const Var logits = parts_.model->forward(ctx, Var(batch.images));
+    LossResult result =
+        softmax_cross_entropy(ctx, logits, batch.labels, static_cast<float>(config_.train.label_smoothing));
+    const float loss = result.loss.value().data<float>()[0];
+    if (!std::isfinite(loss)) {
+      const std::string name = first_non_finite(*parts_.model);
+      fail("the loss is {}; {}; the run stops (a lower optimizer.lr may help)", loss,
+           name.empty() ? "every parameter is finite, so the activations overflowed"
+                        : "the first parameter that holds NaN or infinity is " + name);
+    }
+    tape.backward(result.loss);
+    optimizer_->step(current_lr(state_.step));
+    window_.loss_sum += static_cast<double>(loss) * static_cast<double>(batch.size());
+    window_.correct += result.correct;
+    window_.images += batch.size();
+  } catch (const UserError&) {
+    throw;
+  } catch (const Error& error) {
+    fail("[train] step {}: {}", state_.step + 1, error.what());
+  }
+}
+
+Trainer::Outcome Trainer::train_batches() {
+  if (state_.batch >= horizon_.steps_per_epoch || state_.step >= last_step_) return Outcome::done;
+  loader_->start(state_.epoch, state_.batch);
+  loader_->take_wait_seconds();
+  while (state_.batch < horizon_.steps_per_epoch && state_.step < last_step_) {
+    if (signals_->received() != 0) return Outcome::interrupted;
+    const Clock::time_point start = Clock::now();
+    Batch batch;
+    if (!loader_->next(batch)) fail("[train] the loader ended epoch {} at batch {}", state_.epoch, state_.batch);
+    train_step(batch);
+    ++state_.step;
+    ++state_.batch;
+    const double seconds = seconds_since(start);
+    window_.seconds += seconds;
+    window_.data_seconds += loader_->take_wait_seconds();
+    train_seconds_ += seconds;
+    ++steps_here_;
+    if (state_.step % config_.train.log_every == 0 || state_.step == last_step_) write_train_line();
+    if (window_.images > 0) {
+      const auto images = static_cast<double>(window_.images);
+      const double remaining =
+          static_cast<double>(last_step_ - state_.step) * train_seconds_ / static_cast<double>(steps_here_);
+      log_->progress(
+          static_cast<double>(state_.step) / static_cast<double>(last_step_),
+          fmt::format("epoch {}/{}  loss {:.4f}  top-1 {:.2f} %  {:.0f} images/s  ETA {}", epoch_number(),
+                      horizon_.epochs, window_.loss_sum / images, 100.0 * static_cast<double>(window_.correct) / images,
+                      images / window_.seconds, format_duration(remaining)));
+    }
+    const int64_t every = config_.train.checkpoint_every;
+    const bool evaluation_follows = state_.batch == horizon_.steps_per_epoch || state_.step >= last_step_;
+    if (every > 0 && state_.step % every == 0 && !evaluation_follows) save_last(false);
+  }
+  return Outcome::done;
+}
+
+Trainer::Outcome Trainer::evaluate_here() {
+  check_state();
+  const Clock::time_point start = Clock::now();
+  double wait_seconds = 0;
+  int64_t batches = 0;
+  const auto go_on = [&] {
+    log_->progress(static_cast<double>(state_.step) / static_cast<double>(last_step_),
+                   fmt::format("epoch {}/{}  evaluating, batch {}", epoch_number(), horizon_.epochs, ++batches));
+    return signals_->received() == 0;
+  };
+  const EvalResult result = evaluate(config_, parts_, go_on, &wait_seconds);
+  if (signals_->received() != 0) return Outcome::interrupted;
+  if (!std::isfinite(result.loss))
+    fail("[train] step {}: the loss over the test images is {}", state_.step, result.loss);
+  const double seconds = seconds_since(start);
+  const Metrics metrics{.kind = "eval",
+                        .epoch = epoch_number(),
+                        .step = state_.step,
+                        .loss = result.loss,
+                        .top1 = result.top1,
+                        .lr = current_lr(state_.step - 1),
+                        .images_per_second = static_cast<double>(result.images) / seconds,
+                        .data_seconds = wait_seconds,
+                        .compute_seconds = seconds - wait_seconds};
+  append_metrics(metrics);
+  log_->info(fmt::format("epoch {}/{}  step {}/{}  test loss {:.4f}  test top-1 {:.2f} %  ({} images)", metrics.epoch,
+                         horizon_.epochs, state_.step, last_step_, result.loss, result.top1,
+                         format_count(result.images)));
+  last_eval_ = result;
+  return Outcome::done;
+}
+
+// False when the checkpoint could not be saved and need not be.
+bool Trainer::save_last(bool must_succeed) {
+  const auto same = [&](const TrainState& saved) {
+    return saved.step == state_.step && saved.epoch == state_.epoch && saved.finished == state_.finished &&
+           saved.config == state_.config;
+  };
+  if (saved_ && same(*saved_)) return true;
+  check_state();
+  try {
+    directory_.checkpoints().save_last(*parts_.model, *optimizer_, state_);
+    saved_ = state_;
+    return true;
+  } catch (const Error& error) {
+    const std::string kept =
+        saved_ ? fmt::format("the checkpoint of step {} stays", saved_->step) : "there is no checkpoint yet";
+    if (must_succeed) fail("[train] step {}: {}; {}", state_.step, error.what(), kept);
+    log_->info(fmt::format("warning: step {}: {}; {}, and the run goes on", state_.step, error.what(), kept));
+    return false;
+  }
+}
+
+Trainer::Outcome Trainer::train_and_evaluate() {
+  state_.finished = false;
+  while (true) {
+    if (train_batches() == Outcome::interrupted) return Outcome::interrupted;
+    if (evaluate_here() == Outcome::interrupted) return Outcome::interrupted;
+    if (state_.batch >= horizon_.steps_per_epoch) {
+      ++state_.epoch;
+      state_.batch = 0;
+    }
+    state_.finished = state_.step >= last_step_;
+    if (last_eval_.top1 > state_.best_top1) {
+      TrainState best = state_;
+      best.best_top1 = last_eval_.top1;
+      try {
+        save_checkpoint(directory_.checkpoints().best(), *parts_.model, *optimizer_, best);
+        state_.best_top1 = best.best_top1;
+      } catch (const Error& error) {
+        log_->info(fmt::format("warning: step {}: {}; the run goes on", state_.step, error.what()));
+      }
+    }
+    const int64_t every = config_.train.checkpoint_every;
+    if (state_.finished || every == 0 || state_.step % every == 0) save_last(state_.finished);
+    if (state_.finished) return Outcome::done;
+  }
+}
+
+TrainResult Trainer::stop() {
+  const int signal = signals_->received();
+  save_last(true);
+  log_->info(fmt::format("stopped by {} after step {}; saved {}; --resume continues",
+                         signal == SIGINT ? "SIGINT" : "SIGTERM", state_.step, directory_.checkpoints().last()));
+  return {.interrupted = true,
+          .step = state_.step,
+          .last_eval = last_eval_,
+          .best_top1 = std::max(state_.best_top1, 0.0),
+          .seconds = seconds_since(started_)};
+}
+
+TrainResult Trainer::run() {
+  if (already_finished_) {
+    RunLog(nullptr).info(
+        fmt::format("{}: the run is finished (step {}, best test top-1 {:.2f} %); a larger "
+                    "train.epochs or train.max_steps continues it",
+                    directory_.path(), state_.step, state_.best_top1));
+    TrainResult result;
+    result.already_finished = true;
+    result.step = state_.step;
+    result.best_top1 = std::max(state_.best_top1, 0.0);
+    return result;
+  }
+  signals_.emplace();
+  open_files();
+  log_.emplace(&*log_file_);
+  try {
+    say_start();
+    if (train_and_evaluate() == Outcome::interrupted) return stop();
+  } catch (const Error& error) {
+    log_file_->append(error.what());
+    throw;
+  }
+  const double seconds = seconds_since(started_);
+  log_->info(fmt::format(
+      "finished after step {} in {}: test top-1 {:.2f} %, best {:.2f} %; peak memory of tensors {} MiB", state_.step,
+      format_duration(seconds), last_eval_.top1, std::max(state_.best_top1, 0.0), memory_stats().peak_bytes >> 20));
+  return {
+      .step = state_.step, .last_eval = last_eval_, .best_top1 = std::max(state_.best_top1, 0.0), .seconds = seconds};
+}
+
+}  // namespace
+
+TrainResult train(const ExperimentConfig& config, StartMode mode) { return Trainer(config, mode).run(); }
+
+EvalResult evaluate_checkpoint(const std::string& file, const std::optional<ExperimentConfig>& config) {
+  const Checkpoint checkpoint = read_checkpoint(file);
+  const ExperimentConfig used = config ? *config : parse_experiment(checkpoint.state.config, file, {});
+  ExperimentParts parts = make_parts(used, false);
+  restore(checkpoint, *parts.model, nullptr);
+  return evaluate(used, parts, [] { return true; });
+}
+
+}  // namespace luq
