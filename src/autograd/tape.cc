@@ -1,5 +1,7 @@
 #include "luq/autograd/tape.h"
 
+#include <algorithm>
+
 #include "kernels/kernels.h"
 #include "luq/autograd/ctx.h"
 #include "luq/core/error.h"
@@ -32,6 +34,9 @@ void Tape::record(const Var& output, std::function<void(Tensor dy)> backward) {
 void Tape::backward(const Var& loss, float seed) {
   if (!loss.needs_grad()) fail("[backward] expected a loss that depends on a parameter");
   if (loss.value().numel() != 1) fail("[backward] expected a loss of one element, got {}", to_string(loss.shape()));
+  const bool recorded = std::any_of(closures_.begin(), closures_.end(),
+                                    [&loss](const Entry& entry) { return entry.output == loss.slot(); });
+  if (!recorded) fail("[backward] expected a loss that was recorded on this tape since its last backward()");
   loss.slot()->grad = Tensor::full(loss.shape(), seed);
   while (!closures_.empty()) {
     Entry entry = std::move(closures_.back());

@@ -23,7 +23,7 @@ BasicBlock::BasicBlock(int64_t in_channels, int64_t out_channels, int64_t stride
 Var BasicBlock::forward(Ctx& ctx, const Var& x) {
   Var y = relu(ctx, bn1_.forward(ctx, conv1_.forward(ctx, x)));
   y = bn2_.forward(ctx, conv2_.forward(ctx, y));
-  return relu(ctx, add(ctx, y, downsample_ != nullptr ? downsample_->forward(ctx, x) : x));
+  return relu(ctx, add(ctx, std::move(y), downsample_ != nullptr ? downsample_->forward(ctx, x) : x));
 }
 
 ResNet::ResNet(const ResNetOptions& options)

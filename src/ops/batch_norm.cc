@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "kernels/kernels.h"
-#include "luq/core/error.h"
 #include "luq/ops/plan.h"
+#include "src/ops/check.h"
 
 namespace luq {
 namespace {
@@ -28,6 +28,7 @@ void update_running(Tensor& running, const Tensor& batch, float momentum, float 
 
 Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor& running_mean,
                Tensor& running_variance, const BatchNormOptions& options, const std::string& layer) {
+  check_float32("batch_norm", layer, "x", x.value());
   if (x.shape().rank() < 2) {
     fail("[batch_norm] {}: expected x of shape (N,...,C), got {}", layer, to_string(x.shape()));
   }
@@ -71,7 +72,8 @@ Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor
                             .gamma = gamma.value().data<float>(),
                             .beta = beta.value().data<float>(),
                             .y = y.value().data<float>()});
-  record_plan(ctx, "batch_norm", layer, x, y, 2 * channels);
+  record_plan(ctx, "batch_norm", layer, y.shape(), y.shape(), kernels.batch_norm_apply.implementation,
+              needs_grad ? kernels.batch_norm_backward.implementation : "-", 2 * channels);
   if (!needs_grad) return y;
 
   ctx.tape->record(

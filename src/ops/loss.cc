@@ -1,18 +1,25 @@
 #include "luq/ops/loss.h"
 
 #include "kernels/kernels.h"
-#include "luq/core/error.h"
 #include "luq/ops/plan.h"
+#include "src/ops/check.h"
 
 namespace luq {
 
 LossResult softmax_cross_entropy(Ctx& ctx, const Var& logits, const Tensor& labels, float label_smoothing) {
+  check_float32("softmax_cross_entropy", "", "logits", logits.value());
   const Shape& s = logits.shape();
   if (s.rank() != 2 || s[0] < 1) {
     fail("[softmax_cross_entropy] expected logits of shape (N,classes) with N >= 1, got {}", to_string(s));
   }
   if (labels.shape() != Shape{s[0]}) {
     fail("[softmax_cross_entropy] expected labels of shape ({}), got {}", s[0], to_string(labels.shape()));
+  }
+  if (labels.dtype() != DType::int32) {
+    fail("[softmax_cross_entropy] expected labels of dtype int32, got {}", to_string(labels.dtype()));
+  }
+  if (!(label_smoothing >= 0.0f && label_smoothing < 1.0f)) {
+    fail("[softmax_cross_entropy] expected label_smoothing in [0, 1), got {}", label_smoothing);
   }
   for (int64_t row = 0; row < s[0]; ++row) {
     const int32_t label = labels.data<int32_t>()[row];
@@ -38,7 +45,8 @@ LossResult softmax_cross_entropy(Ctx& ctx, const Var& logits, const Tensor& labe
   double sum = 0;
   for (int64_t row = 0; row < s[0]; ++row) sum += losses.data<float>()[row];
   result.loss = Var(Tensor::full({1}, static_cast<float>(sum / static_cast<double>(s[0]))), needs_grad);
-  record_plan(ctx, "softmax_cross_entropy", "", logits, result.loss);
+  record_plan(ctx, "softmax_cross_entropy", "", s, result.loss.shape(), kernels.cross_entropy.implementation,
+              needs_grad ? kernels.cross_entropy.implementation : "-");
   if (!needs_grad) return result;
 
   ctx.tape->record(result.loss, [&kernels, gradient, slot = logits.slot()](Tensor dy) mutable {

@@ -1,7 +1,7 @@
 #include "luq/ops/matmul.h"
 
 #include "kernels/kernels.h"
-#include "luq/core/error.h"
+#include "src/ops/check.h"
 
 namespace luq {
 namespace {
@@ -132,13 +132,27 @@ void describe(Ctx& ctx, const char* op, const std::string& layer, const Var& x, 
            kernel(dy_format, x_format, k.qconv_backward_weight.implementation, k.conv_backward_weight.implementation)});
 }
 
+// The formats that the integer kernels are required to multiply.
+void check_formats(const char* op, const std::string& layer, const LayerQuant& quant) {
+  const auto check = [&](const char* what, Format format, bool allowed, const char* choice) {
+    if (!allowed) fail_user("[{}] {}: expected {} in {}, got {}", op, layer, what, choice, to_string(format));
+  };
+  const Format w = quant.weights.format, x = quant.activations.format, dy = quant.gradients.format;
+  check("weights", w, w == Format::float32 || w == Format::int4, "float32 or int4");
+  check("activations", x, x == Format::float32 || x == Format::int4, "float32 or int4");
+  check("gradients", dy, dy != Format::uint4, "float32, int4 or fp4");
+}
+
 Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var* bias, const ConvShape& shape,
            const Shape& output, const std::string& layer, Tensor& activation_scale) {
   const Kernels& kernels = *ctx.kernels;
   static const LayerQuant float32;
   const LayerQuant& quant = ctx.quant != nullptr ? (*ctx.quant)[layer] : float32;
-  const Operand x_operand = quantize_activations(ctx, x, quant.activations, layer, activation_scale);
-  const Operand w_operand = quantize_weights(ctx, weight, quant.weights, layer);
+  check_formats(op, layer, quant);
+  check_float32(op, layer, "x", x.value());
+  check_float32(op, layer, "w", weight.value());
+  Operand x_operand = quantize_activations(ctx, x, quant.activations, layer, activation_scale);
+  Operand w_operand = quantize_weights(ctx, weight, quant.weights, layer);
 
   const bool needs_grad = ctx.tape != nullptr && (x.needs_grad() || weight.needs_grad());
   Var y(Tensor::empty(output), needs_grad);
@@ -148,35 +162,38 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
            quant.gradients.format);
   if (!needs_grad) return y;
 
-  ctx.tape->record(
-      y, [&kernels, shape, layer, x_operand, w_operand, spec = quant.gradients, key = ctx.rng(layer, "gradient"),
-          x_shape = x.shape(), w_shape = weight.shape(), x_slot = x.slot(), w_slot = weight.slot(),
-          bias_slot = bias != nullptr ? bias->slot() : nullptr](Tensor dy) {
-        if (bias_slot != nullptr) {
-          const int64_t channels = dy.size(-1);
-          Tensor db = Tensor::empty({channels});
-          kernels.column_sum(
-              {.x = dy.data<float>(), .rows = dy.numel() / channels, .cols = channels, .sum = db.data<float>()});
-          add_gradient(kernels, *bias_slot, std::move(db));
-        }
-        Operand dy_operand;
-        if (is_4bit(spec.format)) {
-          dy_operand.codes = quantize(kernels, dy, spec, false, key, fmt::format("gradient of layer {}", layer));
-          dy = Tensor();
-        } else {
-          dy_operand.values = std::move(dy);
-        }
-        if (w_slot != nullptr) {
-          Tensor dw = Tensor::empty(w_shape);
-          run_backward_weight(kernels, shape, dy_operand, x_operand, dw.data<float>());
-          add_gradient(kernels, *w_slot, std::move(dw));
-        }
-        if (x_slot != nullptr) {
-          Tensor dx = Tensor::empty(x_shape);
-          run_backward_data(kernels, shape, dy_operand, w_operand, dx.data<float>());
-          add_gradient(kernels, *x_slot, std::move(dx));
-        }
-      });
+  if (!weight.needs_grad()) x_operand = {};  // read by the update alone
+  if (!x.needs_grad()) w_operand = {};
+  ctx.tape->record(y, [&kernels, shape, layer, x_operand = std::move(x_operand), w_operand = std::move(w_operand),
+                       spec = quant.gradients, key = ctx.rng(layer, "gradient"), x_shape = x.shape(),
+                       w_shape = weight.shape(), x_slot = x.slot(), w_slot = weight.slot(),
+                       bias_slot = bias != nullptr ? bias->slot() : nullptr](Tensor dy) mutable {
+    if (bias_slot != nullptr) {
+      const int64_t channels = dy.size(-1);
+      Tensor db = Tensor::empty({channels});
+      kernels.column_sum(
+          {.x = dy.data<float>(), .rows = dy.numel() / channels, .cols = channels, .sum = db.data<float>()});
+      add_gradient(kernels, *bias_slot, std::move(db));
+    }
+    Operand dy_operand;
+    if (is_4bit(spec.format)) {
+      dy_operand.codes = quantize(kernels, dy, spec, false, key, fmt::format("gradient of layer {}", layer));
+      dy = Tensor();
+    } else {
+      dy_operand.values = std::move(dy);
+    }
+    if (w_slot != nullptr) {
+      Tensor dw = Tensor::empty(w_shape);
+      run_backward_weight(kernels, shape, dy_operand, x_operand, dw.data<float>());
+      x_operand = {};
+      add_gradient(kernels, *w_slot, std::move(dw));
+    }
+    if (x_slot != nullptr) {
+      Tensor dx = Tensor::empty(x_shape);
+      run_backward_data(kernels, shape, dy_operand, w_operand, dx.data<float>());
+      add_gradient(kernels, *x_slot, std::move(dx));
+    }
+  });
   return y;
 }
 

@@ -1,9 +1,9 @@
 #include "luq/ops/pool.h"
 
 #include "kernels/kernels.h"
-#include "luq/core/error.h"
 #include "luq/ops/plan.h"
 #include "luq/ops/pointwise.h"
+#include "src/ops/check.h"
 
 namespace luq {
 namespace {
@@ -11,6 +11,7 @@ namespace {
 using kernels::PoolShape;
 
 PoolShape pool_shape(const char* op, const Var& x, const Pool2dOptions& o) {
+  check_float32(op, "", "x", x.value());
   if (x.shape().rank() != 4) fail("[{}] expected x of shape (N,H,W,C), got {}", op, to_string(x.shape()));
   if (o.kernel < 1 || o.stride < 1 || o.padding < 0 || o.padding > o.kernel / 2) {
     fail("[{}] expected kernel, stride >= 1 and padding in 0..kernel/2, got {}, {} and {}", op, o.kernel, o.stride,
@@ -49,7 +50,8 @@ Var max_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
                     .x = x.value().data<float>(),
                     .y = y.value().data<float>(),
                     .index = needs_grad ? index.data<int32_t>() : nullptr});
-  record_plan(ctx, "max_pool2d", "", x, y);
+  record_plan(ctx, "max_pool2d", "", x.shape(), y.shape(), kernels.max_pool.implementation,
+              needs_grad ? kernels.max_pool_backward.implementation : "-");
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, shape, index, x_shape = x.shape(), x_slot = x.slot()](Tensor dy) {
@@ -73,7 +75,8 @@ Var avg_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
                     .x = x.value().data<float>(),
                     .y = y.value().data<float>(),
                     .count_include_pad = options.count_include_pad});
-  record_plan(ctx, "avg_pool2d", "", x, y);
+  record_plan(ctx, "avg_pool2d", "", x.shape(), y.shape(), kernels.avg_pool.implementation,
+              needs_grad ? kernels.avg_pool_backward.implementation : "-");
   if (!needs_grad) return y;
 
   ctx.tape->record(
@@ -91,7 +94,8 @@ Var avg_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
 Var global_avg_pool(Ctx& ctx, const Var& x) { return flatten(ctx, adaptive_avg_pool2d(ctx, x, 1)); }
 
 Var adaptive_avg_pool2d(Ctx& ctx, const Var& x, int64_t size) {
-  const Shape& s = x.shape();
+  check_float32("adaptive_avg_pool2d", "", "x", x.value());
+  const Shape s = x.shape();
   if (s.rank() != 4 || s[1] < 1 || s[2] < 1 || size < 1) {
     fail("[adaptive_avg_pool2d] expected x of shape (N,H,W,C) and a size >= 1, got {} and {}", to_string(s), size);
   }
@@ -107,7 +111,8 @@ Var adaptive_avg_pool2d(Ctx& ctx, const Var& x, int64_t size) {
                              .ow = size,
                              .x = x.value().data<float>(),
                              .y = y.value().data<float>()});
-  record_plan(ctx, "adaptive_avg_pool2d", "", x, y);
+  record_plan(ctx, "adaptive_avg_pool2d", "", x.shape(), y.shape(), kernels.adaptive_avg_pool.implementation,
+              needs_grad ? kernels.adaptive_avg_pool_backward.implementation : "-");
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, s, size, x_slot = x.slot()](Tensor dy) {

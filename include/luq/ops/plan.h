@@ -7,21 +7,22 @@
 
 namespace luq {
 
-// Appends a float32 op that multiplies no matrices to ctx.plan when it is set. layer: may be empty.
-inline void record_plan(Ctx& ctx, const char* op, const std::string& layer, const Var& x, const Var& y,
-                        int64_t parameters = 0) {
+// Appends a float32 op that multiplies no matrices to ctx.plan when it is set. layer: may be empty. The kernels' names
+// are Kernel::implementation, "-" where the op runs none.
+inline void record_plan(Ctx& ctx, const char* op, const std::string& layer, const Shape& input, const Shape& output,
+                        const char* forward_kernel, const char* backward_kernel, int64_t parameters = 0) {
   if (ctx.plan == nullptr) return;
   ctx.plan->push_back({.name = layer,
                        .op = op,
-                       .input = x.shape(),
-                       .output = y.shape(),
+                       .input = input,
+                       .output = output,
                        .parameters = parameters,
                        .macs = 0,
                        .forward = "float32",
                        .backward = "float32",
                        .update = "-",
-                       .forward_kernel = "-",
-                       .backward_kernel = "-",
+                       .forward_kernel = forward_kernel,
+                       .backward_kernel = backward_kernel,
                        .update_kernel = "-"});
 }
 

@@ -1,4 +1,5 @@
-// Ops on single elements, and reshaping.
+// Ops on single elements, and reshaping. An argument taken by value is overwritten when the caller moves it in and
+// nothing else holds its buffer.
 #pragma once
 
 #include <string>
@@ -8,14 +9,14 @@
 namespace luq {
 
 // max(x, 0); the result is known to be non-negative. Keeps one bit an element for backward.
-Var relu(Ctx& ctx, const Var& x);
+Var relu(Ctx& ctx, Var x);
 
 // a + b of equal shapes. Throws Error `[add] ...` otherwise.
-Var add(Ctx& ctx, const Var& a, const Var& b);
+Var add(Ctx& ctx, Var a, Var b);
 
 // Zeroes elements with `probability` in [0, 1) and scales the others by 1 / (1 - probability) in training; the identity
 // in evaluation. Random bits: role "dropout" of `layer`.
-Var dropout(Ctx& ctx, const Var& x, float probability, const std::string& layer);
+Var dropout(Ctx& ctx, Var x, float probability, const std::string& layer);
 
 // (N, ...) -> (N, product of the rest). Elements keep their NHWC order.
 Var flatten(Ctx& ctx, const Var& x);

@@ -1,0 +1,18 @@
+// Checks that the ops share.
+#pragma once
+
+#include <string>
+
+#include "luq/autograd/tape.h"
+#include "luq/core/error.h"
+
+namespace luq {
+
+// Throws `[op] <layer>: expected <what> of dtype float32, got ...`; layer may be empty.
+inline void check_float32(const char* op, const std::string& layer, const char* what, const Tensor& tensor) {
+  if (tensor.defined() && tensor.dtype() == DType::float32) return;
+  fail("[{}] {}{}expected {} of dtype float32, got {}", op, layer, layer.empty() ? "" : ": ", what,
+       tensor.defined() ? to_string(tensor.dtype()) : "an undefined tensor");
+}
+
+}  // namespace luq
