@@ -30,9 +30,9 @@ constexpr Level kLevels[] = {
        kernels::add_ref_qconv(table);
        kernels::add_ref_float(table);
      }},
-    {"avx2", has_avx2, [](Kernels&) {}},
-    {"avx512", has_avx512, [](Kernels&) {}},
-    {"vnni", has_vnni, [](Kernels&) {}},
+    {"avx2", has_avx2, [](Kernels& table) { kernels::add_avx2_qconv(table); }},
+    {"avx512", has_avx512, [](Kernels& table) { kernels::add_avx512_qconv(table); }},
+    {"vnni", has_vnni, [](Kernels& table) { kernels::add_avx512vnni_qconv(table); }},
 };
 
 const Kernels& require_complete(const Kernels& table) {
