@@ -20,7 +20,8 @@ struct MatmulLayer {
 // The three operands of a layer's three matmuls. A matmul whose two operands both have 4 bits runs in integers; any
 // other runs in float32 on the (dequantised) operands.
 struct LayerQuant {
-  QuantSpec weights, activations, gradients;
+  QuantSpec weights, activations;
+  QuantSpec gradients{Format::float32, ScaleMethod::max, Rounding::stochastic};
   bool quantized() const { return is_4bit(weights.format) || is_4bit(activations.format) || is_4bit(gradients.format); }
 };
 

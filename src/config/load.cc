@@ -1,0 +1,288 @@
+#include "luq/config/load.h"
+
+#include <fmt/ranges.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "luq/core/error.h"
+#include "luq/core/nearest.h"
+#include "src/config/schema.h"
+
+namespace luq {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Where a value stands, for messages.
+struct Source {
+  std::string name;
+  bool has_lines = true;
+  std::string at(const YAML::Node& node) const {
+    return has_lines && !node.Mark().is_null() ? fmt::format("{}:{}", name, node.Mark().line + 1) : name;
+  }
+};
+
+std::string shown(const YAML::Node& node) {
+  if (node.IsScalar()) return "'" + node.Scalar() + "'";
+  if (node.IsSequence()) return "a list";
+  if (node.IsMap()) return "a section";
+  return "nothing";
+}
+
+class Reader {
+ public:
+  explicit Reader(std::vector<Field> fields) : fields_(std::move(fields)) {}
+
+  void read(const YAML::Node& node, const std::string& path, const Source& source) {
+    for (const Field& field : fields_) {
+      if (field.key != path) continue;
+      const std::string expected = field.read(node);
+      if (!expected.empty()) {
+        fail_user("[config] {}: {}: expected {}, got {}", source.at(node), path, expected, shown(node));
+      }
+      return;
+    }
+    if (!path.empty() && !is_section(path)) unknown(path, source.at(node));
+    if (node.IsNull() && !path.empty()) return;  // a section without keys
+    if (!node.IsMap()) {
+      fail_user("[config] {}: {}: expected keys and values, got {}", source.at(node), path.empty() ? "the file" : path,
+                shown(node));
+    }
+    std::set<std::string> seen;
+    for (const auto& pair : node) {
+      if (!pair.first.IsScalar())
+        fail_user("[config] {}: expected a key, got {}", source.at(pair.first), shown(pair.first));
+      const std::string key = path.empty() ? pair.first.Scalar() : path + "." + pair.first.Scalar();
+      if (!seen.insert(key).second) fail_user("[config] {}: {}: duplicate key", source.at(pair.first), key);
+      if (!is_known(key)) unknown(key, source.at(pair.first));
+      read(pair.second, key, source);
+    }
+  }
+
+ private:
+  bool is_section(const std::string& path) const {
+    return std::ranges::any_of(fields_, [&](const Field& field) { return field.key.starts_with(path + "."); });
+  }
+  bool is_known(const std::string& path) const {
+    return is_section(path) || std::ranges::any_of(fields_, [&](const Field& field) { return field.key == path; });
+  }
+  [[noreturn]] void unknown(const std::string& path, const std::string& where) const {
+    std::set<std::string> known;
+    for (const Field& field : fields_) {
+      for (size_t dot = field.key.find('.'); dot != std::string::npos; dot = field.key.find('.', dot + 1)) {
+        known.insert(field.key.substr(0, dot));
+      }
+      known.insert(field.key);
+    }
+    std::string near = nearest(path, {known.begin(), known.end()});
+    // A key in the wrong section: the one of the same last name.
+    const std::string last = path.substr(path.rfind('.') + 1);
+    for (const Field& field : fields_) {
+      if (near.empty() && (field.key == last || field.key.ends_with("." + last))) near = field.key;
+    }
+    fail_user("[config] {}: {}: unknown key{}", where, path,
+              near.empty() ? "; docs/configuration.md lists them all" : "; did you mean " + near + "?");
+  }
+
+  std::vector<Field> fields_;
+};
+
+YAML::Node parse(const std::string& yaml, const std::string& source) {
+  try {
+    return YAML::Load(yaml);
+  } catch (const YAML::Exception& error) {
+    fail_user("[config] {}:{}: not valid YAML: {}", source, error.mark.line + 1, error.msg);
+  }
+}
+
+std::string read_file(const std::string& file) {
+  if (fs::is_directory(file)) fail_user("[config] {}: expected a file, got a folder", file);
+  std::ifstream stream(file, std::ios::binary);
+  std::ostringstream content;
+  if (!stream || !(content << stream.rdbuf()) || stream.bad()) {
+    std::error_code error;
+    if (fs::exists(file, error) && fs::file_size(file, error) == 0 && !error) return "";
+    fail_user("[config] {}: cannot be read; check the path and its permissions", file);
+  }
+  return content.str();
+}
+
+void check(const ExperimentConfig& c, const std::string& source) {
+  const auto require = [&](bool fine, const char* key, const std::string& message) {
+    if (!fine) fail_user("[config] {}: {}: {}", source, key, message);
+  };
+  require(!c.model.name.empty(), "model.name", "required, but missing");
+  require(!c.data.name.empty(), "data.name", "required, but missing");
+  require(c.data.augment.mean.empty() == c.data.augment.std.empty(), "data.augment.mean",
+          "expected both mean and std or neither");
+  require(c.data.augment.mean.size() == c.data.augment.std.size(), "data.augment.std",
+          fmt::format("expected as many values as mean ({}), got {}", c.data.augment.mean.size(),
+                      c.data.augment.std.size()));
+  require(!c.optimizer.nesterov || c.optimizer.momentum > 0, "optimizer.nesterov", "expected optimizer.momentum > 0");
+  require(std::ranges::is_sorted(c.lr_scheduler.milestones), "lr_scheduler.milestones", "expected rising epochs");
+  require(c.lr_scheduler.name != "step" || !c.lr_scheduler.milestones.empty(), "lr_scheduler.milestones",
+          "expected at least one for the step schedule");
+  require(c.lr_scheduler.warmup_epochs < static_cast<double>(c.train.epochs), "lr_scheduler.warmup_epochs",
+          "expected fewer than train.epochs");
+  require(c.lr_scheduler.min_lr <= c.optimizer.lr, "lr_scheduler.min_lr", "expected at most optimizer.lr");
+  const QuantSpec& gradients = c.quantization.spec.gradients;
+  require(gradients.format != Format::fp4 || gradients.scale_method == ScaleMethod::max, "quantization.gradients.scale",
+          "expected max for fp4, whose alpha is max|x| / 64");
+}
+
+void apply_overrides(Reader& reader, const std::vector<std::string>& overrides) {
+  for (const std::string& text : overrides) {
+    const Source source{"--set " + text, false};
+    const size_t equals = text.find('=');
+    if (equals == std::string::npos || equals == 0) fail_user("[config] {}: expected key.path=value", source.name);
+    YAML::Node value;
+    try {
+      value = YAML::Load(text.substr(equals + 1));
+    } catch (const YAML::Exception& error) {
+      fail_user("[config] {}: not a valid value: {}", source.name, error.msg);
+    }
+    // An empty value empties a string.
+    if (value.IsNull() && equals + 1 == text.size()) value = YAML::Node("");
+    reader.read(value, text.substr(0, equals), source);
+  }
+}
+
+// Takes `base` out of the top level and gives it back; "" when there is none.
+std::string take_base(YAML::Node& root, const std::string& source) {
+  if (!root.IsMap()) return "";
+  std::string base;
+  YAML::Node rest(YAML::NodeType::Map);
+  bool found = false;
+  for (const auto& pair : root) {
+    if (!pair.first.IsScalar() || pair.first.Scalar() != "base") continue;
+    const int line = pair.first.Mark().line + 1;
+    if (found) fail_user("[config] {}:{}: base: duplicate key", source, line);
+    if (!pair.second.IsScalar() || pair.second.Scalar().empty()) {
+      fail_user("[config] {}:{}: base: expected the path of one file, got {}", source, line, shown(pair.second));
+    }
+    base = pair.second.Scalar();
+    found = true;
+  }
+  if (found) root.remove("base");
+  return base;
+}
+
+// Folders with shipped configurations: of a build tree and of an installation.
+std::vector<fs::path> shipped_folders() {
+  std::error_code error;
+  const fs::path program = fs::read_symlink("/proc/self/exe", error).parent_path();
+  std::vector<fs::path> folders;
+  for (const fs::path& folder : {program / "../configs", program / "../share/luqtrain/configs"}) {
+    if (!error && fs::is_directory(folder)) folders.push_back(fs::canonical(folder));
+  }
+  return folders;
+}
+
+}  // namespace
+
+ExperimentConfig parse_experiment(const std::string& yaml, const std::string& source,
+                                  const std::vector<std::string>& overrides) {
+  ExperimentConfig config;
+  Reader reader(schema(config));
+  YAML::Node root = parse(yaml, source);
+  if (root.IsNull()) fail_user("[config] {}: the file is empty; model.name and data.name are required", source);
+  reader.read(root, "", {source});
+  apply_overrides(reader, overrides);
+  check(config, source);
+  return config;
+}
+
+ExperimentConfig load_experiment(const std::string& file, const std::vector<std::string>& overrides) {
+  ExperimentConfig config;
+  Reader reader(schema(config));
+  YAML::Node root = parse(read_file(file), file);
+  if (root.IsNull()) fail_user("[config] {}: the file is empty; model.name and data.name are required", file);
+  const std::string base = take_base(root, file);
+  if (!base.empty()) {
+    const std::string base_file = (fs::path(file).parent_path() / base).string();
+    YAML::Node base_root = parse(read_file(base_file), base_file);
+    if (!take_base(base_root, base_file).empty()) {
+      fail_user("[config] {}: base: a base may not have a base of its own (it is the base of {})", base_file, file);
+    }
+    if (!base_root.IsNull()) reader.read(base_root, "", {base_file});
+  }
+  reader.read(root, "", {file});
+  apply_overrides(reader, overrides);
+  if (config.run.directory.empty()) config.run.directory = (fs::path("runs") / fs::path(file).stem()).string();
+  check(config, file);
+  return config;
+}
+
+std::string to_yaml(const ExperimentConfig& config) {
+  ExperimentConfig copy = config;
+  YAML::Node root;
+  for (const Field& field : schema(copy)) {
+    YAML::Node section = root;
+    size_t begin = 0;
+    for (size_t dot = field.key.find('.'); dot != std::string::npos; dot = field.key.find('.', begin)) {
+      YAML::Node next = section[field.key.substr(begin, dot - begin)];
+      section.reset(next);
+      begin = dot + 1;
+    }
+    section[field.key.substr(begin)] = field.write();
+  }
+  YAML::Emitter emitter;
+  emitter << root;
+  return std::string(emitter.c_str()) + "\n";
+}
+
+std::string find_config(const std::string& name) {
+  if (fs::exists(name)) return name;
+  if (name.find('/') != std::string::npos) fail_user("[config] {}: no such file", name);
+  std::vector<std::string> found, all;
+  for (const fs::path& folder : shipped_folders()) {
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {
+      if (!entry.is_regular_file() || entry.path().extension() != ".yaml") continue;
+      all.push_back(entry.path().filename().string());
+      if (entry.path().filename() == name) found.push_back(entry.path().string());
+    }
+  }
+  std::ranges::sort(found);
+  if (found.size() == 1) return found.front();
+  if (found.size() > 1) {
+    fail_user("[config] {}: several configurations have this name; give one of these paths: {}", name,
+              fmt::join(found, ", "));
+  }
+  std::ranges::sort(all);
+  const std::string near = nearest(name, all);
+  fail_user("[config] {}: no such file here, and no such configuration is shipped{}; there are: {}", name,
+            near.empty() ? "" : "; did you mean " + near + "?", fmt::join(all, ", "));
+}
+
+std::vector<KeyDescription> describe_keys() {
+  ExperimentConfig defaults;
+  std::vector<KeyDescription> keys;
+  for (const Field& field : schema(defaults)) {
+    YAML::Emitter value;
+    value << field.write();
+    keys.push_back({field.key, field.type, value.c_str(), field.range, field.meaning});
+  }
+  return keys;
+}
+
+std::vector<std::string> differing_keys(const ExperimentConfig& a, const ExperimentConfig& b,
+                                        const std::vector<std::string>& allowed) {
+  ExperimentConfig first = a, second = b;
+  const std::vector<Field> first_fields = schema(first), second_fields = schema(second);
+  std::vector<std::string> differing;
+  for (size_t i = 0; i < first_fields.size(); ++i) {
+    const std::string& key = first_fields[i].key;
+    if (std::ranges::find(allowed, key) != allowed.end()) continue;
+    const std::string old_value = YAML::Dump(first_fields[i].write());
+    const std::string new_value = YAML::Dump(second_fields[i].write());
+    if (old_value != new_value) differing.push_back(fmt::format("{}: {} -> {}", key, old_value, new_value));
+  }
+  return differing;
+}
+
+}  // namespace luq

@@ -1,0 +1,296 @@
+#include "src/config/schema.h"
+
+#include <fmt/ranges.h>
+
+#include <cfloat>
+#include <cmath>
+#include <limits>
+
+namespace luq {
+namespace {
+
+constexpr int64_t kAnyLarge = int64_t{1} << 40;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+template <typename T>
+YAML::Node scalar(const T& value) {
+  return YAML::Node(fmt::format("{}", value));
+}
+
+template <typename T>
+bool convert(const YAML::Node& node, T& value) {
+  return node.IsScalar() && YAML::convert<T>::decode(node, value);
+}
+
+template <typename T>
+YAML::Node flow_list(const std::vector<T>& values) {
+  YAML::Node node(YAML::NodeType::Sequence);
+  node.SetStyle(YAML::EmitterStyle::Flow);
+  for (const T& value : values) node.push_back(fmt::format("{}", value));
+  return node;
+}
+
+std::string upper_bound(int64_t high) { return high == kAnyLarge ? "" : std::to_string(high); }
+
+Field integer(const std::string& key, int64_t& member, int64_t low, int64_t high, const std::string& meaning) {
+  const std::string range = fmt::format("{}..{}", low, upper_bound(high));
+  return {key,
+          "integer",
+          range,
+          meaning,
+          [&member, low, high, range](const YAML::Node& node) -> std::string {
+            int64_t value = 0;
+            if (!convert(node, value)) return "an integer";
+            if (value < low || value > high) return "an integer in " + range;
+            member = value;
+            return "";
+          },
+          [&member] { return scalar(member); }};
+}
+
+struct Interval {
+  double low, high;
+  std::string text;
+};
+const Interval kPositive{DBL_MIN, DBL_MAX, "> 0"};
+const Interval kNonNegative{0, DBL_MAX, ">= 0"};
+const Interval kBelowOne{0, std::nextafter(1.0, 0.0), "0 <= x < 1"};
+
+Field number(const std::string& key, double& member, const Interval& interval, const std::string& meaning) {
+  return {key,
+          "number",
+          interval.text,
+          meaning,
+          [&member, interval](const YAML::Node& node) -> std::string {
+            double value = 0;
+            if (!convert(node, value)) return "a number";
+            if (!(value >= interval.low && value <= interval.high)) return "a number " + interval.text;
+            member = value;
+            return "";
+          },
+          [&member] { return scalar(member); }};
+}
+
+Field numbers(const std::string& key, std::vector<double>& member, const Interval& interval,
+              const std::string& meaning) {
+  return {key,
+          "list of numbers",
+          interval.text,
+          meaning,
+          [&member, interval](const YAML::Node& node) -> std::string {
+            if (!node.IsSequence()) return "a list of numbers";
+            std::vector<double> values;
+            for (const YAML::Node& item : node) {
+              double value = 0;
+              if (!convert(item, value) || !(value >= interval.low && value <= interval.high)) {
+                return "a list of numbers " + interval.text;
+              }
+              values.push_back(value);
+            }
+            member = values;
+            return "";
+          },
+          [&member] { return flow_list(member); }};
+}
+
+Field boolean(const std::string& key, bool& member, const std::string& meaning) {
+  return {key,
+          "boolean",
+          "true, false",
+          meaning,
+          [&member](const YAML::Node& node) -> std::string {
+            bool value = false;
+            if (!convert(node, value)) return "true or false";
+            member = value;
+            return "";
+          },
+          [&member] { return scalar(member); }};
+}
+
+Field text(const std::string& key, std::string& member, const std::string& meaning) {
+  return {key,
+          "string",
+          "",
+          meaning,
+          [&member](const YAML::Node& node) -> std::string {
+            if (!node.IsScalar()) return "a string";
+            member = node.Scalar();
+            return "";
+          },
+          [&member] { return YAML::Node(member); }};
+}
+
+Field texts(const std::string& key, std::vector<std::string>& member, const std::string& meaning) {
+  return {key,
+          "list of strings",
+          "",
+          meaning,
+          [&member](const YAML::Node& node) -> std::string {
+            if (!node.IsSequence()) return "a list of strings";
+            std::vector<std::string> values;
+            for (const YAML::Node& item : node) {
+              if (!item.IsScalar()) return "a list of strings";
+              values.push_back(item.Scalar());
+            }
+            member = values;
+            return "";
+          },
+          [&member] { return flow_list(member); }};
+}
+
+Field choice(const std::string& key, std::string& member, const std::vector<std::string>& words,
+             const std::string& meaning, const std::string& refused = "", const std::string& refusal = "") {
+  const std::string range = fmt::format("{}", fmt::join(words, ", "));
+  return {key,
+          "string",
+          range,
+          meaning,
+          [&member, words, range, refused, refusal](const YAML::Node& node) -> std::string {
+            if (!node.IsScalar()) return "one of " + range;
+            if (!refused.empty() && node.Scalar() == refused) return range + " (" + refusal + ")";
+            for (const std::string& word : words) {
+              if (node.Scalar() == word) {
+                member = word;
+                return "";
+              }
+            }
+            return "one of " + range;
+          },
+          [&member] { return YAML::Node(member); }};
+}
+
+template <typename Enum>
+Field choice(const std::string& key, Enum& member, const std::vector<Enum>& values, const std::string& meaning) {
+  std::vector<std::string> words;
+  for (const Enum value : values) words.emplace_back(to_string(value));
+  const std::string range = fmt::format("{}", fmt::join(words, ", "));
+  return {key,
+          "string",
+          range,
+          meaning,
+          [&member, values, range](const YAML::Node& node) -> std::string {
+            for (const Enum value : values) {
+              if (node.IsScalar() && node.Scalar() == to_string(value)) {
+                member = value;
+                return "";
+              }
+            }
+            return "one of " + range;
+          },
+          [&member] { return YAML::Node(std::string(to_string(member))); }};
+}
+
+Field granularity(const std::string& key) {
+  return {key,
+          "string",
+          "per_tensor",
+          "How many elements share a scale; per_tensor is the only one there is.",
+          [](const YAML::Node& node) -> std::string {
+            return node.IsScalar() && node.Scalar() == "per_tensor" ? "" : "per_tensor, the only granularity there is";
+          },
+          [] { return YAML::Node("per_tensor"); }};
+}
+
+void append_quantization(std::vector<Field>& fields, QuantPolicy& q) {
+  const auto operand = [&](const std::string& name, QuantSpec& spec, const std::vector<Format>& formats,
+                           const std::vector<ScaleMethod>& methods, const std::string& what) {
+    const std::string key = "quantization." + name;
+    fields.push_back(
+        choice(key + ".format", spec.format, formats, "Format of the " + what + "; float32: not quantised."));
+    fields.push_back(choice(key + ".scale", spec.scale_method, methods,
+                            "How the scale of the " + what + " is found (docs/numerics.md)."));
+    fields.push_back(choice(key + ".rounding", spec.rounding, {Rounding::nearest, Rounding::stochastic},
+                            "Rounding of the " + what + "."));
+    fields.push_back(granularity(key + ".granularity"));
+  };
+  using enum ScaleMethod;
+  operand("weights", q.spec.weights, {Format::float32, Format::int4}, {sawb, max}, "weights");
+  operand("activations", q.spec.activations, {Format::float32, Format::int4}, {sawb, sawb_nonzero, reference, max},
+          "layers' inputs (unsigned 0..15 where they cannot be negative)");
+  operand("gradients", q.spec.gradients, {Format::float32, Format::fp4, Format::int4}, {max, sawb},
+          "gradients of the layers' outputs (fp4 with max and stochastic is LUQ)");
+  fields.push_back(
+      boolean("quantization.exempt_first_conv", q.exempt_first_conv, "Leave the first convolution in float32."));
+  fields.push_back(
+      boolean("quantization.exempt_last_linear", q.exempt_last_linear, "Leave the last linear layer in float32."));
+  fields.push_back(
+      texts("quantization.exempt", q.exempt, "Patterns (* and ?) of the names of further layers to leave in float32."));
+}
+
+}  // namespace
+
+std::vector<Field> schema(ExperimentConfig& c) {
+  std::vector<Field> fields{
+      {"seed", "integer", "0..", "Seed of initialisation, shuffling, augmentation and stochastic rounding.",
+       [&c](const YAML::Node& node) -> std::string {
+         uint64_t value = 0;
+         if (!convert(node, value) || node.Scalar().front() == '-') return "an integer in 0..2^64-1";
+         c.seed = value;
+         return "";
+       },
+       [&c] { return scalar(c.seed); }},
+      integer("threads", c.threads, 0, 4096, "Threads of the kernels; 0: all cores. Results do not depend on it."),
+      choice("device", c.device, {"cpu"}, "Where to train.", "cuda", "this build has no CUDA"),
+      choice("precision", c.precision, {"float32"}, "Arithmetic of everything that is not quantised.", "bfloat16",
+             "bfloat16 is not there yet"),
+      boolean("deterministic", c.deterministic,
+              "The same weights, to the bit, for any number of threads. This version has no faster way without."),
+      text("run.directory", c.run.directory, "Folder of the run; empty: runs/<name of the configuration>."),
+      text("model.name", c.model.name, "Model of the zoo (required)."),
+      choice("data.name", c.data.name, {"fashion_mnist", "mnist", "cifar10", "cifar100", "synthetic"},
+             "Data set (required)."),
+      text("data.path", c.data.path, "Folder of its files; empty: the usual places."),
+      integer("data.workers", c.data.workers, 1, 256, "Threads that prepare batches."),
+      integer("data.prefetch", c.data.prefetch, 1, 1024, "Batches kept ready."),
+      integer("data.augment.pad_crop", c.data.augment.pad_crop, 0, 1024,
+              "Pixels of zero padding before a random crop of the original size; 0: off."),
+      boolean("data.augment.horizontal_flip", c.data.augment.horizontal_flip, "Mirror half of the images."),
+      numbers("data.augment.mean", c.data.augment.mean, {-kInfinity, kInfinity, ""},
+              "Per channel, subtracted from pixels in 0..1; empty: the data set's."),
+      numbers("data.augment.std", c.data.augment.std, kPositive, "Per channel, divided by; empty: the data set's."),
+      integer("data.synthetic.train_images", c.data.synthetic.train_images, 1, kAnyLarge,
+              "Training images of the synthetic set."),
+      integer("data.synthetic.test_images", c.data.synthetic.test_images, 1, kAnyLarge,
+              "Test images of the synthetic set."),
+      integer("data.synthetic.image_size", c.data.synthetic.image_size, 1, 4096, "Height and width of its images."),
+      integer("data.synthetic.channels", c.data.synthetic.channels, 1, 1024, "Channels of its images."),
+      integer("data.synthetic.num_classes", c.data.synthetic.num_classes, 1, 1 << 20, "Classes of its images."),
+      choice("optimizer.name", c.optimizer.name, {"sgd"}, "Optimiser."),
+      number("optimizer.lr", c.optimizer.lr, kPositive, "Base learning rate, before the schedule."),
+      number("optimizer.momentum", c.optimizer.momentum, kBelowOne, "Momentum."),
+      boolean("optimizer.nesterov", c.optimizer.nesterov, "Nesterov momentum; needs momentum > 0."),
+      number("optimizer.weight_decay", c.optimizer.weight_decay, kNonNegative, "L2 penalty added to the gradient."),
+      boolean("optimizer.decay_norm", c.optimizer.decay_norm,
+              "false: no weight decay on the parameters of norms and on biases."),
+      choice("lr_scheduler.name", c.lr_scheduler.name, {"constant", "step", "cosine", "linear", "one_cycle"},
+             "Shape of the learning rate over train.epochs, a function of the step."),
+      number("lr_scheduler.warmup_epochs", c.lr_scheduler.warmup_epochs, kNonNegative,
+             "Epochs of linear warm-up, step by step."),
+      number("lr_scheduler.warmup_start_factor", c.lr_scheduler.warmup_start_factor, {0, 1, "0 <= x <= 1"},
+             "The warm-up starts at this times the rate."),
+      numbers("lr_scheduler.milestones", c.lr_scheduler.milestones, kPositive,
+              "step: epochs at which the rate is multiplied by gamma, rising."),
+      number("lr_scheduler.gamma", c.lr_scheduler.gamma, kPositive, "step: factor at each milestone."),
+      number("lr_scheduler.min_lr", c.lr_scheduler.min_lr, kNonNegative, "cosine, linear: the last rate."),
+      number("lr_scheduler.pct_start", c.lr_scheduler.pct_start, {DBL_MIN, std::nextafter(1.0, 0.0), "0 < x < 1"},
+             "one_cycle: the part of the run in which the rate rises."),
+      number("lr_scheduler.div_factor", c.lr_scheduler.div_factor, {1, DBL_MAX, ">= 1"},
+             "one_cycle: the first rate is lr divided by this."),
+      number("lr_scheduler.final_div_factor", c.lr_scheduler.final_div_factor, {1, DBL_MAX, ">= 1"},
+             "one_cycle: the last rate is the first one divided by this."),
+      integer("train.epochs", c.train.epochs, 1, kAnyLarge, "Passes over the training images; the schedule's horizon."),
+      integer("train.max_steps", c.train.max_steps, 0, kAnyLarge,
+              "End after this many steps, as a regular end; 0: no limit. The schedule's horizon does not change."),
+      integer("train.batch_size", c.train.batch_size, 1, kAnyLarge, "Images per step."),
+      integer("train.checkpoint_every", c.train.checkpoint_every, 0, kAnyLarge,
+              "Steps between checkpoints; 0: one each epoch."),
+      integer("train.log_every", c.train.log_every, 1, kAnyLarge, "Steps between lines of the log."),
+      number("train.label_smoothing", c.train.label_smoothing, kBelowOne, "Label smoothing of the training loss."),
+      integer("eval.batch_size", c.eval.batch_size, 1, kAnyLarge, "Images per batch of an evaluation."),
+      integer("eval.max_images", c.eval.max_images, 0, kAnyLarge, "Evaluate on the first so many images; 0: all."),
+  };
+  append_quantization(fields, c.quantization);
+  return fields;
+}
+
+}  // namespace luq
