@@ -226,9 +226,9 @@ void Trainer::train_step(const Batch& batch) {
     const float loss = result.loss.value().data<float>()[0];
     if (!std::isfinite(loss)) {
       const std::string name = first_non_finite(*parts_.model);
-      fail("the loss is {}; {}; the run stops (a lower optimizer.lr may help)", loss,
-           name.empty() ? "every parameter is finite, so the activations overflowed"
-                        : "the first parameter that holds NaN or infinity is " + name);
+      fail("the loss is {}; {}; the run stops (a lower optimizer.lr may help)", std::isnan(loss) ? "NaN" : "infinite",
+           name.empty() ? "every parameter and buffer is finite, so the activations overflowed"
+                        : "the first parameter or buffer that holds NaN or infinity is " + name);
     }
     tape.backward(result.loss);
     optimizer_->step(current_lr(state_.step));
