@@ -11,7 +11,7 @@
 namespace luq {
 namespace {
 
-constexpr int bar_cells = 20;
+constexpr int bar_cells = 12;
 
 int terminal_columns() {
   winsize size{};
