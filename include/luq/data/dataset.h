@@ -36,12 +36,15 @@ struct SyntheticOptions {
 enum class Split { train, test };
 
 // name: fashion_mnist, mnist, cifar10, cifar100, synthetic. path: folder of the files; empty: the usual places
-// (`dataset_locations`). Throws UserError naming the folder or file, what is wrong with it (missing, truncated, wrong
+// (`find_dataset`). Throws UserError naming the folder or file, what is wrong with it (missing, truncated, wrong
 // magic number, label out of range, no images) and what to install or do.
 std::unique_ptr<Dataset> open_dataset(const std::string& name, const std::string& path, Split split,
                                       const SyntheticOptions& synthetic = {});
 std::vector<std::string> dataset_names();
 // Folders where a data set is looked for when no path is given.
 std::vector<std::string> dataset_locations(const std::string& name);
+// The first of these folders that holds every file of the data set, or "": what open_dataset takes when no path is
+// given. "" for synthetic, which has no files. Throws UserError for an unknown name.
+std::string find_dataset(const std::string& name);
 
 }  // namespace luq

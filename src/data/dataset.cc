@@ -1,0 +1,224 @@
+// The data sets: where their files are, what their classes and statistics are.
+#include "luq/data/dataset.h"
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "luq/core/error.h"
+#include "luq/core/nearest.h"
+#include "src/data/memory_dataset.h"
+#include "src/data/synthetic.h"
+
+namespace luq {
+namespace {
+
+namespace fs = std::filesystem;
+
+enum class Format { idx, cifar };
+
+struct KnownDataset {
+  std::string name;
+  Format format;
+  std::vector<std::string> train_files, test_files;  // IDX: images, then labels
+  std::string archive_folder;                        // in which the published archive holds them, or ""
+  std::string system_folder;                         // in which a Debian package puts them, or ""
+  std::string advice;                                // how to get them
+  std::vector<int64_t> label_limits;                 // of each label of an image; the last is the class
+  std::vector<double> mean, std;
+  std::vector<std::string> class_names;
+};
+
+const std::vector<KnownDataset>& known_datasets() {
+  static const std::vector<std::string> idx_train = {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"};
+  static const std::vector<std::string> idx_test = {"t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"};
+  static const std::vector<KnownDataset> known = {
+      {.name = "fashion_mnist",
+       .format = Format::idx,
+       .train_files = idx_train,
+       .test_files = idx_test,
+       .archive_folder = "",
+       .system_folder = "/usr/share/datasets/fashion-mnist",
+       .advice = "install the Debian package dataset-fashion-mnist (apt-get install dataset-fashion-mnist)",
+       .label_limits = {10},
+       .mean = {0.2860},
+       .std = {0.3530},
+       .class_names = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+                       "Ankle boot"}},
+      {.name = "mnist",
+       .format = Format::idx,
+       .train_files = idx_train,
+       .test_files = idx_test,
+       .archive_folder = "",
+       .system_folder = "",
+       .advice = "download the four files of MNIST into ./data/mnist",
+       .label_limits = {10},
+       .mean = {0.1307},
+       .std = {0.3081},
+       .class_names = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}},
+      {.name = "cifar10",
+       .format = Format::cifar,
+       .train_files = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin",
+                       "data_batch_5.bin"},
+       .test_files = {"test_batch.bin"},
+       .archive_folder = "cifar-10-batches-bin",
+       .system_folder = "",
+       .advice = "unpack cifar-10-binary.tar.gz (the binary version) into ./data/cifar10",
+       .label_limits = {10},
+       .mean = {0.4914, 0.4822, 0.4465},
+       .std = {0.2470, 0.2435, 0.2616},
+       .class_names = {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"}},
+      {.name = "cifar100",
+       .format = Format::cifar,
+       .train_files = {"train.bin"},
+       .test_files = {"test.bin"},
+       .archive_folder = "cifar-100-binary",
+       .system_folder = "",
+       .advice = "unpack cifar-100-binary.tar.gz (the binary version) into ./data/cifar100",
+       .label_limits = {20, 100},
+       .mean = {0.5071, 0.4865, 0.4409},
+       .std = {0.2673, 0.2564, 0.2762},
+       .class_names = {"apple",       "aquarium_fish", "baby",      "bear",       "beaver",       "bed",
+                       "bee",         "beetle",        "bicycle",   "bottle",     "bowl",         "boy",
+                       "bridge",      "bus",           "butterfly", "camel",      "can",          "castle",
+                       "caterpillar", "cattle",        "chair",     "chimpanzee", "clock",        "cloud",
+                       "cockroach",   "couch",         "crab",      "crocodile",  "cup",          "dinosaur",
+                       "dolphin",     "elephant",      "flatfish",  "forest",     "fox",          "girl",
+                       "hamster",     "house",         "kangaroo",  "keyboard",   "lamp",         "lawn_mower",
+                       "leopard",     "lion",          "lizard",    "lobster",    "man",          "maple_tree",
+                       "motorcycle",  "mountain",      "mouse",     "mushroom",   "oak_tree",     "orange",
+                       "orchid",      "otter",         "palm_tree", "pear",       "pickup_truck", "pine_tree",
+                       "plain",       "plate",         "poppy",     "porcupine",  "possum",       "rabbit",
+                       "raccoon",     "ray",           "road",      "rocket",     "rose",         "sea",
+                       "seal",        "shark",         "shrew",     "skunk",      "skyscraper",   "snail",
+                       "snake",       "spider",        "squirrel",  "streetcar",  "sunflower",    "sweet_pepper",
+                       "table",       "tank",          "telephone", "television", "tiger",        "tractor",
+                       "train",       "trout",         "tulip",     "turtle",     "wardrobe",     "whale",
+                       "willow_tree", "wolf",          "woman",     "worm"}},
+  };
+  return known;
+}
+
+// Null for synthetic; throws UserError for an unknown name.
+const KnownDataset* find_known(const std::string& name) {
+  if (name == "synthetic") return nullptr;
+  for (const KnownDataset& known : known_datasets()) {
+    if (known.name == name) return &known;
+  }
+  const std::string suggestion = nearest(name, dataset_names());
+  fail_user("[data] expected a data set among {}, got '{}'{}", fmt::join(dataset_names(), ", "), name,
+            suggestion.empty() ? "" : fmt::format("; did you mean {}?", suggestion));
+}
+
+// folder/name or folder/name.gz, whichever exists, or "".
+std::string find_file(const fs::path& folder, const std::string& name) {
+  for (const char* suffix : {"", ".gz"}) {
+    const fs::path file = folder / (name + suffix);
+    std::error_code error;
+    if (fs::exists(file, error) && !fs::is_directory(file, error)) return file.string();
+  }
+  return "";
+}
+
+std::vector<std::string> missing_files(const fs::path& folder, const std::vector<std::string>& names) {
+  std::vector<std::string> missing;
+  for (const std::string& name : names) {
+    if (find_file(folder, name).empty()) missing.push_back(name);
+  }
+  return missing;
+}
+
+// The location itself, or the archive's folder in it when that one exists and the files are not in the location.
+fs::path folder_in(const KnownDataset& known, const fs::path& location, const std::vector<std::string>& names) {
+  if (known.archive_folder.empty() || missing_files(location, names).empty()) return location;
+  const fs::path inner = location / known.archive_folder;
+  std::error_code error;
+  return fs::is_directory(inner, error) ? inner : location;
+}
+
+std::vector<std::string> all_files(const KnownDataset& known) {
+  std::vector<std::string> names = known.train_files;
+  names.insert(names.end(), known.test_files.begin(), known.test_files.end());
+  return names;
+}
+
+// What is wrong with a folder that does not hold all files.
+std::string describe_lack(const fs::path& folder, const std::vector<std::string>& names) {
+  std::error_code error;
+  if (!fs::exists(folder, error)) return "no such folder";
+  if (!fs::is_directory(folder, error)) return "not a folder";
+  return fmt::format("{} missing", fmt::join(missing_files(folder, names), ", "));
+}
+
+fs::path locate(const KnownDataset& known, const std::string& path, const std::vector<std::string>& names,
+                const FileAdvice& advice) {
+  if (!path.empty()) {
+    const fs::path folder = folder_in(known, path, names);
+    if (missing_files(folder, names).empty()) return folder;
+    fail_user("[data] {}: {}: {}; {}", known.name, folder.string(), describe_lack(folder, names), advice.text);
+  }
+  const std::string found = find_dataset(known.name);
+  if (!found.empty()) return found;
+  std::vector<std::string> lacks;
+  for (const std::string& location : dataset_locations(known.name)) {
+    const fs::path folder = folder_in(known, location, all_files(known));
+    lacks.push_back(fmt::format("{} ({})", folder.string(), describe_lack(folder, all_files(known))));
+  }
+  fail_user("[data] {}: not found in {}; {}", known.name, fmt::join(lacks, ", "), advice.text);
+}
+
+}  // namespace
+
+std::vector<std::string> dataset_names() {
+  std::vector<std::string> names;
+  for (const KnownDataset& known : known_datasets()) names.push_back(known.name);
+  names.push_back("synthetic");
+  return names;
+}
+
+std::vector<std::string> dataset_locations(const std::string& name) {
+  const KnownDataset* known = find_known(name);
+  if (known == nullptr) return {};
+  std::vector<std::string> locations;
+  if (const char* data = std::getenv("LUQ_DATA_DIR"); data != nullptr && *data != '\0') {
+    locations.push_back((fs::path(data) / name).string());
+  }
+  locations.push_back((fs::path("data") / name).string());
+  if (!known->system_folder.empty()) locations.push_back(known->system_folder);
+  return locations;
+}
+
+std::string find_dataset(const std::string& name) {
+  const KnownDataset* known = find_known(name);
+  if (known == nullptr) return "";
+  const std::vector<std::string> names = all_files(*known);
+  for (const std::string& location : dataset_locations(name)) {
+    const fs::path folder = folder_in(*known, location, names);
+    if (missing_files(folder, names).empty()) return folder.string();
+  }
+  return "";
+}
+
+std::unique_ptr<Dataset> open_dataset(const std::string& name, const std::string& path, Split split,
+                                      const SyntheticOptions& synthetic) {
+  const KnownDataset* known = find_known(name);
+  if (known == nullptr) return make_synthetic_dataset(split, synthetic);
+  const FileAdvice advice{name, fmt::format("{}, or set data.path to a folder that holds {}{}", known->advice,
+                                            fmt::join(all_files(*known), ", "),
+                                            known->format == Format::idx ? " (or the same as .gz)" : "")};
+  const std::vector<std::string>& names = split == Split::train ? known->train_files : known->test_files;
+  const fs::path folder = locate(*known, path, names, advice);
+  std::vector<std::string> files;
+  for (const std::string& file : names) files.push_back(find_file(folder, file));
+  LabelledImages images = known->format == Format::idx
+                              ? read_idx(files[0], files[1], known->label_limits.back(), advice)
+                              : read_cifar(files, known->label_limits, advice);
+  DatasetInfo info;
+  info.name = name;
+  info.num_classes = known->label_limits.back();
+  info.mean = known->mean;
+  info.std = known->std;
+  info.class_names = known->class_names;
+  return std::make_unique<MemoryDataset>(std::move(info), std::move(images));
+}
+
+}  // namespace luq

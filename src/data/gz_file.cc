@@ -1,0 +1,47 @@
+#include "src/data/gz_file.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "luq/core/error.h"
+
+namespace luq {
+
+GzFile::GzFile(std::string name, const FileAdvice& advice) : name_(std::move(name)), advice_(advice) {
+  errno = 0;
+  file_ = gzopen(name_.c_str(), "rb");
+  if (file_ == nullptr) fail(fmt::format("cannot be opened: {}", std::strerror(errno != 0 ? errno : ENOMEM)));
+  gzbuffer(file_, 1 << 17);
+}
+
+GzFile::~GzFile() {
+  if (file_ != nullptr) gzclose_r(file_);
+}
+
+std::vector<uint8_t> GzFile::read(uint64_t bytes) {
+  constexpr uint64_t step = 16 << 20;
+  std::vector<uint8_t> out;
+  while (out.size() < bytes) {
+    const uint64_t have = out.size();
+    const uint64_t wanted = std::min(step, bytes - have);
+    out.resize(have + wanted);
+    const int got = gzread(file_, out.data() + have, static_cast<unsigned>(wanted));
+    int error = Z_OK;
+    const char* text = gzerror(file_, &error);
+    if (error == Z_ERRNO) fail(fmt::format("cannot be read: {}", std::strerror(errno)));
+    if (error == Z_BUF_ERROR) fail("the compressed data is truncated");
+    if (got < 0 || error != Z_OK) fail(fmt::format("the compressed data is damaged: {}", text));
+    if (static_cast<uint64_t>(got) < wanted) {
+      out.resize(have + static_cast<uint64_t>(got));
+      break;
+    }
+  }
+  return out;
+}
+
+void GzFile::fail(const std::string& problem) const {
+  fail_user("[data] {}: {}: {}; {}", advice_.dataset, name_, problem, advice_.text);
+}
+
+}  // namespace luq
