@@ -308,4 +308,7 @@ struct NamedKernels {
 };
 std::vector<NamedKernels> cpu_kernel_tables();
 
+// Version of oneDNN, which runs the float convolutions.
+std::string kernel_library_version();
+
 }  // namespace luq

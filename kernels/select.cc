@@ -30,7 +30,11 @@ constexpr Level kLevels[] = {
        kernels::add_ref_qconv(table);
        kernels::add_ref_float(table);
      }},
-    {"avx2", has_avx2, [](Kernels& table) { kernels::add_avx2_qconv(table); }},
+    {"avx2", has_avx2,
+     [](Kernels& table) {
+       kernels::add_avx2_qconv(table);
+       kernels::add_onednn(table);
+     }},
     {"avx512", has_avx512, [](Kernels& table) { kernels::add_avx512_qconv(table); }},
     {"vnni", has_vnni, [](Kernels& table) { kernels::add_avx512vnni_qconv(table); }},
 };

@@ -1,0 +1,290 @@
+// Float convolutions and linear layers on oneDNN.
+//
+// oneDNN's sums may depend on how it shares work among threads, so it never does: the batch is cut into parts whose
+// number follows from the shape alone, each part runs on one thread, and threads take parts. The partial weight
+// gradients of the parts are added in their order. A part is a primitive of its own, made once per thread and shape and
+// kept.
+//
+// Activations stay in NHWC. Weights are brought into the layout that the primitive asks for, once per call.
+// Convolutions of single pixels (1x1, no stride or padding, one group; linear layers) are matrix products over all
+// pixels.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "kernels/tables.h"
+
+namespace luq::kernels {
+namespace {
+
+using dnnl::memory;
+using Tag = memory::format_tag;
+
+constexpr int64_t kParts = 16;
+constexpr int64_t kPartialFloats = int64_t{8} << 20;  // of all partial weight gradients together
+constexpr size_t kCachedPrimitives = 512;             // per thread
+
+enum class Phase { forward, forward_bias, backward_data, backward_weight };
+
+const dnnl::engine& engine() {
+  static const dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
+  return cpu;
+}
+
+// One thread's primitive for a part: what to run, and the layout of its weights (operand or result).
+struct Part {
+  dnnl::primitive primitive;
+  memory::desc x, w, y, bias;
+};
+
+using Key = std::array<int64_t, 15>;
+
+Key key_of(const ConvShape& s, Phase phase) {
+  return {s.n,     s.h,          s.w,          s.c,        s.o,
+          s.kh,    s.kw,         s.stride_h,   s.stride_w, s.pad_h,
+          s.pad_w, s.dilation_h, s.dilation_w, s.groups,   static_cast<int64_t>(phase)};
+}
+
+bool is_matrix_product(const ConvShape& s) {
+  return s.kh == 1 && s.kw == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_h == 0 && s.pad_w == 0 && s.groups == 1;
+}
+
+// A matrix product seen as n rows of one pixel.
+ConvShape as_rows(const ConvShape& s) {
+  if (!is_matrix_product(s)) return s;
+  ConvShape rows;
+  rows.n = s.n * s.h * s.w;
+  rows.c = s.c;
+  rows.o = s.o;
+  return rows;
+}
+
+memory::desc float_desc(const memory::dims& dims, Tag tag) { return {dims, memory::data_type::f32, tag}; }
+
+memory::dims weight_dims(const ConvShape& s) {
+  if (s.groups == 1) return {s.o, s.c, s.kh, s.kw};
+  return {s.groups, s.o_group(), s.c_group(), s.kh, s.kw};
+}
+
+// The weights as the contract stores them: (O, KH, KW, C / groups).
+memory::desc stored_weights(const ConvShape& s) {
+  return float_desc(weight_dims(s), s.groups == 1 ? Tag::ohwi : Tag::gohwi);
+}
+
+Part make_matrix_product(const ConvShape& s, Phase phase) {
+  const memory::desc x = float_desc({s.n, s.c}, Tag::ab), y = float_desc({s.n, s.o}, Tag::ab);
+  const memory::desc bias = float_desc({1, s.o}, Tag::ab);
+  Part part{.primitive = {}, .x = x, .w = {}, .y = y, .bias = bias};
+  if (phase == Phase::backward_weight) {  // dw (o, c) = dy^T x
+    part.w = float_desc({s.o, s.c}, Tag::ab);
+    part.y = float_desc({s.o, s.n}, Tag::ba);
+    part.primitive = dnnl::matmul(dnnl::matmul::primitive_desc({part.y, x, part.w}, engine()));
+  } else if (phase == Phase::backward_data) {  // dx (n, c) = dy w
+    part.w = float_desc({s.o, s.c}, Tag::ab);
+    part.primitive = dnnl::matmul(dnnl::matmul::primitive_desc({y, part.w, x}, engine()));
+  } else {  // y (n, o) = x w^T
+    part.w = float_desc({s.c, s.o}, Tag::ba);
+    part.primitive = phase == Phase::forward_bias
+                         ? dnnl::matmul(dnnl::matmul::primitive_desc({x, part.w, bias, y}, engine()))
+                         : dnnl::matmul(dnnl::matmul::primitive_desc({x, part.w, y}, engine()));
+  }
+  return part;
+}
+
+Part make_convolution(const ConvShape& s, Phase phase) {
+  const memory::desc x = float_desc({s.n, s.c, s.h, s.w}, Tag::nhwc);
+  const memory::desc y = float_desc({s.n, s.o, s.oh(), s.ow()}, Tag::nhwc);
+  const memory::desc w = float_desc(weight_dims(s), Tag::any), bias = float_desc({s.o}, Tag::x);
+  const memory::dims stride{s.stride_h, s.stride_w}, dilation{s.dilation_h - 1, s.dilation_w - 1};
+  const memory::dims padding{s.pad_h, s.pad_w};
+  const auto direct = dnnl::algorithm::convolution_direct;
+  const auto forward = dnnl::prop_kind::forward_training;
+  using Forward = dnnl::convolution_forward;
+  const Forward::primitive_desc plain({forward, direct, x, w, y, stride, dilation, padding, padding}, engine());
+  if (phase == Phase::forward) return {Forward(plain), x, plain.weights_desc(), y, bias};
+  if (phase == Phase::forward_bias) {
+    const Forward::primitive_desc with_bias({forward, direct, x, w, bias, y, stride, dilation, padding, padding},
+                                            engine());
+    return {Forward(with_bias), x, with_bias.weights_desc(), y, bias};
+  }
+  if (phase == Phase::backward_data) {
+    using Backward = dnnl::convolution_backward_data;
+    const Backward::primitive_desc desc({direct, x, w, y, stride, dilation, padding, padding}, engine(), plain);
+    return {Backward(desc), x, desc.weights_desc(), y, bias};
+  }
+  using Update = dnnl::convolution_backward_weights;
+  const Update::primitive_desc desc({direct, x, w, y, stride, dilation, padding, padding}, engine(), plain);
+  return {Update(desc), x, desc.diff_weights_desc(), y, bias};
+}
+
+// The calling thread's part; made while it counts as single-threaded, so that oneDNN plans for one thread.
+const Part& part_for(const ConvShape& s, Phase phase) {
+  thread_local std::map<Key, Part> cache;
+  const Key key = key_of(s, phase);
+  auto found = cache.find(key);
+  if (found == cache.end()) {
+    if (cache.size() >= kCachedPrimitives) cache.clear();
+    found = cache.emplace(key, is_matrix_product(s) ? make_matrix_product(s, phase) : make_convolution(s, phase)).first;
+  }
+  return found->second;
+}
+
+memory wrap(const memory::desc& desc, const float* data) { return memory(desc, engine(), const_cast<float*>(data)); }
+
+dnnl::stream& stream() {
+  thread_local dnnl::stream own(engine());
+  return own;
+}
+
+// Calls run(part's shape, first image) for every part, on one thread each.
+template <typename Run>
+void for_each_part(const ConvShape& s, int64_t parts, const Run& run) {
+  const int64_t images = (s.n + parts - 1) / parts;
+#pragma omp parallel
+  {
+    omp_set_num_threads(1);  // of what this thread starts in here
+#pragma omp for schedule(dynamic)
+    for (int64_t first = 0; first < s.n; first += images) {
+      ConvShape part = s;
+      part.n = std::min(images, s.n - first);
+      run(part, first);
+    }
+  }
+}
+
+float* grown(std::vector<float>& buffer, size_t bytes) {
+  if (buffer.size() * sizeof(float) < bytes) buffer.resize(bytes / sizeof(float) + 16);
+  return buffer.data();
+}
+
+// The stored weights in the layout that full-size parts ask for; shared by all of them.
+struct PreparedWeights {
+  memory::desc layout;
+  const float* data;
+};
+
+PreparedWeights prepare_weights(const ConvShape& s, const ConvShape& part, Phase phase, const float* w) {
+  thread_local std::vector<float> buffer;
+  memory::desc layout;
+#pragma omp parallel num_threads(1)
+  {
+    omp_set_num_threads(1);
+    layout = part_for(part, phase).w;
+  }
+  if (is_matrix_product(s) || layout == stored_weights(s)) return {layout, w};
+  memory from = wrap(stored_weights(s), w), to = wrap(layout, grown(buffer, layout.get_size()));
+  dnnl::reorder(from, to).execute(stream(), from, to);
+  stream().wait();
+  return {layout, buffer.data()};
+}
+
+// The prepared weights, or, for a last part of another size that asks for another layout, a copy of its own.
+memory weights_for(const ConvShape& part, const Part& p, const PreparedWeights& prepared, const float* stored) {
+  if (p.w == prepared.layout) return wrap(p.w, prepared.data);
+  thread_local std::vector<float> buffer;
+  memory from = wrap(stored_weights(part), stored), to = wrap(p.w, grown(buffer, p.w.get_size()));
+  dnnl::reorder(from, to).execute(stream(), from, to);
+  stream().wait();
+  return to;
+}
+
+ConvShape first_part(const ConvShape& s, int64_t parts) {
+  ConvShape part = s;
+  part.n = (s.n + parts - 1) / parts;
+  return part;
+}
+
+void conv_forward(const ConvForwardArgs& a) {
+  const ConvShape s = as_rows(a.shape);
+  if (s.y_size() == 0) return;
+  const Phase phase = a.bias != nullptr ? Phase::forward_bias : Phase::forward;
+  const PreparedWeights weights = prepare_weights(s, first_part(s, kParts), phase, a.w);
+  for_each_part(s, kParts, [&](const ConvShape& part, int64_t first) {
+    const Part& p = part_for(part, phase);
+    std::unordered_map<int, memory> args{{DNNL_ARG_SRC, wrap(p.x, a.x + first * s.h * s.w * s.c)},
+                                         {DNNL_ARG_WEIGHTS, weights_for(part, p, weights, a.w)},
+                                         {DNNL_ARG_DST, wrap(p.y, a.y + first * s.oh() * s.ow() * s.o)}};
+    if (a.bias != nullptr) args.emplace(DNNL_ARG_BIAS, wrap(p.bias, a.bias));
+    p.primitive.execute(stream(), args);
+    stream().wait();
+  });
+}
+
+void conv_backward_data(const ConvBackwardDataArgs& a) {
+  const ConvShape s = as_rows(a.shape);
+  if (s.x_size() == 0) return;
+  const PreparedWeights weights = prepare_weights(s, first_part(s, kParts), Phase::backward_data, a.w);
+  const bool matrix = is_matrix_product(s);
+  for_each_part(s, kParts, [&](const ConvShape& part, int64_t first) {
+    const Part& p = part_for(part, Phase::backward_data);
+    p.primitive.execute(stream(),
+                        {{matrix ? DNNL_ARG_SRC : DNNL_ARG_DIFF_DST, wrap(p.y, a.dy + first * s.oh() * s.ow() * s.o)},
+                         {DNNL_ARG_WEIGHTS, weights_for(part, p, weights, a.w)},
+                         {matrix ? DNNL_ARG_DST : DNNL_ARG_DIFF_SRC, wrap(p.x, a.dx + first * s.h * s.w * s.c)}});
+    stream().wait();
+  });
+}
+
+void conv_backward_weight(const ConvBackwardWeightArgs& a) {
+  const ConvShape s = as_rows(a.shape);
+  const int64_t count = s.w_size();
+  if (count == 0) return;
+  if (s.y_size() == 0) {
+    std::fill_n(a.dw, count, 0.0f);
+    return;
+  }
+  const int64_t most = std::clamp<int64_t>(kPartialFloats / count, 1, kParts);
+  const int64_t images = (s.n + most - 1) / most, parts = (s.n + images - 1) / images;
+  const bool matrix = is_matrix_product(s);
+  thread_local std::vector<float> partial_buffer;
+  float* partials = grown(partial_buffer, static_cast<size_t>(parts * count) * sizeof(float));
+  for_each_part(s, parts, [&](const ConvShape& part, int64_t first) {
+    thread_local std::vector<float> own;
+    const Part& p = part_for(part, Phase::backward_weight);
+    float* partial = partials + first / images * count;
+    const memory stored = matrix ? wrap(p.w, partial) : wrap(stored_weights(s), partial);
+    const bool direct = matrix || p.w == stored.get_desc();
+    memory result = direct ? stored : wrap(p.w, grown(own, p.w.get_size()));
+    const memory x = wrap(p.x, a.x + first * s.h * s.w * s.c);
+    const memory dy = wrap(p.y, a.dy + first * s.oh() * s.ow() * s.o);
+    if (matrix) {
+      p.primitive.execute(stream(), {{DNNL_ARG_SRC, dy}, {DNNL_ARG_WEIGHTS, x}, {DNNL_ARG_DST, result}});
+    } else {
+      p.primitive.execute(stream(), {{DNNL_ARG_SRC, x}, {DNNL_ARG_DIFF_DST, dy}, {DNNL_ARG_DIFF_WEIGHTS, result}});
+    }
+    if (!direct) dnnl::reorder(result, stored).execute(stream(), result, const_cast<memory&>(stored));
+    stream().wait();
+  });
+#pragma omp parallel for simd schedule(static)
+  for (int64_t i = 0; i < count; ++i) {
+    float sum = partials[i];
+    for (int64_t part = 1; part < parts; ++part) sum += partials[part * count + i];
+    a.dw[i] = sum;
+  }
+}
+
+}  // namespace
+
+void add_onednn(Kernels& table) {
+  table.conv_forward = {conv_forward, "onednn"};
+  table.conv_backward_data = {conv_backward_data, "onednn"};
+  table.conv_backward_weight = {conv_backward_weight, "onednn"};
+}
+
+}  // namespace luq::kernels
+
+namespace luq {
+
+std::string kernel_library_version() {
+  const dnnl_version_t* version = dnnl_version();
+  return std::to_string(version->major) + "." + std::to_string(version->minor) + "." + std::to_string(version->patch);
+}
+
+}  // namespace luq

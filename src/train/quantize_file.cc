@@ -1,0 +1,113 @@
+#include "luq/train/quantize_file.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "luq/core/error.h"
+#include "luq/core/safetensors.h"
+#include "luq/quant/quantize.h"
+
+namespace luq {
+namespace {
+
+struct NamedFormat {
+  QuantSpec spec;
+  bool non_negative = false;
+};
+
+NamedFormat parse_format(const std::string& name) {
+  if (name == "int4_sawb") return {{Format::int4, ScaleMethod::sawb, Rounding::nearest}, false};
+  if (name == "uint4_sawb") return {{Format::int4, ScaleMethod::sawb, Rounding::nearest}, true};
+  if (name == "fp4_luq") return {{Format::fp4, ScaleMethod::max, Rounding::stochastic}, false};
+  fail_user("[quantize] --format: expected int4_sawb, uint4_sawb or fp4_luq, got '{}'", name);
+}
+
+void check_values(const std::string& file, const std::string& name, const Tensor& x, bool non_negative) {
+  const float* values = x.data<float>();
+  for (int64_t i = 0; i < x.numel(); ++i) {
+    if (!std::isfinite(values[i])) {
+      fail_user("[quantize] {}: tensor {}: expected finite values, got {} at element {}", file, name, values[i], i);
+    }
+    if (non_negative && values[i] < 0) {
+      fail_user("[quantize] {}: tensor {}: uint4_sawb expects no negative values, got {} at element {}; use int4_sawb",
+                file, name, values[i], i);
+    }
+  }
+}
+
+std::string report(const std::string& name, const Tensor& x, const QTensor& q, const Tensor& dequantized) {
+  std::array<int64_t, 16> histogram{};
+  const uint8_t* codes = q.codes.data<uint8_t>();
+  const float* in = x.data<float>();
+  const float* out = dequantized.data<float>();
+  int64_t lost = 0, nonzero = 0;
+  double signal = 0, noise = 0;
+  // Integers clip beyond their largest code's step; fp4 never clips, what lies below alpha may become 0.
+  const float edge = q.scale * (q.format == Format::fp4 ? 1.0f : q.format == Format::uint4 ? 15.0f : 7.0f);
+  for (int64_t i = 0; i < x.numel(); ++i) {
+    ++histogram[(codes[i / 2] >> (i % 2 * 4)) & 15];
+    const float magnitude = std::fabs(in[i]);
+    nonzero += magnitude != 0;
+    lost += q.format == Format::fp4 ? (magnitude != 0 && out[i] == 0) : magnitude > edge;
+    const double error = static_cast<double>(out[i]) - static_cast<double>(in[i]);
+    signal += static_cast<double>(in[i]) * static_cast<double>(in[i]);
+    noise += error * error;
+  }
+  const double rate = nonzero == 0 ? 0.0 : 100.0 * static_cast<double>(lost) / static_cast<double>(nonzero);
+  const std::string sqnr = signal == 0  ? "- (all zero)"
+                           : noise == 0 ? "infinite"
+                                        : fmt::format("{:.2f} dB", 10 * std::log10(signal / noise));
+  return fmt::format("{} {} {}\n  scale {}  {} {:.3f} % of the non-zero values  SQNR {}\n  codes 0..15: {}\n", name,
+                     to_string(x.shape()), to_string(q.format), q.scale,
+                     q.format == Format::fp4 ? "underflow" : "clipped", rate, sqnr, fmt::join(histogram, " "));
+}
+
+}  // namespace
+
+std::string quantize_file(const QuantizeFileOptions& options) {
+  const NamedFormat format = parse_format(options.format);
+  if (options.sample > 0xffff) fail_user("[quantize] --sample: expected 0..65535, got {}", options.sample);
+  const Kernels& kernels = kernels_for({});
+  const SafeTensors input = load_safetensors(options.input);
+  std::error_code error;
+  if (std::filesystem::equivalent(options.input, options.output, error)) {
+    fail_user("[quantize] --output: expected another file than the input {}", options.input);
+  }
+  SafeTensors output;
+  std::string text;
+  for (const auto& [name, x] : input.tensors) {
+    if (x.dtype() != DType::float32) {
+      text += fmt::format("{}: left out, {} is no float type\n", name, to_string(x.dtype()));
+      continue;
+    }
+    check_values(options.input, name, x, format.non_negative);
+    // One row, so that codes are flat and random bits are counted along the flat tensor.
+    const Tensor flat = x.reshape({x.numel()});
+    const QTensor q = quantize(kernels, flat, format.spec, format.non_negative,
+                               make_rng_key(options.seed, name, options.step, 0, options.sample), "tensor " + name);
+    const Tensor dequantized = dequantize(kernels, q);
+    text += report(name, x, q, dequantized);
+    output.tensors.emplace_back(name + ".codes", q.codes);
+    output.tensors.emplace_back(name + ".scale", Tensor::full({1}, q.scale));
+    output.tensors.emplace_back(name + ".dequantized", dequantized.reshape(x.shape()));
+    output.metadata[name + ".codes"] =
+        nlohmann::json{{"shape", std::vector<int64_t>(x.shape().begin(), x.shape().end())},
+                       {"format", to_string(q.format)},
+                       {"packing", "flat row-major, two codes a byte, low nibble first"}}
+            .dump();
+  }
+  if (output.tensors.empty()) fail_user("[quantize] {}: there is no float tensor in it", options.input);
+  output.metadata["format"] = options.format;
+  output.metadata["seed"] = std::to_string(options.seed);
+  output.metadata["step"] = std::to_string(options.step);
+  output.metadata["sample"] = std::to_string(options.sample);
+  save_safetensors(options.output, output);
+  return text;
+}
+
+}  // namespace luq

@@ -1,0 +1,146 @@
+// The command line: training by default, and a few commands beside it.
+
+#include <CLI/CLI.hpp>
+
+#include <cstdio>
+#include <iostream>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "luq/config/load.h"
+#include "luq/core/device.h"
+#include "luq/core/error.h"
+#include "luq/train/doctor.h"
+#include "luq/train/plan.h"
+#include "luq/train/quantize_file.h"
+#include "luq/train/trainer.h"
+
+namespace {
+
+constexpr int kFailure = 1, kUserMistake = 2;
+
+struct TrainArguments {
+  std::string config;
+  std::vector<std::string> overrides;
+  bool dry_run = false, resume = false, overwrite = false;
+};
+
+void print(const std::string& text) { std::cout << text << std::flush; }
+
+void dry_run(const luq::ExperimentConfig& config) {
+  // The plan follows as comments, so that all of the output is one YAML document.
+  const std::string plan = luq::describe_plan(config);
+  std::string text = luq::to_yaml(config) + "\n";
+  for (size_t begin = 0; begin < plan.size();) {
+    const size_t end = plan.find('\n', begin);
+    text += "# " + plan.substr(begin, end - begin) + "\n";
+    begin = end + 1;
+  }
+  print(text);
+}
+
+int run_training(const TrainArguments& arguments) {
+  if (arguments.config.empty()) {
+    luq::fail_user("expected --config FILE, for example --config resnet20_luq.yaml; see --help");
+  }
+  const std::string file = luq::find_config(arguments.config);
+  const luq::ExperimentConfig config = luq::load_experiment(file, arguments.overrides);
+  if (arguments.dry_run) {
+    dry_run(config);
+    return 0;
+  }
+  const luq::StartMode mode = arguments.resume      ? luq::StartMode::resume
+                              : arguments.overwrite ? luq::StartMode::overwrite
+                                                    : luq::StartMode::fresh;
+  const luq::TrainResult result = luq::train(config, mode);
+  const std::string& directory = config.run.directory;
+  if (result.already_finished) return 0;
+  if (result.interrupted) {
+    std::string again = "luqtrain --config " + arguments.config;
+    for (const std::string& override_text : arguments.overrides) again += " --set '" + override_text + "'";
+    print(fmt::format("Saved. To go on: {} --resume\n", again));
+    return 0;
+  }
+  print(
+      fmt::format("Test top-1 {:.2f} % after {} steps (best {:.2f} %), in {:.0f} s.\n"
+                  "The run is in {}: config.yaml, log.txt, metrics.jsonl, checkpoints/.\n"
+                  "Next: luqtrain eval --checkpoint {}/checkpoints/best.safetensors\n",
+                  result.last_eval.top1, result.step, result.best_top1, result.seconds, directory, directory));
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{
+      "Trains convolutional networks with 4-bit matmuls: INT4 forward, logarithmic unbiased FP4 gradients (LUQ).\n"
+      "Without a command it trains: luqtrain --config resnet20_luq.yaml"};
+  app.set_version_flag("--version", std::string("luqtrain ") + LUQ_VERSION);
+  app.require_subcommand(0, 1);
+  app.failure_message(CLI::FailureMessage::simple);
+
+  TrainArguments training;
+  app.add_option("--config", training.config,
+                 "Experiment: a YAML file, or the name of a shipped one (docs/configuration.md)");
+  app.add_option("--set", training.overrides, "key.path=value, wins over the file; repeatable")
+      ->allow_extra_args(false);
+  app.add_flag("--dry-run", training.dry_run, "Print the effective configuration and the plan, write nothing");
+  auto* resume = app.add_flag("--resume", training.resume, "Continue the run in run.directory");
+  app.add_flag("--overwrite", training.overwrite, "Delete the run in run.directory and start anew")->excludes(resume);
+
+  std::string checkpoint, eval_config;
+  std::vector<std::string> eval_overrides;
+  auto* eval = app.add_subcommand("eval", "Evaluate a checkpoint on its test set");
+  eval->add_option("--checkpoint", checkpoint, "A .safetensors file of a run")->required();
+  eval->add_option("--config", eval_config, "Experiment to use instead of the checkpoint's own");
+  eval->add_option("--set", eval_overrides, "key.path=value over --config; repeatable")->allow_extra_args(false);
+
+  auto* kernels = app.add_subcommand("kernels", "List what implements each kernel on this machine");
+  auto* doctor = app.add_subcommand("doctor", "Show processor, libraries and data sets, and what is missing");
+
+  luq::QuantizeFileOptions quantize;
+  auto* quantize_command = app.add_subcommand(
+      "quantize",
+      "Quantise the float tensors of a safetensors file with the kernels of training.\n"
+      "fp4_luq draws its random bits from the stream (seed, tensor name, step, sample); docs/numerics.md");
+  quantize_command->add_option("--input", quantize.input, "safetensors file")->required();
+  quantize_command->add_option("--format", quantize.format, "int4_sawb, uint4_sawb or fp4_luq")->required();
+  quantize_command->add_option("--output", quantize.output, "safetensors file to write")->required();
+  quantize_command->add_option("--seed", quantize.seed, "Seed of the random bits (0)");
+  quantize_command->add_option("--step", quantize.step, "Step of the random bits (0)");
+  quantize_command->add_option("--sample", quantize.sample, "Sample of the random bits, 0..65535 (0)");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kUserMistake;
+  }
+  try {
+    if (eval->parsed()) {
+      std::optional<luq::ExperimentConfig> config;
+      if (!eval_config.empty()) config = luq::load_experiment(luq::find_config(eval_config), eval_overrides);
+      if (eval_config.empty() && !eval_overrides.empty()) luq::fail_user("--set needs --config here");
+      const luq::EvalResult result = luq::evaluate_checkpoint(checkpoint, config);
+      print(fmt::format("{}: test top-1 {:.2f} %, loss {:.4f}, {} images\n", checkpoint, result.top1, result.loss,
+                        result.images));
+    } else if (kernels->parsed()) {
+      for (const auto& [entry, implementation] : luq::describe(luq::kernels_for({}))) {
+        print(fmt::format("{:<28} {}\n", entry, implementation));
+      }
+    } else if (doctor->parsed()) {
+      print(luq::doctor_report());
+    } else if (quantize_command->parsed()) {
+      print(luq::quantize_file(quantize));
+    } else {
+      return run_training(training);
+    }
+  } catch (const luq::UserError& error) {
+    std::cerr << "luqtrain: error: " << error.what() << "\n";
+    return kUserMistake;
+  } catch (const std::exception& error) {
+    std::cerr << "luqtrain: error: " << error.what() << "\n";
+    return kFailure;
+  }
+  return 0;
+}
