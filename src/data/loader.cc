@@ -1,0 +1,199 @@
+// Workers claim whole batches in order and put them into a ring of `prefetch` places; next() takes them out in order.
+// Which worker prepares a batch, and when, changes nothing in it: the order of the images is a Fisher-Yates shuffle on
+// the stream "data:shuffle" at step = epoch, and the augmentation of an image is keyed by (seed, epoch, index).
+//
+// start() swaps in a new epoch; a worker still busy with the old one sees the flag in it, or drops what it has done.
+#include "luq/data/loader.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <numeric>
+#include <stop_token>
+#include <thread>
+#include <utility>
+
+#include "luq/core/error.h"
+#include "luq/core/rng.h"
+#include "src/data/augment.h"
+
+namespace luq {
+namespace {
+
+struct Epoch {
+  int64_t number = 0;
+  std::vector<uint32_t> order;  // of the images; empty: as they come
+  std::atomic<bool> cancelled = false;
+};
+
+struct Place {
+  bool ready = false;
+  Batch batch;
+  std::exception_ptr error;
+};
+
+std::vector<uint32_t> shuffled(int64_t images, uint64_t seed, int64_t epoch) {
+  std::vector<uint32_t> order(static_cast<size_t>(images));
+  std::iota(order.begin(), order.end(), 0u);
+  RngStream random(make_rng_key(seed, "data:shuffle", static_cast<uint64_t>(epoch)));
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(static_cast<uint32_t>(i))]);
+  return order;
+}
+
+int64_t count_images(const DatasetInfo& info, const LoaderOptions& options) {
+  if (options.batch_size < 1) fail_user("[loader] batch_size: expected 1 or more, got {}", options.batch_size);
+  if (options.workers < 1 || options.workers > 256) {
+    fail_user("[loader] workers: expected 1..256, got {}", options.workers);
+  }
+  if (options.prefetch < 1) fail_user("[loader] prefetch: expected 1 or more, got {}", options.prefetch);
+  if (options.max_images < 0) fail_user("[loader] max_images: expected 0 (all) or more, got {}", options.max_images);
+  if (info.images < 1) fail_user("[loader] expected images in {}, got an empty set", info.name);
+  const int64_t images = options.max_images > 0 ? std::min(info.images, options.max_images) : info.images;
+  if (images > int64_t{UINT32_MAX}) fail_user("[loader] expected fewer than 2^32 images, got {}", images);
+  if (options.drop_last && options.batch_size > images) {
+    fail_user(
+        "[loader] batch_size: expected at most the {} images of {}, got {}; lower it, or keep the incomplete batch",
+        images, info.name, options.batch_size);
+  }
+  return images;
+}
+
+}  // namespace
+
+struct Loader::Impl {
+  Impl(std::shared_ptr<const Dataset> dataset_, const AugmentOptions& augment_options, const LoaderOptions& options_)
+      : dataset(std::move(dataset_)),
+        options(options_),
+        images(count_images(dataset->info(), options)),
+        augment(dataset->info(), augment_options) {
+    options.batch_size = std::min(options.batch_size, images);
+    batches = images / options.batch_size;
+    if (!options.drop_last && images % options.batch_size != 0) ++batches;
+    ring.resize(static_cast<size_t>(std::min(options.prefetch, batches)));
+    for (int64_t i = 0; i < std::min(options.workers, batches); ++i) {
+      workers.emplace_back([this](const std::stop_token& stop) { work(stop); });
+    }
+  }
+
+  ~Impl() {
+    if (epoch) epoch->cancelled = true;
+    for (std::jthread& worker : workers) worker.request_stop();
+  }
+
+  Place& place_of(int64_t batch) { return ring[static_cast<size_t>(batch) % ring.size()]; }
+  bool may_claim() const { return epoch && claimed < batches && claimed < taken + static_cast<int64_t>(ring.size()); }
+
+  void work(const std::stop_token& stop) {
+    std::unique_lock lock(mutex);
+    while (work_to_do.wait(lock, stop, [this] { return may_claim(); }) && !stop.stop_requested()) {
+      const std::shared_ptr<const Epoch> of = epoch;
+      const int64_t batch = claimed++;
+      lock.unlock();
+      Place place;
+      try {
+        place.batch = prepare(*of, batch);
+      } catch (...) {
+        place.error = std::current_exception();
+      }
+      place.ready = true;
+      lock.lock();
+      if (of != epoch) continue;
+      place_of(batch) = std::move(place);
+      batch_ready.notify_one();
+    }
+  }
+
+  // Empty when the epoch was cancelled.
+  Batch prepare(const Epoch& of, int64_t batch) const {
+    const DatasetInfo& info = dataset->info();
+    const int64_t first = batch * options.batch_size;
+    const int64_t count = std::min(options.batch_size, images - first);
+    const int64_t image_size = info.height * info.width * info.channels;
+    Batch out{Tensor::empty({count, info.height, info.width, info.channels}), Tensor::empty({count}, DType::int32)};
+    float* values = out.images.data<float>();      // (N, H, W, C)
+    int32_t* labels = out.labels.data<int32_t>();  // (N)
+    std::vector<uint8_t> pixels(static_cast<size_t>(image_size));
+    for (int64_t i = 0; i < count; ++i) {
+      if (of.cancelled) return {};
+      const int64_t index = of.order.empty() ? first + i : of.order[static_cast<size_t>(first + i)];
+      labels[i] = dataset->read(index, pixels.data());
+      const Placement placement =
+          options.augment ? augment.random_placement(options.seed, of.number, index) : augment.centre();
+      augment.apply(pixels.data(), placement, values + i * image_size);
+    }
+    return out;
+  }
+
+  std::shared_ptr<const Dataset> dataset;
+  LoaderOptions options;
+  int64_t images, batches = 0;
+  Augment augment;
+
+  std::mutex mutex;  // guards what follows, up to the workers
+  std::condition_variable_any work_to_do, batch_ready;
+  std::shared_ptr<Epoch> epoch;  // null before the first start
+  std::vector<Place> ring;       // batch b of the epoch is at place b % size
+  int64_t claimed = 0;           // the next batch to prepare
+  int64_t taken = 0;             // the next batch to give out
+  double wait_seconds = 0;
+  std::vector<std::jthread> workers;  // last: joined before the rest is gone
+};
+
+Loader::Loader(std::shared_ptr<const Dataset> dataset, const AugmentOptions& augment, const LoaderOptions& options)
+    : impl_(std::make_unique<Impl>(std::move(dataset), augment, options)) {}
+
+Loader::~Loader() = default;
+
+int64_t Loader::batches_per_epoch() const { return impl_->batches; }
+
+void Loader::start(int64_t number, int64_t first_batch) {
+  Impl& impl = *impl_;
+  if (number < 0) fail("[loader] start: expected an epoch of 0 or more, got {}", number);
+  if (first_batch < 0 || first_batch > impl.batches) {
+    fail("[loader] start: expected a first batch in 0..{}, got {}", impl.batches, first_batch);
+  }
+  auto epoch = std::make_shared<Epoch>();
+  epoch->number = number;
+  if (impl.options.shuffle) epoch->order = shuffled(impl.images, impl.options.seed, number);
+  {
+    const std::lock_guard lock(impl.mutex);
+    if (impl.epoch) impl.epoch->cancelled = true;
+    impl.epoch = std::move(epoch);
+    for (Place& place : impl.ring) place = {};
+    impl.claimed = impl.taken = first_batch;
+  }
+  impl.work_to_do.notify_all();
+}
+
+bool Loader::next(Batch& batch) {
+  Impl& impl = *impl_;
+  Batch out;
+  {
+    std::unique_lock lock(impl.mutex);
+    if (!impl.epoch) fail("[loader] next: expected start() before it");
+    if (impl.taken == impl.batches) return false;
+    Place& place = impl.place_of(impl.taken);
+    if (!place.ready) {
+      const auto begin = std::chrono::steady_clock::now();
+      impl.batch_ready.wait(lock, [&] { return place.ready; });
+      impl.wait_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    }
+    if (place.error) std::rethrow_exception(place.error);
+    out = std::move(place.batch);
+    place = {};
+    ++impl.taken;
+  }
+  impl.work_to_do.notify_one();
+  batch = std::move(out);
+  return true;
+}
+
+double Loader::take_wait_seconds() {
+  const std::lock_guard lock(impl_->mutex);
+  return std::exchange(impl_->wait_seconds, 0.0);
+}
+
+}  // namespace luq
