@@ -20,7 +20,7 @@ GzFile::~GzFile() {
 }
 
 std::vector<uint8_t> GzFile::read(uint64_t bytes) {
-  constexpr uint64_t step = 16 << 20;
+  constexpr uint64_t step = 1 << 20;
   std::vector<uint8_t> out;
   while (out.size() < bytes) {
     const uint64_t have = out.size();

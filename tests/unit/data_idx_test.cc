@@ -7,6 +7,7 @@
 #include "luq/core/rng.h"
 #include "luq/data/dataset.h"
 #include "tests/catch.h"
+#include "tests/damage.h"
 #include "tests/temporary_folder.h"
 
 using namespace luq;
@@ -192,15 +193,7 @@ TEST_CASE("Random damage to IDX files gives a UserError or a data set", "[data]"
       const std::string file = folder / (compressed ? name + ".gz" : name);
       std::filesystem::remove(folder / name);
       for (int round = 0; round < 1000; ++round) {
-        std::string bytes = good;
-        const uint32_t changes = random.below(4);
-        for (uint32_t i = 0; i < changes; ++i) {
-          // Half of the changes hit the header.
-          const uint32_t range = static_cast<uint32_t>(random.below(2) == 0 ? 16 : bytes.size());
-          bytes[random.below(range)] = static_cast<char>(random.bits());
-        }
-        if (random.below(3) == 0) bytes.resize(random.below(static_cast<uint32_t>(bytes.size() + 1)));
-        if (random.below(8) == 0) bytes += std::string(1 + random.below(40), static_cast<char>(random.bits()));
+        const std::string bytes = damaged(good, 16, random);
         std::filesystem::remove(file);  // replacing a file in place makes some file systems flush it
         write_file(file, bytes);
         try {
