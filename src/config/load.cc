@@ -220,7 +220,7 @@ ExperimentConfig load_experiment(const std::string& file, const std::vector<std:
 
 std::string to_yaml(const ExperimentConfig& config) {
   ExperimentConfig copy = config;
-  YAML::Node root;
+  YAML::Node root(YAML::NodeType::Map);
   for (const Field& field : schema(copy)) {
     YAML::Node section = root;
     size_t begin = 0;
