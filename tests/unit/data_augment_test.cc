@@ -109,3 +109,36 @@ TEST_CASE("Places differ by seed, epoch and index", "[data]") {
   CHECK(place(0, 0, 0) != place(0, 0, 1));
   CHECK(place(0, 0, 0) != place(0, 0, 65536));
 }
+
+TEST_CASE("The loader augments each image with the numbers of its seed, epoch and index", "[data]") {
+  // As many classes as images, so that a label is the index.
+  const std::shared_ptr<const Dataset> dataset =
+      open_dataset("synthetic", "", Split::train, {.train_images = 50, .image_size = 6, .num_classes = 50, .seed = 4});
+  const AugmentOptions options{.pad_crop = 2, .horizontal_flip = true, .mean = {}, .std = {}};
+  for (const bool augment : {false, true}) {
+    Loader loader(dataset, options, {.batch_size = 8, .shuffle = true, .augment = augment, .workers = 2, .seed = 12});
+    for (const int64_t epoch : {0, 3}) {
+      loader.start(epoch);
+      Batch batch;
+      int64_t images = 0;
+      while (loader.next(batch)) {
+        for (int64_t i = 0; i < batch.size(); ++i, ++images) {
+          const int32_t index = batch.labels.data<int32_t>()[i];
+          RngStream random(
+              make_rng_key(12, "data:augment", static_cast<uint64_t>(epoch), 0, static_cast<uint32_t>(index)));
+          Placement placement{2, 2, false};
+          if (augment) {
+            placement.top = random.below(5);
+            placement.left = random.below(5);
+            placement.flip = random.below(2) == 1;
+          }
+          uint8_t pixels[108];
+          REQUIRE(dataset->read(index, pixels) == index);
+          const float* values = batch.images.data<float>() + i * 108;
+          REQUIRE(std::vector<float>(values, values + 108) == straightforward(dataset->info(), 2, pixels, placement));
+        }
+      }
+      REQUIRE(images == 50);
+    }
+  }
+}
