@@ -32,10 +32,15 @@ constexpr Level kLevels[] = {
      }},
     {"avx2", has_avx2,
      [](Kernels& table) {
+       kernels::add_avx2_quantize(table);
        kernels::add_avx2_qconv(table);
        kernels::add_onednn(table);
      }},
-    {"avx512", has_avx512, [](Kernels& table) { kernels::add_avx512_qconv(table); }},
+    {"avx512", has_avx512,
+     [](Kernels& table) {
+       kernels::add_avx512_quantize(table);
+       kernels::add_avx512_qconv(table);
+     }},
     {"vnni", has_vnni, [](Kernels& table) { kernels::add_avx512vnni_qconv(table); }},
 };
 
