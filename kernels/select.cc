@@ -34,12 +34,14 @@ constexpr Level kLevels[] = {
      [](Kernels& table) {
        kernels::add_avx2_quantize(table);
        kernels::add_avx2_qconv(table);
+       kernels::add_avx2_float(table);
        kernels::add_onednn(table);
      }},
     {"avx512", has_avx512,
      [](Kernels& table) {
        kernels::add_avx512_quantize(table);
        kernels::add_avx512_qconv(table);
+       kernels::add_avx512_float(table);
      }},
     {"vnni", has_vnni, [](Kernels& table) { kernels::add_avx512vnni_qconv(table); }},
 };

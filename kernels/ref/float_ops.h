@@ -172,9 +172,12 @@ template <typename T>
 void dropout(const T* x, int64_t count, float probability, const RngKey& key, T* y) {
   const auto threshold = static_cast<uint32_t>(std::lround(static_cast<double>(probability) * 65536.0));
   const T scale = T{1} / (T{1} - static_cast<T>(probability));
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t random = random16(philox(key, static_cast<uint64_t>(i) / 8), static_cast<int>(i % 8));
-    y[i] = random >= threshold ? x[i] * scale : T{0};
+#pragma omp parallel for schedule(static) if (count > 4096)
+  for (int64_t block = 0; block < (count + 7) / 8; ++block) {
+    const PhiloxBlock random = philox(key, static_cast<uint64_t>(block));
+    for (int64_t i = 8 * block; i < 8 * block + 8 && i < count; ++i) {
+      y[i] = random16(random, static_cast<int>(i % 8)) >= threshold ? x[i] * scale : T{0};
+    }
   }
 }
 
@@ -297,15 +300,16 @@ void adaptive_avg_pool_backward(int64_t n, int64_t h, int64_t w, int64_t c, int6
 template <typename T>
 void cross_entropy(const T* logits, const int32_t* labels, int64_t rows, int64_t classes, float label_smoothing,
                    T* loss, T* dlogits, T gradient_scale, int64_t* correct) {
-  if (correct != nullptr) *correct = 0;
+  int64_t hits = 0;
   const double smooth = static_cast<double>(label_smoothing) / static_cast<double>(classes);
+#pragma omp parallel for schedule(static) reduction(+ : hits) if (rows * classes > 4096)
   for (int64_t row = 0; row < rows; ++row) {
     const T* z = logits + row * classes;
     int64_t best = 0;
     for (int64_t k = 1; k < classes; ++k) {
       if (z[k] > z[best]) best = k;
     }
-    if (correct != nullptr && best == labels[row]) ++*correct;
+    hits += best == labels[row];
     double total = 0;
     for (int64_t k = 0; k < classes; ++k) total += std::exp(static_cast<double>(z[k]) - static_cast<double>(z[best]));
     const double log_total = std::log(total) + static_cast<double>(z[best]);
@@ -321,6 +325,7 @@ void cross_entropy(const T* logits, const int32_t* labels, int64_t rows, int64_t
     }
     if (loss != nullptr) loss[row] = static_cast<T>(row_loss);
   }
+  if (correct != nullptr) *correct = hits;
 }
 
 // PyTorch's SGD: g += weight_decay w; v = momentum v + g; w -= lr (g + momentum v) with nesterov, else lr v.
