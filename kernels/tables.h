@@ -17,4 +17,9 @@ void add_avx512_float(Kernels& table);
 void add_avx512vnni_qconv(Kernels& table);
 void add_onednn(Kernels& table);
 
+// The scalar 4-bit matmuls, for the shapes that vector kernels leave to them (sums past the int32 bound).
+void ref_qconv_forward(const QConvForwardArgs& args);
+void ref_qconv_backward_data(const QConvBackwardDataArgs& args);
+void ref_qconv_backward_weight(const QConvBackwardWeightArgs& args);
+
 }  // namespace luq::kernels

@@ -1,60 +1,66 @@
-// The 4-bit matmuls on AVX2: vpmaddubsw multiplies and adds pairs into int16, which cannot saturate on
-// these operands (pairs reach 15 * 7 * 2, 128 * 7 * 2 and 15 * 64 * 2), vpmaddwd widens, vpaddd adds.
+// 4-bit matmul tiles for AVX2: vpmaddubsw gives sums of two products in int16, which cannot saturate on 4-bit operands,
+// vpaddw adds a chain of those, vpmaddwd widens.
 
 #include <immintrin.h>
-#include <omp.h>
-#include <stdlib.h>
-#include <string.h>
 
+#include "kernels/cpu/qconv_tiles.h"
 #include "kernels/tables.h"
 
 namespace luq::kernels {
 namespace {
 
-struct Simd {
+struct Avx2 {
   using Int = __m256i;
-  static constexpr int kLanes = 8;  // int32
-  static constexpr int kBytes = 32;
-  static constexpr int kMaxRows = 5;  // 5 x 2 accumulators, 2 vectors, a broadcast and temporaries fit in 16 registers
+  static constexpr int kLanes = 8;
+  static constexpr int kMaxRows = 6;  // 12 sums, two vectors of weights, one broadcast, one product
+  static constexpr int kMaxBlocks = 1;
+  static constexpr bool kChained = true;
 
-  static Int load(const void* p) { return _mm256_loadu_si256(static_cast<const Int*>(p)); }
-  static void store(void* p, Int x) { _mm256_storeu_si256(static_cast<Int*>(p), x); }
-  static Int broadcast(const void* p) {
+  static Int zero() { return _mm256_setzero_si256(); }
+  static Int load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static void store(void* p, Int v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+  static Int broadcast(const uint8_t* p) {
     int32_t four;
-    memcpy(&four, p, 4);
+    __builtin_memcpy(&four, p, 4);
     return _mm256_set1_epi32(four);
   }
-  // sums + (four unsigned bytes of u) * (four signed bytes of s), per lane.
-  static Int dot(Int sums, Int u, Int s) {
-    const Int quads = _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1));
-    return _mm256_add_epi32(sums, quads);
-  }
-  static void store_scaled(float* y, Int sums, float scale, const float* bias, int64_t count) {
-    const Int lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const Int mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(count >= kLanes ? kLanes : static_cast<int>(count)), lane);
+  static Int add(Int a, Int b) { return _mm256_add_epi32(a, b); }
+  static Int pairs(Int u, Int s) { return _mm256_maddubs_epi16(u, s); }
+  static Int add16(Int a, Int b) { return _mm256_add_epi16(a, b); }
+  static Int widen(Int sum, Int pairs) { return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))); }
+
+  static void store_float(float* y, Int sums, float scale, const float* bias, int64_t channels) {
+    if (channels <= 0) return;
     __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale));
+    if (channels >= kLanes) {
+      if (bias != nullptr) value = _mm256_add_ps(value, _mm256_loadu_ps(bias));
+      _mm256_storeu_ps(y, value);
+      return;
+    }
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(channels)), lane);
     if (bias != nullptr) value = _mm256_add_ps(value, _mm256_maskload_ps(bias, mask));
     _mm256_maskstore_ps(y, mask, value);
   }
+
+  static void unpack(const uint8_t* packed, int64_t bytes, const uint8_t* table, uint8_t* values) {
+    const __m256i lookup = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+    const __m256i low = _mm256_set1_epi8(15);
+    int64_t i = 0;
+    for (; i + 16 <= bytes; i += 16) {
+      const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(packed + i)));
+      const __m256i codes = _mm256_and_si256(_mm256_or_si256(wide, _mm256_slli_epi16(wide, 4)), low);
+      store(values + 2 * i, _mm256_shuffle_epi8(lookup, codes));
+    }
+    for (; i < bytes; ++i) {
+      values[2 * i] = table[packed[i] & 15];
+      values[2 * i + 1] = table[packed[i] >> 4];
+    }
+  }
 };
-
-const Kernels& ref_table() {
-  static const Kernels table = [] {
-    Kernels ref;
-    add_ref_qconv(ref);
-    return ref;
-  }();
-  return table;
-}
-
-#include "kernels/cpu/qconv_impl.h"
 
 }  // namespace
 
-void add_avx2_qconv(Kernels& table) {
-  table.qconv_forward = {qconv_forward, "avx2"};
-  table.qconv_backward_data = {qconv_backward_data, "avx2"};
-  table.qconv_backward_weight = {qconv_backward_weight, "avx2"};
-}
+void add_avx2_qconv(Kernels& table) { add_qconv<Avx2>(table, "avx2"); }
 
 }  // namespace luq::kernels

@@ -1,55 +1,23 @@
-// The 4-bit matmuls on AVX-512 VNNI: vpdpbusd does 64 multiplications and adds them to 16 sums in one instruction.
+// 4-bit matmul tiles with vpdpbusd: 64 products an instruction, added to int32 without saturation.
 
 #include <immintrin.h>
-#include <omp.h>
-#include <stdlib.h>
-#include <string.h>
 
+#include "kernels/cpu/qconv_tiles.h"
+#include "kernels/cpu/qconv_zmm.h"
 #include "kernels/tables.h"
 
 namespace luq::kernels {
 namespace {
 
-struct Simd {
-  using Int = __m512i;
-  static constexpr int kLanes = 16;  // int32
-  static constexpr int kBytes = 64;
-  static constexpr int kMaxRows = 14;  // 14 x 2 accumulators, 2 vectors and a broadcast fit in 32 registers
-
-  static Int load(const void* p) { return _mm512_loadu_si512(p); }
-  static void store(void* p, Int x) { _mm512_storeu_si512(p, x); }
-  static Int broadcast(const void* p) {
-    int32_t four;
-    memcpy(&four, p, 4);
-    return _mm512_set1_epi32(four);
-  }
-  // sums + (four unsigned bytes of u) * (four signed bytes of s), per lane.
-  static Int dot(Int sums, Int u, Int s) { return _mm512_dpbusd_epi32(sums, u, s); }
-  static void store_scaled(float* y, Int sums, float scale, const float* bias, int64_t count) {
-    const __mmask16 mask = count >= kLanes ? 0xffff : static_cast<__mmask16>((1u << count) - 1);
-    __m512 value = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(mask, sums), _mm512_set1_ps(scale));
-    if (bias != nullptr) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias));
-    _mm512_mask_storeu_ps(y, mask, value);
-  }
+struct Vnni : Zmm {
+  static constexpr int kMaxRows = 14;
+  static constexpr int kMaxBlocks = 2;
+  static constexpr bool kChained = false;
+  static Int dot(Int sum, Int u, Int s) { return _mm512_dpbusd_epi32(sum, u, s); }
 };
-
-const Kernels& ref_table() {
-  static const Kernels table = [] {
-    Kernels ref;
-    add_ref_qconv(ref);
-    return ref;
-  }();
-  return table;
-}
-
-#include "kernels/cpu/qconv_impl.h"
 
 }  // namespace
 
-void add_avx512vnni_qconv(Kernels& table) {
-  table.qconv_forward = {qconv_forward, "avx512vnni"};
-  table.qconv_backward_data = {qconv_backward_data, "avx512vnni"};
-  table.qconv_backward_weight = {qconv_backward_weight, "avx512vnni"};
-}
+void add_avx512vnni_qconv(Kernels& table) { add_qconv<Vnni>(table, "avx512vnni"); }
 
 }  // namespace luq::kernels

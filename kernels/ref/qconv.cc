@@ -16,7 +16,9 @@ void store(int64_t sum, float scale, const float* bias, int64_t channel, int64_t
   y[index] = bias != nullptr ? value + bias[channel] : value;
 }
 
-void qconv_forward(const QConvForwardArgs& a) {
+}  // namespace
+
+void ref_qconv_forward(const QConvForwardArgs& a) {
   const ConvShape& s = a.shape;
   const int64_t oh = s.oh(), ow = s.ow(), cg = s.c_group(), og = s.o_group();
   const int64_t x_row = packed_row_bytes(s.c), w_row = packed_row_bytes(cg);
@@ -42,7 +44,7 @@ void qconv_forward(const QConvForwardArgs& a) {
   }
 }
 
-void qconv_backward_data(const QConvBackwardDataArgs& a) {
+void ref_qconv_backward_data(const QConvBackwardDataArgs& a) {
   const ConvShape& s = a.shape;
   const int64_t oh = s.oh(), ow = s.ow(), cg = s.c_group(), og = s.o_group();
   const int64_t dy_row = packed_row_bytes(s.o), w_row = packed_row_bytes(cg);
@@ -69,7 +71,7 @@ void qconv_backward_data(const QConvBackwardDataArgs& a) {
   }
 }
 
-void qconv_backward_weight(const QConvBackwardWeightArgs& a) {
+void ref_qconv_backward_weight(const QConvBackwardWeightArgs& a) {
   const ConvShape& s = a.shape;
   const int64_t oh = s.oh(), ow = s.ow(), cg = s.c_group(), og = s.o_group();
   const int64_t dy_row = packed_row_bytes(s.o), x_row = packed_row_bytes(s.c);
@@ -94,12 +96,10 @@ void qconv_backward_weight(const QConvBackwardWeightArgs& a) {
   }
 }
 
-}  // namespace
-
 void add_ref_qconv(Kernels& table) {
-  table.qconv_forward = {qconv_forward, "ref"};
-  table.qconv_backward_data = {qconv_backward_data, "ref"};
-  table.qconv_backward_weight = {qconv_backward_weight, "ref"};
+  table.qconv_forward = {ref_qconv_forward, "ref"};
+  table.qconv_backward_data = {ref_qconv_backward_data, "ref"};
+  table.qconv_backward_weight = {ref_qconv_backward_weight, "ref"};
 }
 
 }  // namespace luq::kernels

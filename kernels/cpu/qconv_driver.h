@@ -1,0 +1,68 @@
+// The 4-bit matmuls of the CPU: one driver, and one table of small functions for each instruction set.
+//
+// The driver (qconv_driver.cc for forward and backward-data, qconv_update.cc for the weights' gradient) is plain C++:
+// it plans, cuts the work into units for the threads, unpacks codes to bytes once per unit, and walks over tiles. A
+// tile is the register block of a matrix product of bytes: R rows x 16 or 32 columns of int32 sums. Only tiles and
+// unpacking are written for an instruction set, in qconv_tiles.h with the vector type as a parameter.
+//
+// Every product is of an unsigned byte, broadcast four terms at a time, with signed bytes, [terms / 4][16 columns][4].
+// A signed operand becomes unsigned by an offset, which column sums take away again; sums that still hold the offset
+// may wrap, so they are added modulo 2^32. The true sum fits in int32: longer ones go to the scalar reference.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/kernels.h"
+
+namespace luq::kernels {
+
+constexpr int kMaxTileRows = 14;  // widest tile of any instruction set: 14 x 2 accumulators of 32 registers
+constexpr int64_t kBlock = 16;    // columns of a block
+
+// Forward and backward-data: row i, column j of the tile is
+//   start[j] + sum over runs r and k < 4 * steps of x[i * x_stride + run_offset[r] + k] * w[r, k, j],
+// converted to float, times scale, plus bias; or the sum itself.
+struct ConvTile {
+  const uint8_t* x;
+  int64_t x_stride;           // bytes between rows
+  const int64_t* run_offset;  // (runs) bytes
+  int64_t runs, steps;        // a run is `steps` x 4 consecutive bytes
+  int64_t chain;              // steps whose products fit in int16 sums; at least 1
+  const int8_t* w;            // (blocks, runs, steps, 16, 4)
+  int64_t w_block;            // bytes between blocks
+  const uint32_t* start;      // (blocks * 16)
+  float scale;
+  const float* bias;  // (channels) or null
+  float* y;           // (rows, channels) with y_stride between rows
+  int64_t* sums;      // the same, or null
+  int64_t y_stride;
+  int64_t channels;  // columns to write
+};
+
+// Backward-weight: adds to row i, column j of `sums`, over all images, rows and pixels, x of row i times dy of column
+// j.
+struct UpdateTile {
+  const uint8_t* x;  // (images, rows, x_stride planes) of 4 * quads pixels, the next rows x_stride apart
+  int64_t x_stride, x_row, x_image;
+  const int8_t* dy;  // (images, rows, quads, channels, 4)
+  int64_t dy_quad, dy_row, dy_image;
+  int64_t images, rows, quads;
+  int64_t chain;
+  uint32_t* sums;  // (rows of the tile, 16 * blocks), modulo 2^32
+  int64_t sums_stride;
+};
+
+struct QConvIsa {
+  int max_rows;    // of a tile
+  int max_blocks;  // of a tile: 1 or 2
+  // Two values a byte, low nibble first: values[i] = table[code i].
+  void (*unpack)(const uint8_t* packed, int64_t bytes, const uint8_t* table, uint8_t* values);
+  void (*conv[2][kMaxTileRows])(const ConvTile&);      // [blocks - 1][rows - 1]
+  void (*update[2][kMaxTileRows])(const UpdateTile&);  // [blocks - 1][rows - 1]
+};
+
+void run_qconv_forward(const QConvIsa& isa, const QConvForwardArgs& args);
+void run_qconv_backward_data(const QConvIsa& isa, const QConvBackwardDataArgs& args);
+void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArgs& args);
+
+}  // namespace luq::kernels

@@ -1,0 +1,239 @@
+// Register blocks of the 4-bit matmuls for a vector type V, which an instruction set's file defines:
+//   Int, kLanes (int32 lanes), kMaxRows (with one and two blocks of 16 columns), kMaxBlocks, kChained,
+//   zero, load, store, broadcast (4 bytes to every lane), add;
+//   dot(sum, u, s): sum + the products of 4 unsigned by 4 signed bytes, lane by lane;
+//   kChained: pairs(u, s) gives sums of two products in int16, add16 adds those, widen(sum, pairs) adds them to int32;
+//   store_float(y, sums, scale, bias or null, channels): one vector of results, of which `channels` are written.
+//
+// Cost of a step: R broadcasts and N loads for R * N products, so a tile of 14 x 2 is bound by the multipliers and one
+// of 14 x 1 by the loads, at nearly the same rate. Without a dot instruction a product is a multiply-add of pairs and
+// an int16 addition; widening is paid once in `chain` steps.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/qconv_driver.h"
+
+namespace luq::kernels {
+namespace {
+
+// Addresses of R rows a fixed stride apart, three rows to a pointer, so that they stay in general registers.
+template <int R>
+struct RowPointers {
+  const uint8_t* first[(R + 2) / 3];
+  int64_t stride;
+  RowPointers(const uint8_t* x, int64_t x_stride) : stride(x_stride) {
+#pragma GCC unroll 16
+    for (int i = 0; i < (R + 2) / 3; ++i) first[i] = x + 3 * i * x_stride;
+  }
+  const uint8_t* operator[](int row) const { return first[row / 3] + (row % 3) * stride; }
+  void advance(int64_t bytes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < (R + 2) / 3; ++i) first[i] += bytes;
+  }
+};
+
+template <class V, int R, int N>
+struct Accumulators {
+  using Int = typename V::Int;
+  Int sum[R][N];
+
+  void clear() {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) sum[i][v] = V::zero();
+    }
+  }
+
+  // `steps` x 4 terms; vector v of the signed operand is at s + offset(v).
+  template <class Offset>
+  void multiply(const uint8_t* x, int64_t x_stride, const int8_t* s, int64_t s_step, Offset offset, int64_t steps) {
+    RowPointers<R> row(x, x_stride);
+    for (int64_t step = 0; step < steps; ++step) {
+      Int w[N];
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) w[v] = V::load(s + offset(v));
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+        const Int u = V::broadcast(row[i]);
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) {
+          if constexpr (V::kChained) {
+            sum[i][v] = V::add16(sum[i][v], V::pairs(u, w[v]));
+          } else {
+            sum[i][v] = V::dot(sum[i][v], u, w[v]);
+          }
+        }
+      }
+      row.advance(4);
+      s += s_step;
+    }
+  }
+};
+
+// Totals in int32. With a dot instruction the accumulators are the totals; else they hold int16 pairs, which are
+// widened into totals in memory before `chain` steps are exceeded.
+template <class V, int R, int N>
+struct Sums {
+  using Int = typename V::Int;
+  Accumulators<V, R, N> acc;
+  Int total[V::kChained ? R : 1][V::kChained ? N : 1];
+  int64_t used = 0;
+
+  void clear() {
+    acc.clear();
+    if constexpr (V::kChained) {
+      for (int i = 0; i < R; ++i) {
+        for (int v = 0; v < N; ++v) total[i][v] = V::zero();
+      }
+    }
+  }
+  void widen() {
+    if constexpr (V::kChained) {
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) total[i][v] = V::widen(total[i][v], acc.sum[i][v]);
+      }
+      acc.clear();
+      used = 0;
+    }
+  }
+  template <class Offset>
+  void multiply(const uint8_t* x, int64_t x_stride, const int8_t* s, int64_t s_step, Offset offset, int64_t steps,
+                int64_t chain) {
+    if constexpr (V::kChained) {
+      if (used + steps > chain) widen();
+      while (steps > chain) {
+        acc.multiply(x, x_stride, s, s_step, offset, chain);
+        widen();
+        x += 4 * chain;
+        s += s_step * chain;
+        steps -= chain;
+      }
+      used += steps;
+    }
+    acc.multiply(x, x_stride, s, s_step, offset, steps);
+  }
+  Int get(int i, int v) const {
+    if constexpr (V::kChained) return total[i][v];
+    return acc.sum[i][v];
+  }
+};
+
+template <class V, int R, int N>
+void conv_tile(const ConvTile& t) {
+  using Int = typename V::Int;
+  constexpr int per_block = kBlock / V::kLanes;
+  constexpr int64_t step_bytes = kBlock * 4;
+  const int64_t w_block = t.w_block;
+  const auto offset = [w_block](int v) { return (v / per_block) * w_block + (v % per_block) * V::kLanes * 4; };
+  Sums<V, R, N> sums;
+  sums.clear();
+  const int8_t* w = t.w;
+  for (int64_t run = 0; run < t.runs; ++run) {
+    sums.multiply(t.x + t.run_offset[run], t.x_stride, w, step_bytes, offset, t.steps, t.chain);
+    w += t.steps * step_bytes;
+  }
+  sums.widen();
+  Int start[N];
+#pragma GCC unroll 4
+  for (int v = 0; v < N; ++v) start[v] = V::load(t.start + v * V::kLanes);
+  if (t.sums != nullptr) {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) {
+        alignas(64) int32_t lanes[V::kLanes];
+        V::store(lanes, V::add(sums.get(i, v), start[v]));
+        for (int j = 0; j < V::kLanes; ++j) {
+          if (v * V::kLanes + j < t.channels) t.sums[i * t.y_stride + v * V::kLanes + j] = lanes[j];
+        }
+      }
+    }
+    return;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < N; ++v) {
+      V::store_float(t.y + i * t.y_stride + v * V::kLanes, V::add(sums.get(i, v), start[v]), t.scale,
+                     t.bias != nullptr ? t.bias + v * V::kLanes : nullptr, t.channels - v * V::kLanes);
+    }
+  }
+}
+
+template <class V, int R, int N>
+void update_tile(const UpdateTile& t) {
+  const auto offset = [](int v) { return v * V::kLanes * 4; };
+  Sums<V, R, N> sums;
+  sums.clear();
+  for (int64_t image = 0; image < t.images; ++image) {
+    const uint8_t* x = t.x + image * t.x_image;
+    const int8_t* dy = t.dy + image * t.dy_image;
+    for (int64_t row = 0; row < t.rows; ++row) {
+      sums.multiply(x, t.x_stride, dy, t.dy_quad, offset, t.quads, t.chain);
+      x += t.x_row;
+      dy += t.dy_row;
+    }
+  }
+  sums.widen();
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < N; ++v) {
+      uint32_t* to = t.sums + i * t.sums_stride + v * V::kLanes;
+      V::store(to, V::add(V::load(to), sums.get(i, v)));
+    }
+  }
+}
+
+// Fills in the tiles of 1 to kMaxRows rows.
+template <class V, int R = V::kMaxRows>
+void set_tiles(QConvIsa& isa) {
+  constexpr int per_block = kBlock / V::kLanes;
+  isa.conv[0][R - 1] = conv_tile<V, R, per_block>;
+  isa.update[0][R - 1] = update_tile<V, R, per_block>;
+  if constexpr (V::kMaxBlocks == 2) {
+    isa.conv[1][R - 1] = conv_tile<V, R, 2 * per_block>;
+    isa.update[1][R - 1] = update_tile<V, R, 2 * per_block>;
+  }
+  if constexpr (R > 1) set_tiles<V, R - 1>(isa);
+}
+
+template <class V>
+const QConvIsa& isa_of() {
+  static const QConvIsa isa = [] {
+    QConvIsa made{};
+    made.max_rows = V::kMaxRows;
+    made.max_blocks = V::kMaxBlocks;
+    made.unpack = V::unpack;
+    set_tiles<V>(made);
+    return made;
+  }();
+  return isa;
+}
+
+// The three entries of the table.
+template <class V>
+void forward(const QConvForwardArgs& args) {
+  run_qconv_forward(isa_of<V>(), args);
+}
+template <class V>
+void backward_data(const QConvBackwardDataArgs& args) {
+  run_qconv_backward_data(isa_of<V>(), args);
+}
+template <class V>
+void backward_weight(const QConvBackwardWeightArgs& args) {
+  run_qconv_backward_weight(isa_of<V>(), args);
+}
+template <class V>
+void add_qconv(Kernels& table, const char* name) {
+  table.qconv_forward = {forward<V>, name};
+  table.qconv_backward_data = {backward_data<V>, name};
+  table.qconv_backward_weight = {backward_weight<V>, name};
+}
+
+}  // namespace
+}  // namespace luq::kernels

@@ -1,0 +1,51 @@
+// What the 4-bit matmul tiles of the AVX-512 files share: 512-bit integer vectors, and unpacking.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace luq::kernels {
+namespace {
+
+struct Zmm {
+  using Int = __m512i;
+  static constexpr int kLanes = 16;
+  static Int zero() { return _mm512_setzero_si512(); }
+  static Int load(const void* p) { return _mm512_loadu_si512(p); }
+  static void store(void* p, Int v) { _mm512_storeu_si512(p, v); }
+  static Int broadcast(const uint8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm512_set1_epi32(four);
+  }
+  static Int add(Int a, Int b) { return _mm512_add_epi32(a, b); }
+
+  static void store_float(float* y, Int sums, float scale, const float* bias, int64_t channels) {
+    if (channels <= 0) return;
+    const __mmask16 mask = channels >= kLanes ? 0xffff : static_cast<__mmask16>((1u << channels) - 1);
+    __m512 value = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(0xffff, sums), _mm512_set1_ps(scale));
+    if (bias != nullptr) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias));
+    _mm512_mask_storeu_ps(y, mask, value);
+  }
+
+  static void unpack(const uint8_t* packed, int64_t bytes, const uint8_t* table, uint8_t* values) {
+    const __m512i lookup = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+    const __m512i low = _mm512_set1_epi8(15);
+    for (int64_t i = 0; i < bytes; i += 32) {
+      const int64_t left = bytes - i;
+      const __mmask32 mask = left >= 32 ? 0xffffffffu : (1u << left) - 1;
+      const __m512i wide = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, packed + i));
+      const __m512i codes = _mm512_and_si512(_mm512_or_si512(wide, _mm512_slli_epi16(wide, 4)), low);
+      const __m512i decoded = _mm512_shuffle_epi8(lookup, codes);
+      if (left >= 32) {
+        _mm512_storeu_si512(values + 2 * i, decoded);
+      } else {
+        _mm512_mask_storeu_epi8(values + 2 * i, (uint64_t{1} << (2 * left)) - 1, decoded);
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace luq::kernels
