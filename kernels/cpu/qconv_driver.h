@@ -50,6 +50,7 @@ struct UpdateTile {
   int64_t chain;
   uint32_t* sums;  // (rows of the tile, 16 * blocks), modulo 2^32
   int64_t sums_stride;
+  bool add;
 };
 
 struct QConvIsa {

@@ -184,7 +184,7 @@ void update_tile(const UpdateTile& t) {
 #pragma GCC unroll 4
     for (int v = 0; v < N; ++v) {
       uint32_t* to = t.sums + i * t.sums_stride + v * V::kLanes;
-      V::store(to, V::add(V::load(to), sums.get(i, v)));
+      V::store(to, t.add ? V::add(V::load(to), sums.get(i, v)) : sums.get(i, v));
     }
   }
 }

@@ -27,7 +27,6 @@ constexpr int64_t kOwnSumsBytes = 640 * 1024;   // most that a thread keeps for 
 constexpr int64_t kGroupBytes = 256 * 1024;     // packed operands of a group of one thread
 constexpr int64_t kSharedGroupBytes = 2 << 20;  // of a group that all threads share
 constexpr int64_t kFlatPixels = 128;            // a matrix product's pixels are cut into images of one row of so many
-constexpr int64_t kOnes = 4096;                 // longest row of the tile that sums dy
 
 struct Update {
   const QConvIsa& isa;
@@ -43,6 +42,7 @@ struct Update {
   int64_t plane = 0, planes = 0;            // columns of a plane; planes (residues) of a row
   int64_t band_width = 0;                   // unpacked columns of a row of x, padding included
   int64_t set_c = 0, set_o = 0;             // channels of a set; set_o padded to 16
+  int64_t pitch = 0;                        // of set_o, not a power of 2: rows would share cache sets
   int64_t set_sums = 0;                     // sums of a set: (kh, kw, set_c, set_o), then (set_o) of dy
   int64_t chain = 1;
 
@@ -135,23 +135,27 @@ void pack_image(const Update& u, const Group& group, int64_t i, Scratch& scratch
   }
 }
 
-// One tile: columns of one or two blocks of output channels from `o`, rows the input channels [c, c + rows) at a tap.
-// The tap after the last is that of the sums of dy.
-void run_tile(const Update& u, const Group& group, uint32_t* sums, int64_t set, int64_t o, int blocks, int64_t tap,
-              int64_t c, int64_t rows, const uint8_t* ones) {
+// The work of a group in tiles, numbered: (set, pair of blocks, part of the input channels, tap), so that what the taps
+// of a part read stays in cache. The tap after the last, in the first part, is that of the sums of dy.
+struct Tiles {
+  int64_t pairs, parts, taps;
+  int64_t count(const Update& u) const { return u.merged * pairs * parts * taps; }
+};
+
+// add: the sums of an earlier group stay.
+void run_tile(const Update& u, const Tiles& tiles, const Group& group, uint32_t* sums, bool add, int64_t index,
+              const uint8_t* ones) {
   const ConvShape& s = u.shape;
+  const int64_t tap = index % tiles.taps, part = index / tiles.taps % tiles.parts;
+  const int64_t set_pair = index / (tiles.taps * tiles.parts), set = set_pair / tiles.pairs;
+  const int64_t o = set_pair % tiles.pairs * u.isa.max_blocks * kBlock;
+  const int64_t blocks = std::min<int64_t>(u.isa.max_blocks, (u.set_o - o) / kBlock);
+  int64_t c = part_begin(u.set_c, tiles.parts, part), rows = part_begin(u.set_c, tiles.parts, part + 1) - c;
   UpdateTile tile{};
-  tile.dy = group.dy + (set * u.merge * s.o_group() + o) * 4;
-  tile.dy_quad = u.dy_channels * 4;
-  tile.dy_row = u.dy_row();
-  tile.dy_image = group.rows * tile.dy_row;
-  tile.images = group.images;
-  tile.rows = group.rows;
-  tile.quads = u.quads;
-  tile.chain = u.chain;
-  tile.sums_stride = u.set_o;
-  tile.sums = sums + set * u.set_sums + (tap * u.set_c + c) * u.set_o + o;
   if (tap == s.kh * s.kw) {
+    if (part > 0) return;
+    c = 0;
+    rows = 1;
     tile.x = ones;
   } else {
     const int64_t ky = tap / s.kw, column = tap % s.kw * s.dilation_w;
@@ -162,55 +166,52 @@ void run_tile(const Update& u, const Group& group, uint32_t* sums, int64_t set, 
     tile.x_row = s.stride_h * u.x_row();
     tile.x_image = u.rows_of(group.rows) * u.x_row();
   }
+  tile.dy = group.dy + (set * u.merge * s.o_group() + o) * 4;
+  tile.dy_quad = u.dy_channels * 4;
+  tile.dy_row = u.dy_row();
+  tile.dy_image = group.rows * tile.dy_row;
+  tile.images = group.images;
+  tile.rows = group.rows;
+  tile.quads = u.quads;
+  tile.chain = u.chain;
+  tile.sums = sums + set * u.set_sums + (tap * u.set_c + c) * u.pitch + o;
+  tile.sums_stride = u.pitch;
+  tile.add = add;
   u.isa.update[blocks - 1][rows - 1](tile);
 }
 
-// The work of a group in tiles, numbered: (set, pair of blocks, tap, part of the input channels).
-struct Tiles {
-  int64_t pairs, taps, parts;
-  int64_t count(const Update& u) const { return u.merged * pairs * taps * parts; }
-};
-
-void run_numbered_tile(const Update& u, const Tiles& tiles, const Group& group, uint32_t* sums, int64_t index,
-                       const uint8_t* ones) {
-  const int64_t part = index % tiles.parts, tap = index / tiles.parts % tiles.taps;
-  const int64_t pair = index / (tiles.parts * tiles.taps) % tiles.pairs,
-                set = index / (tiles.parts * tiles.taps * tiles.pairs);
-  const bool sums_dy = tap == u.shape.kh * u.shape.kw;
-  if (sums_dy && part > 0) return;
-  const int64_t o = pair * u.isa.max_blocks * kBlock;
-  const int blocks = static_cast<int>(std::min<int64_t>(u.isa.max_blocks, (u.set_o - o) / kBlock));
-  const int64_t c = sums_dy ? 0 : part_begin(u.set_c, tiles.parts, part);
-  const int64_t rows = sums_dy ? 1 : part_begin(u.set_c, tiles.parts, part + 1) - c;
-  run_tile(u, group, sums, set, o, blocks, tap, c, rows, ones);
-}
-
-// Adds the sums of `copies` threads into the first, takes the offset away and hands each true sum to `give`(index,
-// sum).
+// Adds up the sums of `copies` threads, takes the offset away and hands each true sum to `give`(index in dw, sum).
 template <class Give>
 void finish_sums(const Update& u, const uint32_t* sums, int64_t copies, Give give) {
   const ConvShape& s = u.shape;
-  const int64_t taps = s.kh * s.kw, cg = s.c_group(), og = s.o_group();
-  const int64_t all = u.merged * u.set_sums, o_blocks = ceil_div(s.o, kBlock);
+  const int64_t taps = s.kh * s.kw, cg = s.c_group(), og = s.o_group(), sets = u.merged, all = u.merged * u.set_sums;
+  const int64_t blocks = u.set_o / kBlock;
   const uint32_t offset = static_cast<uint32_t>(u.x_table.offset);
-#pragma omp parallel for collapse(2) schedule(static) if (s.w_size() > 4096)
-  for (int64_t block = 0; block < o_blocks; ++block) {
+#pragma omp parallel for collapse(2) schedule(static) if (s.w_size() > 16384)
+  for (int64_t set_block = 0; set_block < sets * blocks; ++set_block) {
     for (int64_t tap = 0; tap < taps; ++tap) {
-      const int64_t o_end = std::min(s.o, (block + 1) * kBlock);
-      for (int64_t c0 = 0; c0 < cg; c0 += kBlock) {  // square by square: both sides are walked in cache lines
-        for (int64_t o = block * kBlock; o < o_end; ++o) {
-          const int64_t group = o / og, set = group / u.merge;
-          const int64_t column = o - set * u.merge * og, first_c = group % u.merge * cg;
-          const uint32_t* from = sums + set * u.set_sums + column;
-          for (int64_t c = c0; c < std::min(cg, c0 + kBlock); ++c) {
-            uint32_t sum = 0;
-            for (int64_t copy = 0; copy < copies; ++copy) {
-              const uint32_t* own = from + copy * all;
-              sum += own[(tap * u.set_c + first_c + c) * u.set_o];
-              if (offset != 0) sum -= offset * own[taps * u.set_c * u.set_o];
-            }
-            give((o * taps + tap) * cg + c, static_cast<int32_t>(sum));
+      const int64_t set = set_block / blocks, first_o = set_block % blocks * kBlock;
+      const int64_t o_end = std::min(kBlock, u.set_groups(set) * og - first_o);
+      const uint32_t* from = sums + set * u.set_sums + first_o;
+      for (int64_t first_c = 0; first_c < u.set_groups(set) * cg; first_c += kBlock) {
+        const int64_t c_end = std::min(kBlock, u.set_groups(set) * cg - first_c);
+        uint32_t square[kBlock][kBlock] = {};  // [c][o], so that both sides are walked in cache lines
+        for (int64_t copy = 0; copy < copies; ++copy) {
+          const uint32_t* own = from + copy * all;
+          const uint32_t* dy_sum = own + taps * u.set_c * u.pitch;
+          for (int64_t c = 0; c < c_end; ++c) {
+            const uint32_t* row = own + (tap * u.set_c + first_c + c) * u.pitch;
+            for (int64_t o = 0; o < kBlock; ++o) square[c][o] += row[o];
+            if (offset == 0) continue;
+            for (int64_t o = 0; o < kBlock; ++o) square[c][o] -= offset * dy_sum[o];
           }
+        }
+        for (int64_t o = 0; o < o_end; ++o) {
+          const int64_t group = (first_o + o) / og;  // of the set: its channels are group * cg and following
+          const int64_t begin = std::max<int64_t>(0, group * cg - first_c);
+          const int64_t end = std::min(c_end, (group + 1) * cg - first_c);
+          const int64_t to = ((set * u.merge * og + first_o + o) * taps + tap) * cg + first_c - group * cg;
+          for (int64_t c = begin; c < end; ++c) give(to + c, static_cast<int32_t>(square[c][o]));
         }
       }
     }
@@ -240,14 +241,15 @@ void plan(Update& u) {
   u.plane = round_up(ceil_div(u.band_width, s.stride_w), 16);
   u.set_c = u.merge * s.c_group();
   u.set_o = round_up(u.merge * s.o_group(), kBlock);
-  u.set_sums = (s.kh * s.kw * u.set_c + 1) * u.set_o;
+  u.pitch = u.set_o % 256 == 0 ? u.set_o + kBlock : u.set_o;
+  u.set_sums = (s.kh * s.kw * u.set_c + 1) * u.pitch;
   u.chain = int16_chain(u.x_table, u.dy_table);
 }
 
 }  // namespace
 
 void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArgs& args) {
-  static thread_local Scratch sums_scratch, total_scratch, shared_x, shared_dy;
+  static thread_local Scratch sums_scratch, total_scratch, ones_scratch, shared_x, shared_dy;
   if (args.shape.w_size() <= 0) return;
   Update u{.isa = isa,
            .args = args,
@@ -257,19 +259,13 @@ void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArg
   // The bound for sums over any formats, so that parts are equally long for all.
   const int64_t bound = max_int32_terms(Format::uint4, Format::fp4);
   if (args.shape.y_size() > 0) plan(u);
-  if (args.shape.y_size() <= 0 || u.oh * u.ow > bound || 4 * u.quads > kOnes) {
+  if (args.shape.y_size() <= 0 || u.oh * u.ow > bound) {
     ref_qconv_backward_weight(args);
     return;
   }
-  alignas(64) static const auto ones = [] {
-    struct Ones {
-      uint8_t value[kOnes];
-    } made;
-    std::memset(made.value, 1, sizeof made.value);
-    return made;
-  }();
   const ConvShape& s = u.shape;
-  const int64_t threads = args.shape.macs() > kParallelMacs ? omp_get_max_threads() : 1, all = u.merged * u.set_sums;
+  const int threads = args.shape.macs() > kParallelMacs ? omp_get_max_threads() : 1;
+  const int64_t all = u.merged * u.set_sums;
 
   Tiles tiles;
   tiles.pairs = ceil_div(u.set_o, kBlock * isa.max_blocks);
@@ -287,7 +283,9 @@ void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArg
   if (!own_sums || all * 4 > kOwnSumsBytes) {
     group_images = std::min(s.n, std::max<int64_t>(1, kSharedGroupBytes / u.bytes(group_rows)));
   }
-  const int64_t copies = own_sums ? threads : 1;
+  uint8_t* ones = ones_scratch.get<uint8_t>(4 * u.quads);
+  std::memset(ones, 1, 4 * u.quads);
+  const int copies = own_sums ? threads : 1;
   uint32_t* sums = sums_scratch.get<uint32_t>(copies * all);
 
   const int64_t part_images = std::max<int64_t>(1, bound / (u.oh * u.ow));
@@ -313,24 +311,27 @@ void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArg
     const int64_t end = std::min(s.n, begin + part_images);
     const int64_t groups = ceil_div(end - begin, group_images) * bands;
     if (own_sums) {
-#pragma omp parallel num_threads(static_cast <int>(threads))
+#pragma omp parallel num_threads(threads)
       {
         static thread_local Scratch x_scratch, dy_scratch, row_scratch;
-        // Every copy is cleared, even where fewer threads run than were asked for.
-        for (int64_t copy = omp_get_thread_num(); copy < copies; copy += omp_get_num_threads())
-          std::fill_n(sums + copy * all, all, 0u);
         uint32_t* own = sums + omp_get_thread_num() * all;
-#pragma omp for schedule(dynamic)
+        bool add = false;
+#pragma omp for schedule(dynamic) nowait
         for (int64_t index = 0; index < groups; ++index) {
           Group group = group_at(begin, end, index);
           allocate(group, x_scratch, dy_scratch);
           for (int64_t i = 0; i < group.images; ++i) pack_image(u, group, i, row_scratch);
-          for (int64_t tile = 0; tile < tiles.count(u); ++tile)
-            run_numbered_tile(u, tiles, group, own, tile, ones.value);
+          for (int64_t tile = 0; tile < tiles.count(u); ++tile) run_tile(u, tiles, group, own, add, tile, ones);
+          add = true;
+        }
+        if (!add) std::fill_n(own, all, 0u);
+        // Fewer threads may run than were asked for.
+        for (int64_t copy = omp_get_num_threads() + omp_get_thread_num(); copy < copies;
+             copy += omp_get_num_threads()) {
+          std::fill_n(sums + copy * all, all, 0u);
         }
       }
     } else {
-      std::fill_n(sums, all, 0u);
       for (int64_t index = 0; index < groups; ++index) {
         Group group = group_at(begin, end, index);
         allocate(group, shared_x, shared_dy);
@@ -341,7 +342,7 @@ void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArg
           for (int64_t i = 0; i < group.images; ++i) pack_image(u, group, i, row_scratch);
 #pragma omp for schedule(dynamic, 4)
           for (int64_t tile = 0; tile < tiles.count(u); ++tile) {
-            run_numbered_tile(u, tiles, group, sums, tile, ones.value);
+            run_tile(u, tiles, group, sums, index > 0, tile, ones);
           }
         }
       }
