@@ -1,0 +1,384 @@
+// Float kernels: every table against ref, within bounds that follow from float32, and the same for any threads.
+
+#include <cmath>
+#include <set>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "kernels/ref/float_ops.h"
+#include "tests/kernels/harness.h"
+
+namespace luq::test {
+namespace {
+
+using namespace luq::kernels;
+
+// Normally distributed values.
+struct Random : Guarded<float> {
+  Random(int64_t count, std::mt19937& rng, float mean = 0, float std = 1) : Guarded<float>(count) {
+    std::normal_distribution<float> distribution(mean, std);
+    for (int64_t i = 0; i < count; ++i) data()[i] = distribution(rng);
+  }
+};
+
+// |a - b| <= tolerance * magnitude everywhere; magnitude: of the terms that were added.
+void require_close(const Guarded<float>& a, const Guarded<float>& b, double tolerance, double magnitude) {
+  for (int64_t i = 0; i < a.size(); ++i) {
+    INFO("element " << i << ": " << a[i] << " and " << b[i]);
+    REQUIRE(std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i])) <= tolerance * magnitude);
+  }
+}
+
+// Runs `run(table, output)` for ref and for every table with 1, 2 and 3 threads: close to ref, the same for all
+// threads.
+void compare(int64_t count, double tolerance, double magnitude,
+             const std::function<void(const Kernels&, Guarded<float>&)>& run) {
+  Guarded<float> expected(count);
+  run(cpu_kernel_tables().front().table, expected);
+  for_each_table([&](const Kernels& table) {
+    Guarded<float> one(count, NAN);
+    {
+      const Threads scope(1);
+      run(table, one);
+    }
+    REQUIRE(one.intact());
+    require_close(one, expected, tolerance, magnitude);
+    for (const int threads : {2, 3}) {
+      const Threads scope(threads);
+      Guarded<float> more(count, NAN);
+      run(table, more);
+      INFO(threads << " threads");
+      REQUIRE(more.first_difference(one) == -1);
+    }
+  });
+}
+
+std::vector<std::pair<int64_t, int64_t>> row_shapes(std::mt19937& rng) {
+  std::vector<std::pair<int64_t, int64_t>> shapes{{1, 1},    {2, 1},    {3, 16},   {255, 17}, {256, 16}, {257, 15},
+                                                  {1000, 3}, {5, 1000}, {4097, 8}, {700, 64}, {64, 512}, {33, 31}};
+  for (int i = 0; i < 10; ++i) {
+    shapes.emplace_back(1 + static_cast<int64_t>(rng() % 600), 1 + static_cast<int64_t>(rng() % 100));
+  }
+  return shapes;
+}
+
+std::vector<ConvShape> conv_shapes(std::mt19937& rng) {
+  std::vector<ConvShape> shapes{
+      {.n = 5, .h = 9, .w = 8, .c = 3, .o = 16, .kh = 3, .kw = 3, .pad_h = 1, .pad_w = 1},
+      {.n = 20, .h = 14, .w = 14, .c = 16, .o = 16, .kh = 3, .kw = 3, .pad_h = 1, .pad_w = 1},
+      {.n = 17, .h = 7, .w = 7, .c = 8, .o = 24, .kh = 1, .kw = 1, .stride_h = 2, .stride_w = 2},
+      {.n = 3,
+       .h = 16,
+       .w = 15,
+       .c = 3,
+       .o = 8,
+       .kh = 7,
+       .kw = 7,
+       .stride_h = 2,
+       .stride_w = 2,
+       .pad_h = 3,
+       .pad_w = 3},
+      {.n = 2,
+       .h = 9,
+       .w = 9,
+       .c = 4,
+       .o = 6,
+       .kh = 3,
+       .kw = 2,
+       .pad_h = 2,
+       .pad_w = 1,
+       .dilation_h = 2,
+       .dilation_w = 3},
+      {.n = 18, .h = 6, .w = 5, .c = 12, .o = 8, .kh = 3, .kw = 3, .pad_h = 1, .pad_w = 1, .groups = 4},
+      {.n = 2, .h = 8, .w = 8, .c = 16, .o = 16, .kh = 3, .kw = 3, .pad_h = 1, .pad_w = 1, .groups = 16},
+      {.n = 4, .h = 5, .w = 5, .c = 20, .o = 9, .kh = 1, .kw = 1},
+      {.n = 129, .c = 64, .o = 10},
+      {.n = 1, .c = 1, .o = 1},
+  };
+  for (int i = 0; i < 8; ++i) {
+    const auto draw = [&](int64_t most) { return 1 + static_cast<int64_t>(rng() % static_cast<uint64_t>(most)); };
+    shapes.push_back({.n = draw(20),
+                      .h = 5 + draw(6),
+                      .w = 5 + draw(6),
+                      .c = draw(20),
+                      .o = draw(20),
+                      .kh = draw(3),
+                      .kw = draw(3),
+                      .stride_h = draw(2),
+                      .stride_w = draw(2),
+                      .pad_h = draw(2) - 1,
+                      .pad_w = draw(2) - 1});
+  }
+  return shapes;
+}
+
+}  // namespace
+
+TEST_CASE("Float convolutions equal ref in every table", "[kernels][conv]") {
+  std::mt19937 rng(test_seed("float conv"));
+  for (const ConvShape& s : conv_shapes(rng)) {
+    INFO("n " << s.n << " h " << s.h << " w " << s.w << " c " << s.c << " o " << s.o << " k " << s.kh << "x" << s.kw
+              << " stride " << s.stride_h << " pad " << s.pad_h << " groups " << s.groups);
+    const Random x(s.x_size(), rng), w(s.w_size(), rng);
+    const Random dy(s.y_size(), rng), bias(s.o, rng);
+    const double terms = static_cast<double>(s.kh * s.kw * s.c_group()),
+                 outputs = static_cast<double>(s.kh * s.kw * s.o_group());
+    const double pixels = static_cast<double>(s.n * s.oh() * s.ow());
+    // Random signs: sums grow like the square root, rounding errors like a few of its ulps.
+    constexpr double kTolerance = 1e-5;
+    for (const float* b : {static_cast<const float*>(nullptr), bias.data()}) {
+      compare(s.y_size(), kTolerance, std::sqrt(terms) + 1, [&](const Kernels& table, Guarded<float>& y) {
+        table.conv_forward({s, x.data(), w.data(), b, y.data()});
+      });
+    }
+    compare(s.x_size(), kTolerance, std::sqrt(outputs) + 1, [&](const Kernels& table, Guarded<float>& dx) {
+      table.conv_backward_data({s, dy.data(), w.data(), dx.data()});
+    });
+    compare(s.w_size(), kTolerance, std::sqrt(pixels) + 1, [&](const Kernels& table, Guarded<float>& dw) {
+      table.conv_backward_weight({s, dy.data(), x.data(), dw.data()});
+    });
+  }
+}
+
+TEST_CASE("Batch norm and column sums equal ref in every table", "[kernels][batch_norm]") {
+  std::mt19937 rng(test_seed("batch norm"));
+  for (const auto& [rows, c] : row_shapes(rng)) {
+    INFO(rows << "x" << c);
+    const int64_t r = rows, cols = c;
+    const Random x(r * cols, rng, 3, 2), dy(r * cols, rng);
+    const Random gamma(cols, rng), beta(cols, rng);
+    const double root = std::sqrt(static_cast<double>(r)) + 1;
+    compare(cols, 1e-5, root, [&](const Kernels& table, Guarded<float>& sum) {
+      table.column_sum({dy.data(), r, cols, sum.data()});
+    });
+    Guarded<float> mean(cols), variance(cols);
+    cpu_kernel_tables().front().table.batch_norm_stats({x.data(), r, cols, mean.data(), variance.data()});
+    compare(cols, 1e-5, 10, [&](const Kernels& table, Guarded<float>& result) {
+      Guarded<float> other(cols);
+      table.batch_norm_stats({x.data(), r, cols, result.data(), other.data()});
+    });
+    compare(cols, 1e-5, 40, [&](const Kernels& table, Guarded<float>& result) {
+      Guarded<float> other(cols);
+      table.batch_norm_stats({x.data(), r, cols, other.data(), result.data()});
+    });
+    Guarded<float> inverse_std(cols);
+    for (int64_t i = 0; i < cols; ++i) inverse_std[i] = 1.0f / std::sqrt(variance[i] + 1e-5f);
+    // A single row has no spread: its inverse standard deviation is 1/sqrt(eps), about 316.
+    const double spread = r < 4 ? 1e5 : 30;
+    for (const bool in_place : {false, true}) {
+      compare(r * cols, 1e-5, spread, [&](const Kernels& table, Guarded<float>& y) {
+        if (in_place) std::memcpy(y.data(), x.data(), static_cast<size_t>(r * cols) * sizeof(float));
+        table.batch_norm_apply({in_place ? y.data() : x.data(), r, cols, mean.data(), inverse_std.data(), gamma.data(),
+                                beta.data(), y.data()});
+      });
+      for (const bool training : {false, true}) {
+        compare(r * cols, 1e-5, spread, [&](const Kernels& table, Guarded<float>& dx) {
+          Guarded<float> dgamma(cols), dbeta(cols);
+          if (in_place) std::memcpy(dx.data(), dy.data(), static_cast<size_t>(r * cols) * sizeof(float));
+          table.batch_norm_backward({x.data(), in_place ? dx.data() : dy.data(), r, cols, mean.data(),
+                                     inverse_std.data(), gamma.data(), training, dx.data(), dgamma.data(),
+                                     dbeta.data()});
+        });
+      }
+    }
+    compare(cols, 1e-5, root * spread, [&](const Kernels& table, Guarded<float>& dgamma) {
+      Guarded<float> dx(r * cols), dbeta(cols);
+      table.batch_norm_backward({x.data(), dy.data(), r, cols, mean.data(), inverse_std.data(), gamma.data(), true,
+                                 dx.data(), dgamma.data(), dbeta.data()});
+    });
+    compare(cols, 1e-5, root, [&](const Kernels& table, Guarded<float>& dbeta) {
+      Guarded<float> dx(r * cols), dgamma(cols);
+      table.batch_norm_backward({x.data(), dy.data(), r, cols, mean.data(), inverse_std.data(), gamma.data(), true,
+                                 dx.data(), dgamma.data(), dbeta.data()});
+    });
+  }
+}
+
+TEST_CASE("The variance keeps its digits when the mean is far from 0", "[kernels][batch_norm]") {
+  std::mt19937 rng(test_seed("variance"));
+  const Random x(5000 * 20, rng, 100, 1);
+  Guarded<double> exact_mean(20), exact(20), wide(x.size());
+  for (int64_t i = 0; i < x.size(); ++i) wide[i] = static_cast<double>(x[i]);
+  ref::batch_norm_stats(wide.data(), 5000, 20, exact_mean.data(), exact.data());
+  for_each_table([&](const Kernels& table) {
+    Guarded<float> mean(20), variance(20);
+    table.batch_norm_stats({x.data(), 5000, 20, mean.data(), variance.data()});
+    for (int64_t c = 0; c < 20; ++c) {
+      CHECK(std::fabs(static_cast<double>(variance[c]) / exact[c] - 1) < 1e-5);
+      CHECK(std::fabs(static_cast<double>(mean[c]) / exact_mean[c] - 1) < 1e-6);
+    }
+  });
+}
+
+TEST_CASE("Pointwise kernels equal ref in every table", "[kernels][pointwise]") {
+  std::mt19937 rng(test_seed("pointwise"));
+  for (const int64_t count : {0, 1, 7, 8, 9, 15, 16, 17, 31, 33, 8191, 8193, 40001}) {
+    INFO("count " << count);
+    Random a(count, rng), b(count, rng);
+    if (count > 8) {
+      a[1] = NAN;
+      a[3] = 0.0f;
+      a[5] = -0.0f;
+    }
+    Guarded<uint8_t> expected_mask((count + 7) / 8);
+    ref::relu<float>(a.data(), count, Guarded<float>(count).data(), expected_mask.data());
+    for_each_table([&](const Kernels& table) {
+      for (const int threads : {1, 3}) {
+        const Threads scope(threads);
+        Guarded<float> y(count), without_mask(count), dx(count), sum(count), kept(count);
+        Guarded<uint8_t> mask((count + 7) / 8, 0xff);
+        table.relu({a.data(), count, y.data(), mask.data()});
+        table.relu({a.data(), count, without_mask.data(), nullptr});
+        table.relu_backward({b.data(), mask.data(), count, dx.data()});
+        table.add({b.data(), b.data(), count, sum.data()});
+        table.dropout({b.data(), count, 0.3f, {1, 2, 3, 4}, kept.data()});
+        REQUIRE(mask.first_difference(expected_mask) == -1);
+        REQUIRE(y.first_difference(without_mask) == -1);
+        for (int64_t i = 0; i < count; ++i) {
+          if (std::isnan(a[i])) {
+            REQUIRE(std::isnan(y[i]));
+          } else {
+            REQUIRE(y[i] == (a[i] > 0 ? a[i] : 0.0f));
+          }
+          REQUIRE(dx[i] == (a[i] > 0 ? b[i] : 0.0f));
+          REQUIRE(sum[i] == b[i] + b[i]);
+          const bool keep =
+              random16(philox({1, 2, 3, 4}, static_cast<uint64_t>(i / 8)), static_cast<int>(i % 8)) >= 19661;
+          REQUIRE(kept[i] == (keep ? b[i] * (1.0f / (1.0f - 0.3f)) : 0.0f));
+        }
+      }
+    });
+  }
+}
+
+TEST_CASE("SGD is the same in every table", "[kernels][sgd]") {
+  std::mt19937 rng(test_seed("sgd"));
+  const int64_t count = 40003;
+  const Random start(count, rng), g(count, rng), v0(count, rng);
+  for (const bool nesterov : {false, true}) {
+    for (const bool first : {false, true}) {
+      for (const bool with_velocity : {false, true}) {
+        Guarded<float> expected(count), expected_v(count);
+        bool is_ref = true;
+        for_each_table([&](const Kernels& table) {
+          Guarded<float> w(count), v(count);
+          std::memcpy(w.data(), start.data(), static_cast<size_t>(count) * sizeof(float));
+          std::memcpy(v.data(), v0.data(), static_cast<size_t>(count) * sizeof(float));
+          table.sgd(
+              {w.data(), g.data(), with_velocity ? v.data() : nullptr, count, 0.1f, 0.9f, 5e-4f, nesterov, first});
+          if (is_ref) {
+            std::memcpy(expected.data(), w.data(), static_cast<size_t>(count) * sizeof(float));
+            std::memcpy(expected_v.data(), v.data(), static_cast<size_t>(count) * sizeof(float));
+            is_ref = false;
+          }
+          REQUIRE(w.first_difference(expected) == -1);
+          REQUIRE(v.first_difference(expected_v) == -1);
+        });
+      }
+    }
+  }
+}
+
+TEST_CASE("Pooling equals ref in every table", "[kernels][pool]") {
+  std::mt19937 rng(test_seed("pool"));
+  for (const PoolShape& s :
+       {PoolShape{2, 8, 9, 16, 2, 2, 2, 2, 0, 0, false}, PoolShape{3, 7, 7, 5, 3, 3, 2, 2, 1, 1, false},
+        PoolShape{1, 6, 5, 33, 3, 2, 2, 1, 1, 1, true}, PoolShape{2, 5, 5, 1, 5, 5, 1, 1, 0, 0, false},
+        PoolShape{20, 14, 14, 17, 3, 3, 2, 2, 0, 0, true}}) {
+    INFO(s.h << "x" << s.w << "x" << s.c << " window " << s.kh << "x" << s.kw);
+    const int64_t in = s.n * s.h * s.w * s.c, out = s.n * s.oh() * s.ow() * s.c;
+    Random x(in, rng);
+    for (int64_t i = 0; i < in; i += 7) x[i] = 0.5f;  // ties
+    x[in / 2] = NAN;
+    const Random dy(out, rng);
+    Guarded<float> expected(out);
+    Guarded<int32_t> expected_index(out);
+    ref::max_pool<float>(s, x.data(), expected.data(), expected_index.data());
+    for_each_table([&](const Kernels& table) {
+      Guarded<float> y(out), plain(out);
+      Guarded<int32_t> index(out);
+      table.max_pool({s, x.data(), y.data(), index.data()});
+      table.max_pool({s, x.data(), plain.data(), nullptr});
+      REQUIRE(index.first_difference(expected_index) == -1);
+      REQUIRE(y.first_difference(expected) == -1);
+      REQUIRE(plain.first_difference(expected) == -1);
+    });
+    x[in / 2] = 0;
+    compare(in, 1e-6, 10, [&](const Kernels& table, Guarded<float>& dx) {
+      table.max_pool_backward({s, dy.data(), expected_index.data(), dx.data()});
+    });
+    for (const bool include_pad : {false, true}) {
+      compare(out, 1e-6, 10, [&](const Kernels& table, Guarded<float>& y) {
+        table.avg_pool({s, x.data(), y.data(), include_pad});
+      });
+      compare(in, 1e-6, 10, [&](const Kernels& table, Guarded<float>& dx) {
+        table.avg_pool_backward({s, dy.data(), dx.data(), include_pad});
+      });
+    }
+    for (const int64_t size : {1, 3, 7}) {
+      const Random gradient(s.n * size * size * s.c, rng);
+      compare(s.n * size * size * s.c, 1e-6, 10, [&](const Kernels& table, Guarded<float>& y) {
+        table.adaptive_avg_pool({s.n, s.h, s.w, s.c, size, size, x.data(), y.data()});
+      });
+      compare(in, 1e-6, 10, [&](const Kernels& table, Guarded<float>& dx) {
+        table.adaptive_avg_pool_backward({s.n, s.h, s.w, s.c, size, size, gradient.data(), dx.data()});
+      });
+    }
+  }
+}
+
+TEST_CASE("Cross-entropy equals ref in every table", "[kernels][loss]") {
+  std::mt19937 rng(test_seed("loss"));
+  for (const auto& [rows, classes] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {3, 10}, {128, 10}, {70, 1000}}) {
+    const Random logits(rows * classes, rng, 0, 30);
+    Guarded<int32_t> labels(rows);
+    for (int64_t i = 0; i < rows; ++i) labels[i] = static_cast<int32_t>(rng() % static_cast<uint64_t>(classes));
+    for (const float smoothing : {0.0f, 0.1f}) {
+      int64_t expected_correct = -1;
+      compare(rows * classes, 1e-6, 1, [&, n = rows, k = classes](const Kernels& table, Guarded<float>& dlogits) {
+        Guarded<float> loss(n);
+        int64_t correct = 0;
+        table.cross_entropy(
+            {logits.data(), labels.data(), n, k, smoothing, loss.data(), dlogits.data(), 1.0f, &correct});
+        if (expected_correct < 0) expected_correct = correct;
+        REQUIRE(correct == expected_correct);
+        for (int64_t i = 0; i < n; ++i) REQUIRE(std::isfinite(loss[i]));
+      });
+    }
+  }
+}
+
+TEST_CASE("Every entry of the contract has a case in these files", "[kernels]") {
+  const std::set<std::string> tested{"stats",
+                                     "encode_int",
+                                     "encode_fp4",
+                                     "decode",  // quantize_test.cc
+                                     "qconv_forward",
+                                     "qconv_backward_data",
+                                     "qconv_backward_weight",  // qconv_test.cc
+                                     "conv_forward",
+                                     "conv_backward_data",
+                                     "conv_backward_weight",
+                                     "column_sum",
+                                     "batch_norm_stats",
+                                     "batch_norm_apply",
+                                     "batch_norm_backward",
+                                     "relu",
+                                     "relu_backward",
+                                     "add",
+                                     "dropout",
+                                     "max_pool",
+                                     "max_pool_backward",
+                                     "avg_pool",
+                                     "avg_pool_backward",
+                                     "adaptive_avg_pool",
+                                     "adaptive_avg_pool_backward",
+                                     "cross_entropy",
+                                     "sgd"};
+  for (const auto& [entry, implementation] : describe(kernels_for({}))) {
+    INFO(entry);
+    CHECK(tested.count(entry) == 1);
+  }
+}
+
+}  // namespace luq::test

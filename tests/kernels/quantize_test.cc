@@ -1,0 +1,236 @@
+// Statistics, encoders and decoder: every table against ref, bit for bit, and ref against the definitions.
+
+#include <cmath>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "tests/kernels/harness.h"
+
+namespace luq::test {
+namespace {
+
+using namespace luq::kernels;
+
+enum class Content { gaussian, relu, wide, grid, denormal, zero, outlier, kinds };
+
+void fill(Guarded<float>& x, Content content, std::mt19937& rng) {
+  std::normal_distribution<float> gaussian;
+  for (int64_t i = 0; i < x.size(); ++i) {
+    float value = gaussian(rng);
+    if (content == Content::relu) value = std::max(value, 0.0f);
+    if (content == Content::wide) value = std::ldexp(value, static_cast<int>(rng() % 60) - 30);
+    if (content == Content::grid) value = 0.5f * static_cast<float>(static_cast<int>(rng() % 33) - 16);
+    if (content == Content::denormal) value *= 1e-41f;
+    if (content == Content::zero) value = rng() % 2 == 0 ? 0.0f : -0.0f;
+    if (content == Content::outlier) value *= i == 0 ? 1e6f : 1e-3f;
+    x[i] = value;
+  }
+}
+
+bool same(const Stats& a, const Stats& b) {
+  return std::memcmp(&a.sum_abs, &b.sum_abs, sizeof(double)) == 0 &&
+         std::memcmp(&a.sum_sq, &b.sum_sq, sizeof(double)) == 0 && a.count == b.count && a.nonzero == b.nonzero &&
+         a.abs_bits_max == b.abs_bits_max;
+}
+
+// The order of docs/numerics.md, written down once more.
+Stats stats_by_definition(const Guarded<float>& x) {
+  Stats stats;
+  stats.count = x.size();
+  for (int64_t begin = 0; begin < x.size(); begin += 4096) {
+    std::vector<float> abs_lane(64), sq_lane(64);
+    for (int64_t i = begin; i < std::min<int64_t>(begin + 4096, x.size()); ++i) {
+      abs_lane[static_cast<size_t>((i - begin) % 64)] += std::fabs(x[i]);
+      sq_lane[static_cast<size_t>((i - begin) % 64)] += x[i] * x[i];
+      stats.nonzero += x[i] != 0;
+      stats.abs_bits_max = std::max(stats.abs_bits_max, float_bits(std::fabs(x[i])));
+    }
+    for (size_t lanes = 32; lanes > 0; lanes /= 2) {
+      for (size_t lane = 0; lane < lanes; ++lane) {
+        abs_lane[lane] += abs_lane[lane + lanes];
+        sq_lane[lane] += sq_lane[lane + lanes];
+      }
+    }
+    stats.sum_abs += abs_lane[0];
+    stats.sum_sq += sq_lane[0];
+  }
+  return stats;
+}
+
+struct Encoder {
+  Format format;
+  Rounding rounding;
+};
+constexpr Encoder kEncoders[] = {{Format::int4, Rounding::nearest},  {Format::int4, Rounding::stochastic},
+                                 {Format::uint4, Rounding::nearest}, {Format::uint4, Rounding::stochastic},
+                                 {Format::fp4, Rounding::nearest},   {Format::fp4, Rounding::stochastic}};
+
+void encode(const Kernels& table, const Encoder& encoder, const Guarded<float>& x, int64_t rows, int64_t cols,
+            float inverse, const RngKey& key, Guarded<uint8_t>& codes) {
+  if (encoder.format == Format::fp4) {
+    table.encode_fp4({x.data(), rows, cols, inverse, encoder.rounding, key, codes.data()});
+  } else {
+    table.encode_int({x.data(), rows, cols, inverse, encoder.format, encoder.rounding, key, codes.data()});
+  }
+}
+
+// A code by the definition of docs/numerics.md, in double where the text has real numbers.
+uint32_t code_by_definition(const Encoder& encoder, float x, float inverse, uint32_t random) {
+  if (encoder.format == Format::fp4) {
+    const double r = std::fabs(x * inverse);
+    if (encoder.rounding == Rounding::nearest) random = 0x8000;
+    int exponent = 0;
+    double low = 0, gap = 1;  // the grid: 0, 1, 2, 4, ..., 64
+    while (exponent < 7 && r >= low + gap) {
+      low += gap;
+      gap = low;
+      ++exponent;
+    }
+    // Up when the fraction, rounded to 16 bits, and the random bits add up to 1.
+    if (exponent < 7 && std::floor((r - low) / gap * 65536.0 + 0.5) + random >= 65536.0) ++exponent;
+    return exponent == 0 ? 0u : (std::signbit(x) ? 8u : 0u) + static_cast<uint32_t>(exponent);
+  }
+  const float low = encoder.format == Format::uint4 ? 0 : -7, high = encoder.format == Format::uint4 ? 15 : 7;
+  const float scaled = std::min(std::max(x * inverse, low), high);
+  double value = std::nearbyint(scaled);
+  if (encoder.rounding == Rounding::stochastic) {
+    value = std::floor(scaled) + ((scaled - std::floor(scaled)) * 65536.0 > random ? 1 : 0);
+  }
+  return static_cast<uint32_t>(static_cast<int>(value)) & 15u;
+}
+
+}  // namespace
+
+TEST_CASE("Philox 4x32 with 7 rounds gives the known answers", "[kernels][rng]") {
+  // Of an independent implementation: the all-zero and all-one vectors, and one of digits of pi.
+  const auto words = [](const RngKey& key, uint64_t block) { return philox(key, block); };
+  const PhiloxBlock zero = words({0, 0, 0, 0}, 0);
+  const PhiloxBlock ones = words({~0u, ~0u, ~0u, ~0u}, ~uint64_t{0});
+  const PhiloxBlock pi = words({0xa4093822u, 0x299f31d0u, 0x13198a2eu, 0x03707344u}, 0x85a308d3243f6a88u);
+  const uint32_t expected[3][4] = {{0x5f6fb709u, 0x0d893f64u, 0x4f121f81u, 0x4f730a48u},
+                                   {0x5207ddc2u, 0x45165e59u, 0x4d8ee751u, 0x8c52f662u},
+                                   {0x4dfccaba, 0x190a87f0u, 0xc47362bau, 0xb6b5242au}};
+  for (int i = 0; i < 4; ++i) {
+    CHECK(zero.word[i] == expected[0][i]);
+    CHECK(ones.word[i] == expected[1][i]);
+    CHECK(pi.word[i] == expected[2][i]);
+  }
+}
+
+TEST_CASE("Statistics follow the written order in every table, with any number of threads", "[kernels][stats]") {
+  std::mt19937 rng(test_seed("stats"));
+  for (const int64_t count : {0, 1, 15, 16, 17, 63, 64, 65, 127, 4095, 4096, 4097, 8200, 70001, 4096 * 1030 + 5}) {
+    for (int content = 0; content < static_cast<int>(Content::kinds); ++content) {
+      if (count > 100000 && content > 1) continue;
+      Guarded<float> x(count);
+      fill(x, static_cast<Content>(content), rng);
+      const Stats expected = stats_by_definition(x);
+      for_each_table([&](const Kernels& table) {
+        for (const int threads : {1, 2, 3}) {
+          const Threads scope(threads);
+          Stats stats;
+          table.stats({x.data(), count, &stats});
+          INFO("count " << count << ", content " << content << ", " << threads << " threads");
+          REQUIRE(same(stats, expected));
+        }
+      });
+    }
+  }
+}
+
+TEST_CASE("Statistics see one NaN or infinity anywhere", "[kernels][stats]") {
+  for (const float bad : {NAN, -NAN, INFINITY, -INFINITY}) {
+    for (const int64_t at : {0, 15, 63, 64, 4095, 4096, 9998}) {
+      Guarded<float> x(9999, 1.0f);
+      x[at] = bad;
+      for_each_table([&](const Kernels& table) {
+        Stats stats;
+        table.stats({x.data(), x.size(), &stats});
+        REQUIRE_FALSE(stats_finite(stats));
+      });
+    }
+  }
+}
+
+TEST_CASE("Codes follow the definition in every table, with any number of threads", "[kernels][encode]") {
+  std::mt19937 rng(test_seed("encode"));
+  std::vector<std::pair<int64_t, int64_t>> shapes{{0, 4},   {4, 0},   {1, 1},    {1, 2},   {3, 1},     {1, 127},
+                                                  {1, 128}, {1, 129}, {5, 16},   {7, 17},  {1, 65537}, {900, 64},
+                                                  {2, 63},  {33, 6},  {1, 8191}, {1, 8192}};
+  for (int i = 0; i < 40; ++i) {
+    shapes.emplace_back(1 + static_cast<int64_t>(rng() % 40), 1 + static_cast<int64_t>(rng() % 300));
+  }
+  for (const auto& [rows, cols] : shapes) {
+    const auto content = static_cast<Content>(rng() % static_cast<unsigned>(Content::kinds));
+    Guarded<float> x(rows * cols);
+    fill(x, content, rng);
+    float largest = 0;
+    for (int64_t i = 0; i < x.size(); ++i) largest = std::max(largest, std::fabs(x[i]));
+    const RngKey key{static_cast<uint32_t>(rng()), static_cast<uint32_t>(rng()), static_cast<uint32_t>(rng()),
+                     static_cast<uint32_t>(rng())};
+    for (const Encoder& encoder : kEncoders) {
+      const float scale = encoder.format == Format::fp4 ? fp4_alpha(largest) : largest / 9.0f;
+      const float inverse = invert_scale(scale);
+      Guarded<uint8_t> expected(rows * packed_row_bytes(cols));
+      for (int64_t i = 0; i < rows * cols; ++i) {
+        const uint32_t random = random16(philox(key, static_cast<uint64_t>(i / 8)), static_cast<int>(i % 8));
+        const uint32_t code = code_by_definition(encoder, x[i], inverse, random);
+        const int64_t row = i / cols, col = i % cols;
+        expected[row * packed_row_bytes(cols) + col / 2] |= static_cast<uint8_t>(code << (col % 2 * 4));
+      }
+      for_each_table([&](const Kernels& table) {
+        for (const int threads : {1, 3}) {
+          const Threads scope(threads);
+          Guarded<uint8_t> codes(expected.size(), 0xee);
+          encode(table, encoder, x, rows, cols, inverse, key, codes);
+          INFO(rows << "x" << cols << " " << to_string(encoder.format) << " " << to_string(encoder.rounding)
+                    << " content " << static_cast<int>(content));
+          REQUIRE(codes.first_difference(expected) == -1);
+          REQUIRE(codes.intact());
+        }
+      });
+    }
+  }
+}
+
+TEST_CASE("An inverse scale of 0 gives codes of 0", "[kernels][encode]") {
+  const Guarded<float> x(333, -3.0f);
+  for_each_table([&](const Kernels& table) {
+    for (const Encoder& encoder : kEncoders) {
+      Guarded<uint8_t> codes(167, 0xee);
+      encode(table, encoder, x, 1, 333, 0.0f, {1, 2, 3, 4}, codes);
+      for (int64_t i = 0; i < codes.size(); ++i) REQUIRE(codes[i] == 0);
+    }
+  });
+}
+
+TEST_CASE("Decoding gives scale times the value of the code, in every table", "[kernels][decode]") {
+  std::mt19937 rng(test_seed("decode"));
+  for (const auto& [rows, cols] : std::vector<std::pair<int64_t, int64_t>>{
+           {0, 3}, {1, 1}, {1, 15}, {1, 16}, {1, 17}, {3, 33}, {70, 64}, {2, 20001}, {1, 40000}}) {
+    Guarded<uint8_t> codes(rows * packed_row_bytes(cols));
+    for (int64_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(rng());
+    for (const Format format : {Format::int4, Format::uint4, Format::fp4}) {
+      for_each_table([&](const Kernels& table) {
+        Guarded<float> x(rows * cols);
+        table.decode({codes.data(), rows, cols, format, 0.37f, x.data()});
+        for (int64_t i = 0; i < x.size(); ++i) {
+          const uint32_t code = load_code(codes.data() + i / cols * packed_row_bytes(cols), i % cols);
+          REQUIRE(x[i] == 0.37f * static_cast<float>(decode(format, code)));
+        }
+      });
+    }
+  }
+}
+
+TEST_CASE("Codes decode to the values of the formats", "[kernels][decode]") {
+  const int int4[] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
+  const int fp4[] = {0, 1, 2, 4, 8, 16, 32, 64, 0, -1, -2, -4, -8, -16, -32, -64};
+  for (uint32_t code = 0; code < 16; ++code) {
+    CHECK(decode(Format::int4, code) == int4[code]);
+    CHECK(decode(Format::uint4, code) == static_cast<int>(code));
+    CHECK(decode(Format::fp4, code) == fp4[code]);
+  }
+}
+
+}  // namespace luq::test
