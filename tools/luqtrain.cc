@@ -2,7 +2,9 @@
 
 #include <CLI/CLI.hpp>
 
-#include <cstdio>
+#include <unistd.h>
+
+#include <cstdlib>
 #include <iostream>
 #include <optional>
 #include <string>
@@ -40,6 +42,15 @@ void dry_run(const luq::ExperimentConfig& config) {
   print(text);
 }
 
+// libgomp's threads spin for milliseconds at every barrier by default, which makes a step several times slower as soon
+// as anything else wants a core. It reads its settings once, when the program is loaded: set a short spin and start
+// again.
+void spin_briefly(char** argv) {
+  if (std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return;
+  setenv("GOMP_SPINCOUNT", "1000", 0);
+  execv("/proc/self/exe", argv);  // comes back only when it failed; the defaults do then
+}
+
 int run_training(const TrainArguments& arguments) {
   if (arguments.config.empty()) {
     luq::fail_user("expected --config FILE, for example --config resnet20_luq.yaml; see --help");
@@ -73,6 +84,7 @@ int run_training(const TrainArguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  spin_briefly(argv);
   CLI::App app{
       "Trains convolutional networks with 4-bit matmuls: INT4 forward, logarithmic unbiased FP4 gradients (LUQ).\n"
       "Without a command it trains: luqtrain --config resnet20_luq.yaml"};
