@@ -31,7 +31,7 @@ if ((sanitize)); then
   read -ra cmake_args <<<"${LUQ_CMAKE_ARGS:-}"
   generator=()
   [[ -f build-sanitize/CMakeCache.txt ]] || generator=(-G Ninja)
-  cmake -S . -B build-sanitize "${generator[@]}" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+  cmake -S . -B build-sanitize "${generator[@]}" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O1 -g1" \
     -DLUQ_SANITIZE=address,undefined "${cmake_args[@]}" >/dev/null
   cmake --build build-sanitize --parallel "$(nproc)" --target test_unit test_kernels test_grad
   ctest --test-dir build-sanitize --output-on-failure -R '^(unit|kernels|grad)$'
