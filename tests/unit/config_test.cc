@@ -1,0 +1,225 @@
+// Reading experiments: what is accepted, what is refused and with which words, and that the documentation is complete.
+
+#include <filesystem>
+#include <random>
+
+#include "luq/config/load.h"
+#include "luq/core/error.h"
+#include "tests/catch.h"
+#include "tests/temporary_folder.h"
+
+namespace luq {
+namespace {
+
+const std::string kRequired = "model: {name: resnet20}\ndata: {name: synthetic}\n";
+
+ExperimentConfig parse(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
+  return parse_experiment(yaml, "x.yaml", overrides);
+}
+
+std::string refusal(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
+  try {
+    parse(yaml, overrides);
+  } catch (const UserError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+// The tables of docs/configuration.md.
+std::string documentation_tables() {
+  std::string text, section = "-";
+  const auto cell = [](const std::string& value) { return value.empty() ? value : fmt::format("`{}`", value); };
+  for (const KeyDescription& key : describe_keys()) {
+    const size_t dot = key.key.find('.');
+    const std::string own = dot == std::string::npos ? "" : key.key.substr(0, dot);
+    if (own != section) {
+      section = own;
+      text += fmt::format("\n## {}\n\n| key | type | default | range | meaning |\n|---|---|---|---|---|\n",
+                          own.empty() ? "Top level" : cell(own));
+    }
+    text += fmt::format("| `{}` | {} | {} | {} | {} |\n", key.key, key.type, cell(key.default_value), cell(key.range),
+                        key.meaning);
+  }
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("Mistakes name file, line, key, what was expected and the nearest key", "[config]") {
+  const std::vector<std::pair<std::string, std::vector<std::string>>> cases{
+      {kRequired + "train: {batch_sise: 3}\n", {"x.yaml:3", "train.batch_sise", "unknown key", "train.batch_size"}},
+      {kRequired + "trian: {epochs: 3}\n", {"x.yaml:3", "trian", "did you mean train?"}},
+      {kRequired + "epochs: 3\n", {"x.yaml:3", "epochs", "did you mean train.epochs?"}},
+      {kRequired + "train:\n  epochs: 3\n  epochs: 4\n", {"x.yaml:5", "train.epochs", "duplicate key"}},
+      {kRequired + "seed: 1\nmodel: {name: resnet32}\n", {"x.yaml:4", "model", "duplicate key"}},
+      {kRequired + "train: {epochs: many}\n", {"x.yaml:3", "train.epochs", "an integer", "'many'"}},
+      {kRequired + "train: {epochs: 1.5}\n", {"train.epochs", "an integer", "'1.5'"}},
+      {kRequired + "train: {epochs: 0}\n", {"x.yaml:3", "train.epochs", "1..", "'0'"}},
+      {kRequired + "train: {batch_size: -4}\n", {"train.batch_size", "1..", "'-4'"}},
+      {kRequired + "train: {epochs: [3]}\n", {"train.epochs", "an integer", "a list"}},
+      {kRequired + "train: {epochs: }\n", {"train.epochs", "an integer", "nothing"}},
+      {kRequired + "train: 3\n", {"x.yaml:3", "train", "keys and values", "'3'"}},
+      {kRequired + "seed: -1\n", {"seed", "0..2^64-1", "'-1'"}},
+      {kRequired + "optimizer: {lr: .nan}\n", {"optimizer.lr", "a number > 0"}},
+      {kRequired + "optimizer: {lr: 0}\n", {"optimizer.lr", "a number > 0"}},
+      {kRequired + "optimizer: {lr: .inf}\n", {"optimizer.lr", "a number > 0"}},
+      {kRequired + "optimizer: {momentum: 1}\n", {"optimizer.momentum", "0 <= x < 1"}},
+      {kRequired + "optimizer: {nesterov: 2}\n", {"optimizer.nesterov", "true or false", "'2'"}},
+      {kRequired + "optimizer: {nesterov: true, momentum: 0}\n", {"optimizer.nesterov", "momentum > 0"}},
+      {kRequired + "lr_scheduler: {name: cosin}\n", {"lr_scheduler.name", "cosine", "'cosin'"}},
+      {kRequired + "lr_scheduler: {name: step}\n", {"lr_scheduler.milestones", "at least one"}},
+      {kRequired + "lr_scheduler: {milestones: [3, 2]}\n", {"lr_scheduler.milestones", "rising"}},
+      {kRequired + "lr_scheduler: {milestones: 3}\n", {"lr_scheduler.milestones", "a list of numbers"}},
+      {"model: {name: resnet20}\ndata: {name: mnist, augment: {mean: [0.5]}}\n", {"data.augment.mean", "both"}},
+      {kRequired + "device: cuda\n", {"device", "no CUDA"}},
+      {kRequired + "precision: bfloat16\n", {"precision", "not there yet"}},
+      {kRequired + "quantization: {weights: {format: fp4}}\n", {"quantization.weights.format", "float32, int4"}},
+      {kRequired + "quantization: {weights: {granularity: per_channel}}\n", {"granularity", "per_tensor"}},
+      {kRequired + "quantization: {gradients: {format: fp4, scale: sawb}}\n", {"quantization.gradients.scale", "max"}},
+      {kRequired + "? [a, b]\n: 3\n", {"x.yaml:3", "expected a key"}},
+      {kRequired + "train: {epochs: 3\n", {"x.yaml:", "not valid YAML"}},
+      {"", {"x.yaml", "empty", "model.name"}},
+      {"# nothing\n", {"x.yaml", "empty"}},
+      {"- 1\n- 2\n", {"x.yaml:1", "keys and values", "a list"}},
+      {"resnet20\n", {"keys and values", "'resnet20'"}},
+      {"data: {name: synthetic}\n", {"model.name", "required"}},
+      {"model: {name: resnet20}\n", {"data.name", "required"}},
+  };
+  for (const auto& [yaml, words] : cases) {
+    const std::string message = refusal(yaml);
+    INFO(yaml << "\n" << message);
+    CHECK(message.starts_with("[config] "));
+    for (const std::string& word : words) CHECK(message.find(word) != std::string::npos);
+  }
+}
+
+TEST_CASE("Values from the command line win, and their mistakes name them", "[config]") {
+  CHECK(parse(kRequired + "seed: 3\n", {"seed=4", "seed=5"}).seed == 5);
+  CHECK(parse(kRequired, {"quantization.exempt=[a*, b]"}).quantization.exempt == std::vector<std::string>{"a*", "b"});
+  CHECK(parse(kRequired, {"train={epochs: 2, batch_size: 7}"}).train.batch_size == 7);
+  CHECK(parse(kRequired, {"data.path=x", "data.path="}).data.path.empty());
+  for (const auto& [text, word] :
+       std::vector<std::pair<std::string, std::string>>{{"seed", "key.path=value"},
+                                                        {"=3", "key.path=value"},
+                                                        {"train.epochs=x", "an integer"},
+                                                        {"train.epoch=3", "did you mean train.epochs?"},
+                                                        {"train.epochs=[1", "not a valid value"},
+                                                        {"train=3", "keys and values"}}) {
+    const std::string message = refusal(kRequired, {text});
+    INFO(message);
+    CHECK(message.find("--set " + text) != std::string::npos);
+    CHECK(message.find(word) != std::string::npos);
+  }
+}
+
+TEST_CASE("What is written is read back, to the last digit", "[config]") {
+  ExperimentConfig config = parse(kRequired);
+  config.seed = ~uint64_t{0};
+  config.optimizer.lr = 0.1 + 0.2;
+  config.optimizer.weight_decay = 1e-300;
+  config.lr_scheduler.milestones = {1.0 / 3, 2, 1e10};
+  config.data.path = "a: b #c 'd' \"e\" \\ ü";
+  config.run.directory = "true";
+  config.quantization.exempt = {"*.downsample.*", "?", "- x"};
+  config.quantization.spec.gradients = {Format::fp4, ScaleMethod::max, Rounding::nearest};
+  const std::string yaml = to_yaml(config);
+  const ExperimentConfig again = parse(yaml);
+  CHECK(differing_keys(config, again, {}).empty());
+  CHECK(to_yaml(again) == yaml);
+  CHECK(again.optimizer.lr == config.optimizer.lr);
+  CHECK(again.data.path == config.data.path);
+}
+
+TEST_CASE("Differing keys are named with both values", "[config]") {
+  const ExperimentConfig a = parse(kRequired), b = parse(kRequired + "threads: 3\noptimizer: {lr: 0.5}\n");
+  CHECK(differing_keys(a, b, {}).size() == 2);
+  CHECK(differing_keys(a, b, {"threads"}) == std::vector<std::string>{"optimizer.lr: 0.1 -> 0.5"});
+}
+
+TEST_CASE("A base file comes first, and may have none of its own", "[config]") {
+  const TemporaryFolder root;
+  write_file(root / "base.yaml", kRequired + "seed: 1\ntrain: {epochs: 7}\n");
+  write_file(root / "child.yaml", "base: base.yaml\nseed: 2\n");
+  write_file(root / "grandchild.yaml", "base: child.yaml\n");
+  write_file(root / "twice.yaml", "base: base.yaml\nbase: base.yaml\n");
+  write_file(root / "lost.yaml", "base: nowhere.yaml\n");
+  write_file(root / "broken.yaml", "base: bad.yaml\n");
+  write_file(root / "bad.yaml", "train: {epochs: x}\n");
+  const ExperimentConfig config = load_experiment(root / "child.yaml", {"train.batch_size=9"});
+  CHECK(config.seed == 2);
+  CHECK(config.train.epochs == 7);
+  CHECK(config.train.batch_size == 9);
+  CHECK(config.run.directory == "runs/child");
+  const auto message = [&](const char* name) {
+    try {
+      load_experiment(root / name, {});
+    } catch (const UserError& error) {
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  CHECK(message("grandchild.yaml").find("may not have a base") != std::string::npos);
+  CHECK(message("twice.yaml").find("duplicate key") != std::string::npos);
+  CHECK(message("lost.yaml").find("nowhere.yaml") != std::string::npos);
+  CHECK(message("broken.yaml").find("bad.yaml:1: train.epochs") != std::string::npos);
+  CHECK(message("").find("a folder") != std::string::npos);
+  CHECK(message("missing.yaml").find("cannot be read") != std::string::npos);
+}
+
+TEST_CASE("A damaged configuration is refused or read, never more", "[config]") {
+  const std::string whole = read_file(std::string(LUQ_SOURCE_DIR) + "/configs/fashion_mnist/resnet20_luq.yaml");
+  REQUIRE_FALSE(whole.empty());
+  std::mt19937 rng(7);
+  int refused = 0;
+  for (int i = 0; i < 2000; ++i) {
+    std::string text = whole;
+    for (unsigned edit = 0; edit < 1 + rng() % 4; ++edit) {
+      const size_t at = rng() % text.size();
+      if (rng() % 3 == 0) text.erase(at, 1 + rng() % 20);
+      if (text.empty()) text = "x";
+      if (rng() % 2 == 0) text[rng() % text.size()] = static_cast<char>(rng());
+      if (rng() % 4 == 0) text.insert(rng() % text.size(), text.substr(rng() % text.size(), 30));
+    }
+    try {
+      parse(text);
+    } catch (const UserError&) {
+      ++refused;
+    }
+  }
+  CHECK(refused > 500);
+}
+
+TEST_CASE("Every shipped configuration loads, and names are unique", "[config]") {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(std::string(LUQ_SOURCE_DIR) + "/configs")) {
+    if (entry.path().extension() != ".yaml") continue;
+    INFO(entry.path());
+    const ExperimentConfig config = load_experiment(entry.path().string(), {});
+    CHECK(to_yaml(parse(to_yaml(config))) == to_yaml(config));
+    CHECK(std::find(names.begin(), names.end(), entry.path().filename()) == names.end());
+    names.push_back(entry.path().filename());
+  }
+  CHECK(names.size() >= 2);
+}
+
+TEST_CASE("resnet20_fp32 and resnet20_luq differ in the section quantization alone", "[config]") {
+  const std::string folder = std::string(LUQ_SOURCE_DIR) + "/configs/fashion_mnist/";
+  const ExperimentConfig luq = load_experiment(folder + "resnet20_luq.yaml", {});
+  const ExperimentConfig fp32 = load_experiment(folder + "resnet20_fp32.yaml", {});
+  const std::vector<std::string> differing = differing_keys(luq, fp32, {"run.directory"});
+  CHECK_FALSE(differing.empty());
+  for (const std::string& key : differing) CHECK(key.starts_with("quantization."));
+}
+
+TEST_CASE("docs/configuration.md lists every key as it is", "[config][docs]") {
+  const std::string document = read_file(std::string(LUQ_SOURCE_DIR) + "/docs/configuration.md");
+  const std::string tables = documentation_tables();
+  if (document.find(tables) == std::string::npos) {
+    const std::string file = std::string(LUQ_BINARY_DIR) + "/configuration_tables.md";
+    write_file(file, tables);
+    FAIL("docs/configuration.md does not hold the tables of the schema; they are in " << file << ", to be pasted");
+  }
+}
+
+}  // namespace luq
