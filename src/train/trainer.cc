@@ -68,6 +68,13 @@ class Trainer {
     if (checkpoint) {
       restore(*checkpoint, *parts_.model, &*optimizer_);
       state_ = checkpoint->state;
+      if (state_.step != state_.epoch * horizon_.steps_per_epoch + state_.batch) {
+        fail_user(
+            "[train] {}: step {} is not batch {} of epoch {} with {} steps an epoch: {} has another number of "
+            "images than the data the run began with (data.path)",
+            checkpoint->file, state_.step, state_.batch, state_.epoch, horizon_.steps_per_epoch,
+            parts_.train_set->info().name);
+      }
       already_finished_ = state_.finished && state_.step >= last_step_;
       resumed_ = true;
     }

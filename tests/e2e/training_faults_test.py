@@ -2,6 +2,7 @@
 import resource
 import shutil
 import signal
+import struct
 
 from harness import Case, Checkpoint, FP32_CONFIG, LUQ_CONFIG, LUQTRAIN, arguments, main, metrics, run
 
@@ -117,6 +118,28 @@ class Checkpoints(Case):
         straight = self.subfolder("straight")
         self.train(straight, train__max_steps=20, **keys)
         self.assert_same_tensors(self.last(self.folder), self.last(straight))
+
+
+class OtherData(Case):
+    def idx_folder(self, name, images):
+        """A data set in MNIST's files: 8x8 images whose label is in every pixel."""
+        folder = self.subfolder(name)
+        for split, count in (("train", images), ("t10k", 20)):
+            labels = bytes(index % 10 for index in range(count))
+            pixels = b"".join(bytes([label * 20]) * 64 for label in labels)
+            (folder / f"{split}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, count, 8, 8) + pixels)
+            (folder / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels)
+        return folder
+
+    def test_a_moved_data_set_resumes_and_a_changed_one_does_not(self):
+        before, moved, changed = (self.idx_folder(name, images)
+                                  for name, images in (("before", 48), ("moved", 48), ("changed", 80)))
+        keys = {"data__name": "mnist", "train__batch_size": 8}
+        self.train(self.folder, data__path=before, train__max_steps=8, **keys)
+        self.refused(self.folder, "another number of images", "data.path", flags=("--resume",), data__path=changed,
+                     train__max_steps=14, **keys)
+        self.train(self.folder, "--resume", data__path=moved, train__max_steps=14, **keys)
+        self.assertEqual(Checkpoint(self.last(self.folder)).metadata["step"], "14")
 
 
 class NonFinite(Case):
