@@ -1,0 +1,11 @@
+# find_package(luq) gives luq::luq, the library with everything it links.
+include(CMakeFindDependencyMacro)
+find_dependency(OpenMP)
+find_dependency(Threads)
+find_dependency(ZLIB)
+find_dependency(yaml-cpp)
+find_dependency(spdlog)
+find_dependency(fmt)
+find_dependency(nlohmann_json)
+include(${CMAKE_CURRENT_LIST_DIR}/dnnl.cmake)
+include(${CMAKE_CURRENT_LIST_DIR}/luqTargets.cmake)
