@@ -16,9 +16,9 @@ constexpr Init kOne{Init::Kind::constant, 1.0f};
 
 Conv2d::Conv2d(int64_t in_channels, int64_t out_channels, const Conv2dLayerOptions& options)
     : options_(options.conv),
-      weight_(register_parameter(
-          "weight", {out_channels, options.kernel, options.kernel, in_channels / options.conv.groups},
-          ParameterRole::weight, he_normal(out_channels * options.kernel * options.kernel))),
+      weight_(register_parameter("weight",
+                                 {out_channels, options.kernel, options.kernel, in_channels / options.conv.groups},
+                                 ParameterRole::weight, he_normal(out_channels * options.kernel * options.kernel))),
       activation_scale_(register_buffer("activation_scale", Tensor::zeros({1}))) {
   set_matmul_kind(LayerKind::conv);
   if (options.bias) bias_ = &register_parameter("bias", {out_channels}, ParameterRole::bias, kZero);
