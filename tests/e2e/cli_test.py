@@ -1,0 +1,176 @@
+"""The command line: exit codes, help, plans, and quantising a file, compared with a second implementation."""
+import json
+import math
+import os
+import random
+import struct
+
+import numerics
+from harness import Case, Checkpoint, FP32_CONFIG, LUQ_CONFIG, LUQTRAIN, main, run
+
+
+def write_safetensors(path, tensors):
+    """tensors: name -> (dtype, shape, bytes)."""
+    header, data = {}, b""
+    for name, (dtype, shape, content) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def floats(values):
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def unpacked(content, count):
+    codes = []
+    for byte in content:
+        codes += [byte & 15, byte >> 4]
+    return codes[:count]
+
+
+class Program(Case):
+    def luqtrain(self, *words, code=0, **options):
+        process = run([LUQTRAIN, *words], self.folder, **options)
+        self.assert_exit(process, code)
+        return process
+
+
+class CommandLine(Program):
+    def test_help_and_version(self):
+        for words in ([], ["eval"], ["kernels"], ["doctor"], ["quantize"]):
+            self.assertIn("--help", self.luqtrain(*words, "--help").stdout)
+        self.assertRegex(self.luqtrain("--version").stdout, r"^luqtrain \d+\.\d+\.\d+$")
+
+    def test_mistakes_end_with_2(self):
+        for words in ([], ["nonsense"], ["--config"], ["--config", "missing.yaml"], ["--resume", "--overwrite"],
+                      ["eval"], ["eval", "--checkpoint", "missing"], ["kernels", "extra"], ["--set", "seed=1"],
+                      ["--config", FP32_CONFIG, "--set", "train.epochs=x"], ["quantize", "--format", "int4_sawb"]):
+            process = self.luqtrain(*words, code=2)
+            self.assertTrue(process.stderr + process.stdout)
+        environment = {**os.environ, "LUQ_KERNELS": "bogus"}
+        self.assertIn("bogus", self.luqtrain("kernels", code=2, env=environment).stderr)
+
+    def test_kernels_and_doctor(self):
+        lines = [line.split() for line in self.luqtrain("kernels").stdout.splitlines()]
+        self.assertGreater(len(lines), 20)
+        self.assertTrue(all(len(line) == 2 for line in lines))
+        scalar = self.luqtrain("kernels", env={**os.environ, "LUQ_KERNELS": "ref"}).stdout
+        self.assertEqual({line.split()[1] for line in scalar.splitlines()}, {"ref"})
+        self.assertIn("fashion_mnist", self.luqtrain("doctor").stdout)
+
+    def test_dry_run(self):
+        words = ("--set", "data.name=synthetic", "--set", "data.synthetic.image_size=8", "--set", "seed=3", "--dry-run")
+        first = self.luqtrain("--config", LUQ_CONFIG, *words).stdout
+        for word in ("layer3.2.conv2", "uint4 x int4", "int4 x fp4", "fp4 x uint4", "parameters", "memory"):
+            self.assertIn(word, first)
+        self.assertEqual(list(self.folder.iterdir()), [])
+        # All of it is YAML: it can be used as a configuration, and says the same again.
+        (self.folder / "again.yaml").write_text(first)
+        self.assertEqual(self.luqtrain("--config", "again.yaml", "--dry-run").stdout, first)
+
+    def test_bare_name(self):
+        process = self.luqtrain("--config", "resnet20_fp32.yaml", "--set", "data.name=synthetic", "--dry-run")
+        self.assertIn("name: resnet20", process.stdout)
+        self.assertIn("did you mean resnet20_luq.yaml", self.luqtrain("--config", "resnet20_lug.yaml", code=2).stderr)
+
+
+class Quantize(Program):
+    def setUp(self):
+        super().setUp()
+        draw = random.Random(11)
+        gaussian = [numerics.f32(draw.gauss(0, 1)) for _ in range(9001)]
+        self.values = {
+            "gaussian": ([9001], gaussian),
+            "relu": ([25, 36], [max(value, 0.0) for value in gaussian[:900]]),
+            "zeros": ([3, 5], [0.0] * 15),
+            "scalar": ([], [-0.75]),
+            "empty": ([0, 4], []),
+            "outlier": ([101], [1e4] + [numerics.f32(value * 1e-3) for value in gaussian[:100]]),
+            "octaves": ([64], [numerics.f32(2.0**(i % 7)) for i in range(64)]),
+            "constant": ([17], [2.5] * 17),
+            "tiny": ([4], [numerics.f32(1e-40)] * 4),
+        }
+        self.source = self.folder / "in.safetensors"
+
+    def write(self, names):
+        tensors = {name: ("F32", self.values[name][0], floats(self.values[name][1])) for name in names}
+        tensors["counter"] = ("I64", [1], struct.pack("<q", 3))
+        write_safetensors(self.source, tensors)
+
+    def check(self, form, names, *flags, **key):
+        self.write(names)
+        text = self.luqtrain("quantize", "--input", self.source, "--format", form, "--output", "out.safetensors",
+                             *flags).stdout
+        self.assertIn("counter: left out", text)
+        output = Checkpoint(self.folder / "out.safetensors")
+        short = form.split("_")[0]
+        for name in names:
+            with self.subTest(form=form, tensor=name):
+                shape, values = self.values[name]
+                count = len(values)
+                scale, codes = numerics.quantize(short, values, name=name, **key)
+                dtype, flat, packed = output.tensors[name + ".codes"]
+                self.assertEqual((dtype, flat), ("U8", ((count + 1) // 2,)))
+                self.assertEqual(unpacked(packed, count), codes)
+                if count % 2:
+                    self.assertEqual(packed[-1] >> 4, 0)
+                self.assertEqual(output.tensors[name + ".scale"][2], floats([scale]))
+                dtype, back, content = output.tensors[name + ".dequantized"]
+                self.assertEqual((dtype, back), ("F32", tuple(shape)))
+                expected = [numerics.f32(scale * numerics.decode(short, code)) for code in codes]
+                self.assertEqual(list(struct.unpack(f"<{count}f", content)), expected)
+                self.assertLessEqual(len(set(codes)), 16)
+                described = json.loads(output.metadata[name + ".codes"])
+                self.assertEqual((described["shape"], described["format"]), (shape, short))
+        return text
+
+    def test_int4(self):
+        text = self.check("int4_sawb", list(self.values))
+        self.assertIn("SQNR", text)
+
+    def test_uint4(self):
+        self.check("uint4_sawb", ["relu", "zeros", "octaves", "constant", "empty"])
+
+    def test_fp4(self):
+        self.check("fp4_luq", list(self.values))
+        self.check("fp4_luq", list(self.values), "--seed", "5", "--step", "4000000001", "--sample", "7", seed=5,
+                   step=4000000001, sample=7)
+
+    def test_every_table_gives_the_same_file(self):
+        self.write(["gaussian", "relu", "outlier"])
+        files = []
+        for table in ("ref", "avx2", "avx512", "vnni"):
+            for form in ("int4_sawb", "fp4_luq"):
+                self.luqtrain("quantize", "--input", self.source, "--format", form, "--output", f"{table}.{form}",
+                              env={**os.environ, "LUQ_KERNELS": table})
+            files.append([(self.folder / f"{table}.{form}").read_bytes() for form in ("int4_sawb", "fp4_luq")])
+        for other in files[1:]:
+            self.assertEqual(files[0], other)
+
+    def refuse(self, *words, form="int4_sawb", tensors=None, output="out.safetensors", code=2):
+        if tensors is not None:
+            write_safetensors(self.source, tensors)
+        process = self.luqtrain("quantize", "--input", self.source, "--format", form, "--output", output, code=code)
+        for word in words:
+            self.assertIn(word, process.stderr)
+        self.assertFalse((self.folder / "out.safetensors").exists())
+
+    def test_refusals(self):
+        self.refuse("in.safetensors", "No such file")
+        good = {"w": ("F32", [2], floats([1, -1]))}
+        self.refuse("int4_sawb, uint4_sawb or fp4_luq", form="fp8", tensors=good)
+        self.refuse("tensor w", "negative", form="uint4_sawb", tensors=good)
+        for bad in (math.nan, math.inf, -math.inf):
+            for form in ("int4_sawb", "fp4_luq"):
+                self.refuse("tensor w", "finite", form=form, tensors={"w": ("F32", [2], floats([1, bad]))})
+        self.refuse("no float tensor", tensors={"n": ("I32", [1], b"\0\0\0\0")})
+        self.refuse("another file", tensors=good, output=self.source)
+        self.refuse("nowhere", tensors=good, output="nowhere/out.safetensors", code=1)
+        self.source.write_bytes(b"not a file of tensors")
+        self.refuse("in.safetensors")
+
+
+if __name__ == "__main__":
+    main()
