@@ -66,10 +66,13 @@ say "Build (Release, build/)"
 echo "CPU only: this version has no CUDA kernels"
 read -ra cmake_args <<<"${LUQ_CMAKE_ARGS:-}"
 generator=()
-[[ -f build/CMakeCache.txt ]] || generator=(-G Ninja)
-cmake -S . -B build "${generator[@]}" -DCMAKE_BUILD_TYPE=Release "${cmake_args[@]}" >/dev/null
+[[ -f build/CMakeCache.txt ]] || generator=(-G Ninja -DLUQ_TESTS=OFF)
 targets=(luqtrain)
-((with_tests)) && targets=(all)
+if ((with_tests)); then
+  cmake_args+=(-DLUQ_TESTS=ON)
+  targets=(all)
+fi
+cmake -S . -B build "${generator[@]}" -DCMAKE_BUILD_TYPE=Release "${cmake_args[@]}" >/dev/null
 cmake --build build --parallel "$(nproc)" --target "${targets[@]}"
 ((prepare_only)) && exit 0
 
