@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# The runs behind the Fashion-MNIST tables of docs/results.md, one after the other, and the tables. A run that is there
+# is not done again and an interrupted one goes on, so this may be stopped and started at will.
+#
+#   tools/reproduce_fashion_mnist.sh [--tables]      --tables: only print what the finished runs give
+#
+# About 1.5 hours on two cores. Runs are in runs/results/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+seeds=(0 1 2)
+methods=(sawb sawb_nonzero reference max)
+results=runs/results
+tables_only=0
+case "${1:-}" in
+  "") ;;
+  --tables) tables_only=1 ;;
+  *) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac
+
+# train NAME CONFIG [key=value ...]
+train() {
+  local directory=$results/$1 config=$2
+  shift 2
+  local start=() override
+  [[ -f $directory/checkpoints/last.safetensors ]] && start=(--resume)
+  [[ -d $directory && ${#start[@]} -eq 0 ]] && start=(--overwrite)
+  local settings=(--set run.directory="$directory" --set train.log_every=100)
+  for override in "$@"; do settings+=(--set "$override"); done
+  build/luqtrain --config "configs/fashion_mnist/$config.yaml" "${settings[@]}" "${start[@]}"
+}
+
+# Test top-1 of a run's last evaluation, "-" where it is not finished.
+top1() {
+  local directory=$results/$1
+  if grep -qs 'finished after' "$directory/log.txt"; then
+    grep '"kind":"eval"' "$directory/metrics.jsonl" | tail -n 1 | sed 's/.*"top1":\([0-9.]*\).*/\1/'
+  else
+    echo -
+  fi
+}
+
+# row NAME VALUE... : the values, their mean and the distance of the largest from the smallest.
+row() {
+  local name=$1
+  shift
+  printf '%s\n' "$@" | awk -v name="$name" '
+    { cells = cells " | " $1; if ($1 != "-") { n++; sum += $1; if (n == 1 || $1 < low) low = $1; if ($1 > high) high = $1 } }
+    END { printf "| %s%s | %s | %s |\n", name, cells, n ? sprintf("%.2f", sum / n) : "-", n ? sprintf("%.2f", high - low) : "-" }'
+}
+
+if ((!tables_only)); then
+  [[ -x build/luqtrain ]] || { echo "build first: tools/quickstart.sh --prepare" >&2; exit 1; }
+  for seed in "${seeds[@]}"; do
+    train "resnet20_luq_seed$seed" resnet20_luq seed="$seed"
+    train "resnet20_fp32_seed$seed" resnet20_fp32 seed="$seed"
+  done
+  for method in "${methods[@]}"; do
+    for seed in 0 1; do
+      train "scale_${method}_seed$seed" resnet20_luq seed="$seed" train.epochs=5 quantization.activations.scale="$method"
+    done
+  done
+fi
+
+echo
+echo "| configuration | seed 0 | seed 1 | seed 2 | mean | spread |"
+echo "|---|---|---|---|---|---|"
+for config in resnet20_luq resnet20_fp32; do
+  row "$config" "$(top1 ${config}_seed0)" "$(top1 ${config}_seed1)" "$(top1 ${config}_seed2)"
+done
+echo
+echo "| activation scale, 5 epochs | seed 0 | seed 1 | mean | spread |"
+echo "|---|---|---|---|---|"
+for method in "${methods[@]}"; do row "$method" "$(top1 scale_${method}_seed0)" "$(top1 scale_${method}_seed1)"; done
