@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <iostream>
 #include <optional>
 #include <string>
@@ -48,7 +49,9 @@ void dry_run(const luq::ExperimentConfig& config) {
 void spin_briefly(char** argv) {
   if (std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return;
   setenv("GOMP_SPINCOUNT", "1000", 0);
-  execv("/proc/self/exe", argv);  // comes back only when it failed; the defaults do then
+  std::error_code error;
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe", error).string();
+  if (!error) execv(program.c_str(), argv);  // comes back only when it failed; the defaults do then
 }
 
 int run_training(const TrainArguments& arguments) {
