@@ -17,7 +17,10 @@ void add_avx512_float(Kernels& table);
 void add_avx512vnni_qconv(Kernels& table);
 void add_onednn(Kernels& table);
 
-// The scalar 4-bit matmuls, for the shapes that vector kernels leave to them (sums past the int32 bound).
+// The scalar kernels that vector ones leave some inputs to: matmuls with sums past the int32 bound, and stochastic
+// rounding of tensors with more random blocks than 32 bits count.
+void ref_encode_int(const EncodeIntArgs& args);
+void ref_encode_fp4(const EncodeFp4Args& args);
 void ref_qconv_forward(const QConvForwardArgs& args);
 void ref_qconv_backward_data(const QConvBackwardDataArgs& args);
 void ref_qconv_backward_weight(const QConvBackwardWeightArgs& args);

@@ -100,15 +100,6 @@ struct Simd {
   }
 };
 
-const Kernels& ref_table() {
-  static const Kernels table = [] {
-    Kernels ref;
-    add_ref_quantize(ref);
-    return ref;
-  }();
-  return table;
-}
-
 #include "kernels/cpu/quantize_impl.h"
 
 }  // namespace

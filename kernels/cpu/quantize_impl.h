@@ -205,7 +205,7 @@ void encode_int(const EncodeIntArgs& a) {
         [&](int64_t i) { return int4_code(int4_value_nearest(a.x[i], a.inverse_scale, low, high)); });
     return;
   }
-  if (!indices_fit(a.rows * a.cols)) return ref_table().encode_int(a);
+  if (!indices_fit(a.rows * a.cols)) return ref_encode_int(a);
   const auto code = [&](typename Simd::Float x, typename Simd::Int random) {
     const auto scaled = clamp(x);
     const auto whole = Simd::floor(scaled);
@@ -239,7 +239,7 @@ void encode_fp4(const EncodeFp4Args& a) {
         a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_plain(a.x + i, out, nearest); }, scalar);
     return;
   }
-  if (!indices_fit(a.rows * a.cols)) return ref_table().encode_fp4(a);
+  if (!indices_fit(a.rows * a.cols)) return ref_encode_fp4(a);
   encode(
       a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_random(a.x + i, a.key, i, out, code); }, scalar);
 }

@@ -69,26 +69,6 @@ uint32_t random_of(const RngKey& key, int64_t index) {
   return random16(philox(key, static_cast<uint64_t>(index) / 8), static_cast<int>(index % 8));
 }
 
-void encode_int(const EncodeIntArgs& a) {
-  const int low = a.format == Format::uint4 ? 0 : -7, high = a.format == Format::uint4 ? 15 : 7;
-  if (a.rounding == Rounding::nearest) {
-    pack(a.rows, a.cols, a.codes,
-         [&](int64_t i) { return int4_code(int4_value_nearest(a.x[i], a.inverse_scale, low, high)); });
-  } else {
-    pack(a.rows, a.cols, a.codes, [&](int64_t i) {
-      return int4_code(int4_value_stochastic(a.x[i], a.inverse_scale, low, high, random_of(a.key, i)));
-    });
-  }
-}
-
-void encode_fp4(const EncodeFp4Args& a) {
-  if (a.rounding == Rounding::nearest) {
-    pack(a.rows, a.cols, a.codes, [&](int64_t i) { return fp4_code(a.x[i], a.inverse_alpha, kNearestBits); });
-  } else {
-    pack(a.rows, a.cols, a.codes, [&](int64_t i) { return fp4_code(a.x[i], a.inverse_alpha, random_of(a.key, i)); });
-  }
-}
-
 void decode_codes(const DecodeArgs& a) {
   const int64_t row_bytes = packed_row_bytes(a.cols);
 #pragma omp parallel for schedule(static)
@@ -102,10 +82,30 @@ void decode_codes(const DecodeArgs& a) {
 
 }  // namespace
 
+void ref_encode_int(const EncodeIntArgs& a) {
+  const int low = a.format == Format::uint4 ? 0 : -7, high = a.format == Format::uint4 ? 15 : 7;
+  if (a.rounding == Rounding::nearest) {
+    pack(a.rows, a.cols, a.codes,
+         [&](int64_t i) { return int4_code(int4_value_nearest(a.x[i], a.inverse_scale, low, high)); });
+  } else {
+    pack(a.rows, a.cols, a.codes, [&](int64_t i) {
+      return int4_code(int4_value_stochastic(a.x[i], a.inverse_scale, low, high, random_of(a.key, i)));
+    });
+  }
+}
+
+void ref_encode_fp4(const EncodeFp4Args& a) {
+  if (a.rounding == Rounding::nearest) {
+    pack(a.rows, a.cols, a.codes, [&](int64_t i) { return fp4_code(a.x[i], a.inverse_alpha, kNearestBits); });
+  } else {
+    pack(a.rows, a.cols, a.codes, [&](int64_t i) { return fp4_code(a.x[i], a.inverse_alpha, random_of(a.key, i)); });
+  }
+}
+
 void add_ref_quantize(Kernels& table) {
   table.stats = {stats, "ref"};
-  table.encode_int = {encode_int, "ref"};
-  table.encode_fp4 = {encode_fp4, "ref"};
+  table.encode_int = {ref_encode_int, "ref"};
+  table.encode_fp4 = {ref_encode_fp4, "ref"};
   table.decode = {decode_codes, "ref"};
 }
 
