@@ -156,7 +156,6 @@ void apply_overrides(Reader& reader, const std::vector<std::string>& overrides) 
 std::string take_base(YAML::Node& root, const std::string& source) {
   if (!root.IsMap()) return "";
   std::string base;
-  YAML::Node rest(YAML::NodeType::Map);
   bool found = false;
   for (const auto& pair : root) {
     if (!pair.first.IsScalar() || pair.first.Scalar() != "base") continue;
