@@ -60,6 +60,10 @@ class Reader {
       const std::string key = path.empty() ? pair.first.Scalar() : path + "." + pair.first.Scalar();
       if (!seen.insert(key).second) fail_user("[config] {}: {}: duplicate key", source.at(pair.first), key);
       if (!is_known(key)) unknown(key, source.at(pair.first));
+      if (pair.first.Scalar().find('.') != std::string::npos) {
+        fail_user("[config] {}: {}: expected a section and a key in it, got a path, which only --set takes",
+                  source.at(pair.first), key);
+      }
       read(pair.second, key, source);
     }
   }

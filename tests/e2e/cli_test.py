@@ -3,10 +3,11 @@ import json
 import math
 import os
 import random
+import shutil
 import struct
 
 import numerics
-from harness import Case, Checkpoint, FP32_CONFIG, LUQ_CONFIG, LUQTRAIN, main, run
+from harness import Case, Checkpoint, FP32_CONFIG, LUQ_CONFIG, LUQTRAIN, SOURCE, main, run
 
 
 def write_safetensors(path, tensors):
@@ -74,6 +75,31 @@ class CommandLine(Program):
         process = self.luqtrain("--config", "resnet20_fp32.yaml", "--set", "data.name=synthetic", "--dry-run")
         self.assertIn("name: resnet20", process.stdout)
         self.assertIn("did you mean resnet20_luq.yaml", self.luqtrain("--config", "resnet20_lug.yaml", code=2).stderr)
+
+    def test_a_name_shipped_twice_must_be_given_as_a_path(self):
+        program = self.subfolder("build") / "luqtrain"
+        shutil.copy(LUQTRAIN, program)
+        copies = [self.folder / "configs" / kind / "same.yaml" for kind in ("one", "two")]
+        for copy in copies:
+            copy.parent.mkdir(parents=True)
+            copy.write_text("model: {name: resnet20}\ndata: {name: synthetic}\n")
+        elsewhere = self.subfolder("elsewhere")
+        process = run([program, "--config", "same.yaml", "--dry-run"], elsewhere)
+        self.assert_exit(process, 2)
+        for copy in copies:
+            self.assertIn(str(copy.resolve()), process.stderr)
+        self.assert_exit(run([program, "--config", copies[1], "--dry-run"], elsewhere), 0)
+        # The working directory comes first.
+        shutil.copy(copies[0], elsewhere)
+        self.assert_exit(run([program, "--config", "same.yaml", "--dry-run"], elsewhere), 0)
+
+    def test_every_shipped_configuration_has_a_plan(self):
+        configs = sorted((SOURCE / "configs").rglob("*.yaml"))
+        self.assertGreater(len(configs), 4)
+        for config in configs:
+            with self.subTest(config=config.name):
+                plan = self.luqtrain("--config", config, "--set", "data.name=synthetic", "--dry-run").stdout
+                self.assertEqual("int4 x fp4" in plan, "_luq" in config.name)
 
 
 class Quantize(Program):

@@ -167,6 +167,40 @@ TEST_CASE("A base file comes first, and may have none of its own", "[config]") {
   CHECK(message("missing.yaml").find("cannot be read") != std::string::npos);
 }
 
+TEST_CASE("YAML's rarer forms are read as YAML means them, or refused", "[config]") {
+  CHECK(parse(kRequired + "seed: 0x10\n").seed == 16);
+  CHECK(parse(kRequired + "seed: 010\n").seed == 8);  // octal, as in YAML 1.1
+  CHECK(parse(kRequired + "train: {epochs: 0x10}\n").train.epochs == 16);
+  CHECK(parse(kRequired + "optimizer: {lr: 1e-2}\n").optimizer.lr == 0.01);
+  CHECK(parse(kRequired + "optimizer: {nesterov: yes}\n").optimizer.nesterov);
+  CHECK(parse(kRequired + "seed: &s 7\ntrain: {batch_size: *s}\n").train.batch_size == 7);
+  CHECK(parse(kRequired + "--- # a second document\nseed: 3\n").seed == 0);
+  CHECK(parse("\xEF\xBB\xBF" + kRequired + "seed: 3\r\n").seed == 3);
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {kRequired + "seed: 1e3\n", "expected an integer"},
+      {kRequired + "seed: 18446744073709551616\n", "expected an integer"},
+      {kRequired + "train: {epochs: 99999999999999999999}\n", "expected an integer"},
+      {kRequired + "seed: ''\n", "expected an integer"},
+      {kRequired + "seed: 1 2\n", "expected an integer"},
+      {kRequired + "seed: ~\n", "got nothing"},
+      {kRequired + "train: &t {epochs: 2}\noptimizer: {<<: *t}\n", "optimizer.<<: unknown key"},
+      {kRequired + "train: *nowhere\n", "not valid YAML"},
+      {kRequired + "train: &t {epochs: *t}\n", "got a section"},
+      {"&r\nmodel: *r\ndata: {name: synthetic}\n", "model.model"},
+      {kRequired + "train:\n\tepochs: 3\n", "not valid YAML"},
+      {kRequired + "train.epochs: 3\n", "x.yaml:3: train.epochs: expected a section"},
+      {kRequired + "seed: " + std::string(100000, '[') + "\n", "not valid YAML"},
+      {std::string(100000, '{'), "not valid YAML"},
+      {kRequired + std::string("seed: 1\0\n", 9), "not valid YAML"},
+  };
+  for (const auto& [yaml, word] : cases) {
+    const std::string message = refusal(yaml);
+    INFO(yaml.substr(0, 200) << "\n" << message.substr(0, 500));
+    CHECK(message.starts_with("[config] x.yaml"));
+    CHECK(message.find(word) != std::string::npos);
+  }
+}
+
 TEST_CASE("A damaged configuration is refused or read, never more", "[config]") {
   const std::string whole = read_file(std::string(LUQ_SOURCE_DIR) + "/configs/fashion_mnist/resnet20_luq.yaml");
   REQUIRE_FALSE(whole.empty());
