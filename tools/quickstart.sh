@@ -77,12 +77,15 @@ cmake --build build --parallel "$(nproc)" --target "${targets[@]}"
 ((prepare_only)) && exit 0
 
 say "Train: ResNet-20 on Fashion-MNIST, 4-bit matmuls, $epochs epochs (Ctrl-C saves and stops; run this again to go on)"
-# A run of another length, or none, begins anew; an interrupted one of the same length is resumed.
+# An interrupted run of this very configuration is resumed; any other begins anew.
 run=runs/quickstart
+experiment=(--config configs/fashion_mnist/resnet20_luq.yaml --set train.epochs="$epochs" --set run.directory="$run")
 start=--overwrite
-grep -qsx "  epochs: $epochs" "$run/config.yaml" && [[ -f $run/checkpoints/last.safetensors ]] && start=--resume
-build/luqtrain --config configs/fashion_mnist/resnet20_luq.yaml --set train.epochs="$epochs" \
-  --set run.directory="$run" "$start"
+if [[ -f $run/checkpoints/last.safetensors ]] &&
+  build/luqtrain "${experiment[@]}" --dry-run | grep -v '^#' | cmp -s - "$run/config.yaml"; then
+  start=--resume
+fi
+build/luqtrain "${experiment[@]}" "$start"
 
 say "Evaluate the checkpoint"
 build/luqtrain eval --checkpoint "$run/checkpoints/last.safetensors"
