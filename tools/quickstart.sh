@@ -82,7 +82,7 @@ run=runs/quickstart
 experiment=(--config configs/fashion_mnist/resnet20_luq.yaml --set train.epochs="$epochs" --set run.directory="$run")
 start=--overwrite
 if [[ -f $run/checkpoints/last.safetensors ]] &&
-  build/luqtrain "${experiment[@]}" --dry-run | grep -v '^#' | cmp -s - "$run/config.yaml"; then
+  build/luqtrain "${experiment[@]}" --dry-run | grep -Ev '^(#|$)' | cmp -s - "$run/config.yaml"; then
   start=--resume
 fi
 build/luqtrain "${experiment[@]}" "$start"
