@@ -254,7 +254,7 @@ std::vector<Field> schema(ExperimentConfig& c) {
               "Test images of the synthetic set."),
       integer("data.synthetic.image_size", c.data.synthetic.image_size, 1, 4096, "Height and width of its images."),
       integer("data.synthetic.channels", c.data.synthetic.channels, 1, 1024, "Channels of its images."),
-      integer("data.synthetic.num_classes", c.data.synthetic.num_classes, 1, 1 << 20, "Classes of its images."),
+      integer("data.synthetic.num_classes", c.data.synthetic.num_classes, 1, 65536, "Classes of its images."),
       choice("optimizer.name", c.optimizer.name, {"sgd"}, "Optimiser."),
       number("optimizer.lr", c.optimizer.lr, kPositive, "Base learning rate, before the schedule."),
       number("optimizer.momentum", c.optimizer.momentum, kBelowOne, "Momentum."),

@@ -90,7 +90,7 @@ std::unique_ptr<Dataset> make_synthetic_dataset(Split split, const SyntheticOpti
   check_range("train_images", options.train_images, 1, max_images);
   check_range("test_images", options.test_images, 1, max_images);
   check_range("image_size", options.image_size, 1, 4096);
-  check_range("channels", options.channels, 1, 4096);
+  check_range("channels", options.channels, 1, 1024);
   check_range("num_classes", options.num_classes, 1, 65536);
   return std::make_unique<SyntheticDataset>(split, options);
 }
