@@ -1,6 +1,7 @@
 """An installed copy: luqtrain finds its configurations, and a model from outside the tree builds and trains."""
 import os
 import pathlib
+import re
 import shutil
 
 from harness import Case, LUQTRAIN, SOURCE, main, run
@@ -23,10 +24,13 @@ class Installed(Case):
             self.assertIn("resnet20", process.stdout)
 
     def test_external_model(self):
-        if "-fsanitize" in (BUILD / "CMakeCache.txt").read_text():
+        cache = (BUILD / "CMakeCache.txt").read_text()
+        if "-fsanitize" in cache:
             self.skipTest("a sanitized library wants a sanitized example")
         build = self.folder / "build"
-        for step in (["cmake", "-S", SOURCE / "examples/external_model", "-B", build, f"-DCMAKE_PREFIX_PATH={self.prefix}"],
+        generator = re.search("^CMAKE_GENERATOR:INTERNAL=(.*)$", cache, re.MULTILINE).group(1)  # make may not be there
+        for step in (["cmake", "-S", SOURCE / "examples/external_model", "-B", build, "-G", generator,
+                      f"-DCMAKE_PREFIX_PATH={self.prefix}"],
                      ["cmake", "--build", build]):
             self.assert_exit(run(step, self.folder), 0)
         process = run([build / "external_model", SOURCE / "examples/external_model/tiny_net.yaml",
