@@ -40,13 +40,18 @@ top1() {
   fi
 }
 
-# row NAME VALUE... : the values, their mean and the distance of the largest from the smallest.
-row() {
-  local name=$1
-  shift
-  printf '%s\n' "$@" | awk -v name="$name" '
-    { cells = cells " | " $1; if ($1 != "-") { n++; sum += $1; if (n == 1 || $1 < low) low = $1; if ($1 > high) high = $1 } }
-    END { printf "| %s%s | %s | %s |\n", name, cells, n ? sprintf("%.2f", sum / n) : "-", n ? sprintf("%.2f", high - low) : "-" }'
+# table TITLE PREFIX NAME... : a row for the runs PREFIX NAME of all seeds: top-1 of each, their mean, and the distance of the
+# largest from the smallest.
+table() {
+  local title=$1 prefix=$2 name seed
+  shift 2
+  printf '\n| %s |%s mean | spread |\n' "$title" "$(printf ' seed %s |' "${seeds[@]}")"
+  printf '%s|---|---|\n' "$(printf '|---%.0s' - "${seeds[@]}")"
+  for name in "$@"; do
+    for seed in "${seeds[@]}"; do top1 "$prefix${name}_seed$seed"; done | awk -v name="$name" '
+      { cells = cells " | " $1; if ($1 != "-") { n++; sum += $1; if (n == 1 || $1 < low) low = $1; if ($1 > high) high = $1 } }
+      END { printf "| %s%s | %s | %s |\n", name, cells, n ? sprintf("%.2f", sum / n) : "-", n ? sprintf("%.2f", high - low) : "-" }'
+  done
 }
 
 if ((!tables_only)); then
@@ -62,15 +67,5 @@ if ((!tables_only)); then
   done
 fi
 
-echo
-echo "| configuration | seed 0 | seed 1 | seed 2 | mean | spread |"
-echo "|---|---|---|---|---|---|"
-for config in resnet20_luq resnet20_fp32; do
-  row "$config" "$(top1 ${config}_seed0)" "$(top1 ${config}_seed1)" "$(top1 ${config}_seed2)"
-done
-echo
-echo "| activation scale, 5 epochs | seed 0 | seed 1 | seed 2 | mean | spread |"
-echo "|---|---|---|---|---|---|"
-for method in "${methods[@]}"; do
-  row "$method" "$(top1 scale_${method}_seed0)" "$(top1 scale_${method}_seed1)" "$(top1 scale_${method}_seed2)"
-done
+table configuration "" resnet20_luq resnet20_fp32
+table "activation scale, 5 epochs" scale_ "${methods[@]}"
