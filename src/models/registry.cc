@@ -23,9 +23,14 @@ ModelFactory cifar_resnet(int64_t n) {
   };
 }
 
-std::unique_ptr<Module> resnet18(const ModelOptions& options) {
-  return std::make_unique<ResNet>(
-      ResNetOptions{.blocks = {2, 2, 2, 2}, .in_channels = options.in_channels, .num_classes = options.num_classes});
+// ResNet of table 1 of He et al. 2016, for images of about 224x224.
+ModelFactory imagenet_resnet(std::vector<int64_t> blocks, bool bottleneck) {
+  return [blocks, bottleneck](const ModelOptions& options) {
+    return std::make_unique<ResNet>(ResNetOptions{.blocks = blocks,
+                                                  .bottleneck = bottleneck,
+                                                  .in_channels = options.in_channels,
+                                                  .num_classes = options.num_classes});
+  };
 }
 
 std::unique_ptr<Module> vgg11_bn(const ModelOptions& options) {
@@ -37,8 +42,13 @@ std::unique_ptr<Module> vgg11_bn(const ModelOptions& options) {
 // The zoo: one line a model.
 std::map<std::string, ModelFactory>& registry() {
   static std::map<std::string, ModelFactory> models{
-      {"resnet20", cifar_resnet(3)}, {"resnet32", cifar_resnet(5)}, {"resnet44", cifar_resnet(7)},
-      {"resnet56", cifar_resnet(9)}, {"resnet18", resnet18},        {"vgg11_bn", vgg11_bn},
+      {"resnet20", cifar_resnet(3)},
+      {"resnet32", cifar_resnet(5)},
+      {"resnet44", cifar_resnet(7)},
+      {"resnet56", cifar_resnet(9)},
+      {"resnet18", imagenet_resnet({2, 2, 2, 2}, false)},
+      {"resnet50", imagenet_resnet({3, 4, 6, 3}, true)},
+      {"vgg11_bn", vgg11_bn},
   };
   return models;
 }

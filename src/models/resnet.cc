@@ -26,6 +26,26 @@ Var BasicBlock::forward(Ctx& ctx, const Var& x) {
   return relu(ctx, add(ctx, std::move(y), downsample_ != nullptr ? downsample_->forward(ctx, x) : x));
 }
 
+Bottleneck::Bottleneck(int64_t in_channels, int64_t channels, int64_t stride)
+    : conv1_(register_module<Conv2d>("conv1", in_channels, channels, conv_options(1, 1))),
+      bn1_(register_module<BatchNorm2d>("bn1", channels)),
+      conv2_(register_module<Conv2d>("conv2", channels, channels, conv_options(3, stride))),
+      bn2_(register_module<BatchNorm2d>("bn2", channels)),
+      conv3_(register_module<Conv2d>("conv3", channels, channels * kExpansion, conv_options(1, 1))),
+      bn3_(register_module<BatchNorm2d>("bn3", channels * kExpansion)) {
+  if (stride == 1 && in_channels == channels * kExpansion) return;
+  downsample_ = &register_module<Sequential>("downsample");
+  downsample_->append<Conv2d>(in_channels, channels * kExpansion, conv_options(1, stride));
+  downsample_->append<BatchNorm2d>(channels * kExpansion);
+}
+
+Var Bottleneck::forward(Ctx& ctx, const Var& x) {
+  Var y = relu(ctx, bn1_.forward(ctx, conv1_.forward(ctx, x)));
+  y = relu(ctx, bn2_.forward(ctx, conv2_.forward(ctx, y)));
+  y = bn3_.forward(ctx, conv3_.forward(ctx, y));
+  return relu(ctx, add(ctx, std::move(y), downsample_ != nullptr ? downsample_->forward(ctx, x) : x));
+}
+
 ResNet::ResNet(const ResNetOptions& options)
     : imagenet_stem_(options.imagenet_stem),
       conv1_(register_module<Conv2d>("conv1", options.in_channels, options.base_channels,
@@ -36,8 +56,14 @@ ResNet::ResNet(const ResNetOptions& options)
     const int64_t out_channels = options.base_channels << stage;
     Sequential& blocks = register_module<Sequential>("layer" + std::to_string(stage + 1));
     for (int64_t block = 0; block < options.blocks[stage]; ++block) {
-      blocks.append<BasicBlock>(channels, out_channels, stage > 0 && block == 0 ? 2 : 1);
-      channels = out_channels;
+      const int64_t stride = stage > 0 && block == 0 ? 2 : 1;
+      if (options.bottleneck) {
+        blocks.append<Bottleneck>(channels, out_channels, stride);
+        channels = out_channels * Bottleneck::kExpansion;
+      } else {
+        blocks.append<BasicBlock>(channels, out_channels, stride);
+        channels = out_channels;
+      }
     }
     stages_.push_back(&blocks);
   }

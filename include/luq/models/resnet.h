@@ -1,4 +1,4 @@
-// Residual networks (He et al. 2016, "Deep residual learning for image recognition") of basic blocks.
+// Residual networks (He et al. 2016, "Deep residual learning for image recognition") of basic or bottleneck blocks.
 #pragma once
 
 #include "luq/nn/layers.h"
@@ -19,8 +19,27 @@ class BasicBlock : public Module {
   Sequential* downsample_ = nullptr;
 };
 
+// conv1x1 - BN - ReLU - conv3x3 - BN - ReLU - conv1x1 - BN, plus the shortcut, then ReLU. The 3x3 carries the stride,
+// as in torchvision; its channels are `channels`, the block's output has kExpansion times as many.
+class Bottleneck : public Module {
+ public:
+  static constexpr int64_t kExpansion = 4;
+  Bottleneck(int64_t in_channels, int64_t channels, int64_t stride);
+  Var forward(Ctx& ctx, const Var& x) override;
+
+ private:
+  Conv2d& conv1_;
+  BatchNorm2d& bn1_;
+  Conv2d& conv2_;
+  BatchNorm2d& bn2_;
+  Conv2d& conv3_;
+  BatchNorm2d& bn3_;
+  Sequential* downsample_ = nullptr;
+};
+
 struct ResNetOptions {
   std::vector<int64_t> blocks;  // per stage
+  bool bottleneck = false;      // Bottleneck blocks instead of BasicBlock
   int64_t base_channels = 64;   // doubled at each later stage, which begins with stride 2
   bool imagenet_stem = true;    // 7x7 stride 2 and max pool 3x3 stride 2; otherwise 3x3 stride 1
   int64_t in_channels = 3;

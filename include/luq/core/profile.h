@@ -1,0 +1,45 @@
+// Timing every kernel call: a table of kernels that does what another does, and keeps a record.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace luq {
+
+struct Kernels;
+
+// What bounds a kernel from below: the multipliers of one kind, or memory alone.
+enum class ComputeUnit : uint8_t { none, int8, float32, bfloat16 };
+
+// Calls of one kernel on one shape, added up.
+struct KernelRecord {
+  std::string kernel;          // entry of the table: "qconv_forward", "stats", ...
+  std::string implementation;  // "avx512vnni", ...
+  std::string shape;           // of a convolution: "64x56x56x64 -> 64, 3x3"; else the number of elements
+  ComputeUnit unit = ComputeUnit::none;
+  int64_t calls = 0;
+  double seconds = 0;     // wall clock
+  double operations = 0;  // on `unit`; a multiply-accumulate is two
+  double bytes = 0;       // operands read and results written, once each
+};
+
+// While it lives, calls through kernels() are recorded, from any one thread at a time. Only one may live.
+class KernelProfile {
+ public:
+  explicit KernelProfile(const Kernels& kernels);
+  ~KernelProfile();
+  KernelProfile(const KernelProfile&) = delete;
+  KernelProfile& operator=(const KernelProfile&) = delete;
+
+  const Kernels& kernels() const;
+  std::vector<KernelRecord> records() const;  // slowest first
+  void clear();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace luq

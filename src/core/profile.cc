@@ -1,0 +1,129 @@
+#include "luq/core/profile.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include "kernels/kernels.h"
+#include "luq/core/error.h"
+
+namespace luq {
+namespace {
+
+using namespace kernels;
+
+struct Cost {
+  std::string shape;
+  double bytes = 0;
+  ComputeUnit unit = ComputeUnit::none;
+  double operations = 0;
+};
+
+std::string text(const ConvShape& s) {
+  std::string result = fmt::format("{}x{}x{}x{} -> {}, {}x{}", s.n, s.h, s.w, s.c, s.o, s.kh, s.kw);
+  if (s.stride_h != 1 || s.stride_w != 1) result += fmt::format(" stride {}", s.stride_h);
+  if (s.dilation_h != 1 || s.dilation_w != 1) result += fmt::format(" dilation {}", s.dilation_h);
+  if (s.groups != 1) result += fmt::format(" groups {}", s.groups);
+  return result;
+}
+
+Cost flat(int64_t count, double bytes_each) {
+  return {.shape = std::to_string(count), .bytes = static_cast<double>(count) * bytes_each};
+}
+
+// A convolution with operands of a, b and c bytes an element: x, w and y in the order of the shape.
+Cost conv(const ConvShape& s, double x, double w, double y, ComputeUnit unit) {
+  return {.shape = text(s),
+          .bytes = x * static_cast<double>(s.x_size()) + w * static_cast<double>(s.w_size()) +
+                   y * static_cast<double>(s.y_size()),
+          .unit = unit,
+          .operations = 2.0 * static_cast<double>(s.macs())};
+}
+
+constexpr double kCode = 0.5;
+
+Cost cost(const StatsArgs& a) { return flat(a.count, 4); }
+Cost cost(const EncodeIntArgs& a) { return flat(a.rows * a.cols, 4 + kCode); }
+Cost cost(const EncodeFp4Args& a) { return flat(a.rows * a.cols, 4 + kCode); }
+Cost cost(const DecodeArgs& a) { return flat(a.rows * a.cols, 4 + kCode); }
+Cost cost(const QConvForwardArgs& a) { return conv(a.shape, kCode, kCode, 4, ComputeUnit::int8); }
+Cost cost(const QConvBackwardDataArgs& a) { return conv(a.shape, 4, kCode, kCode, ComputeUnit::int8); }
+Cost cost(const QConvBackwardWeightArgs& a) { return conv(a.shape, kCode, 4, kCode, ComputeUnit::int8); }
+Cost cost(const ConvForwardArgs& a) { return conv(a.shape, 4, 4, 4, ComputeUnit::float32); }
+Cost cost(const ConvBackwardDataArgs& a) { return conv(a.shape, 4, 4, 4, ComputeUnit::float32); }
+Cost cost(const ConvBackwardWeightArgs& a) { return conv(a.shape, 4, 4, 4, ComputeUnit::float32); }
+Cost cost(const ColumnSumArgs& a) { return flat(a.rows * a.cols, 4); }
+Cost cost(const BatchNormStatsArgs& a) { return flat(a.rows * a.c, 4); }
+Cost cost(const BatchNormApplyArgs& a) { return flat(a.rows * a.c, 8); }
+Cost cost(const BatchNormBackwardArgs& a) { return flat(a.rows * a.c, 20); }  // x and dy are read twice
+Cost cost(const ReluArgs& a) { return flat(a.count, 8); }
+Cost cost(const ReluBackwardArgs& a) { return flat(a.count, 8); }
+Cost cost(const AddArgs& a) { return flat(a.count, 12); }
+Cost cost(const DropoutArgs& a) { return flat(a.count, 8); }
+Cost pool(int64_t in, int64_t out, double in_bytes, double out_bytes) {
+  return {.shape = fmt::format("{} -> {}", in, out),
+          .bytes = in_bytes * static_cast<double>(in) + out_bytes * static_cast<double>(out)};
+}
+int64_t pool_in(const PoolShape& s) { return s.n * s.h * s.w * s.c; }
+int64_t pool_out(const PoolShape& s) { return s.n * s.oh() * s.ow() * s.c; }
+Cost cost(const MaxPoolArgs& a) { return pool(pool_in(a.shape), pool_out(a.shape), 4, 8); }
+Cost cost(const MaxPoolBackwardArgs& a) { return pool(pool_in(a.shape), pool_out(a.shape), 4, 8); }
+Cost cost(const AvgPoolArgs& a) { return pool(pool_in(a.shape), pool_out(a.shape), 4, 4); }
+Cost cost(const AvgPoolBackwardArgs& a) { return pool(pool_in(a.shape), pool_out(a.shape), 4, 4); }
+Cost cost(const AdaptiveAvgPoolArgs& a) { return pool(a.n * a.h * a.w * a.c, a.n * a.oh * a.ow * a.c, 4, 4); }
+Cost cost(const AdaptiveAvgPoolBackwardArgs& a) { return pool(a.n * a.h * a.w * a.c, a.n * a.oh * a.ow * a.c, 4, 4); }
+Cost cost(const CrossEntropyArgs& a) { return flat(a.rows * a.classes, 8); }
+Cost cost(const SgdArgs& a) { return flat(a.count, a.velocity != nullptr ? 20 : 12); }
+
+}  // namespace
+
+struct KernelProfile::State {
+  Kernels original, timed;
+  std::map<std::pair<const char*, std::string>, KernelRecord> records;
+  static State* active;
+
+  template <typename Args, Kernel<Args> Kernels::*Entry>
+  void run(const char* name, const Args& args) {
+    const auto start = std::chrono::steady_clock::now();
+    (original.*Entry)(args);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const Cost spent = cost(args);
+    KernelRecord& record = records[{name, spent.shape}];
+    record.kernel = name;
+    record.implementation = (original.*Entry).implementation;
+    record.shape = spent.shape;
+    record.unit = spent.unit;
+    record.calls += 1;
+    record.seconds += seconds;
+    record.operations += spent.operations;
+    record.bytes += spent.bytes;
+  }
+};
+
+KernelProfile::State* KernelProfile::State::active = nullptr;
+
+KernelProfile::KernelProfile(const Kernels& kernels) : state_(std::make_unique<State>()) {
+  if (State::active != nullptr) fail("[profile] only one profile may record at a time");
+  State::active = state_.get();
+  state_->original = state_->timed = kernels;
+#define LUQ_TIME_ENTRY(name, Args) \
+  state_->timed.name.run = [](const Args& args) { State::active->run<Args, &Kernels::name>(#name, args); };
+  LUQ_KERNEL_ENTRIES(LUQ_TIME_ENTRY)
+#undef LUQ_TIME_ENTRY
+}
+
+KernelProfile::~KernelProfile() { State::active = nullptr; }
+
+const Kernels& KernelProfile::kernels() const { return state_->timed; }
+
+std::vector<KernelRecord> KernelProfile::records() const {
+  std::vector<KernelRecord> rows;
+  for (const auto& [key, record] : state_->records) rows.push_back(record);
+  std::sort(rows.begin(), rows.end(),
+            [](const KernelRecord& a, const KernelRecord& b) { return a.seconds > b.seconds; });
+  return rows;
+}
+
+void KernelProfile::clear() { state_->records.clear(); }
+
+}  // namespace luq
