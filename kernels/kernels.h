@@ -82,8 +82,9 @@ struct QConvBackwardDataArgs {
   const uint8_t* w;   // (o, kh, kw, c/groups) packed
   Format w_format;    // int4
   float scale;
-  float* dx;      // (n, h, w, c)
-  int64_t* sums;  // (n, h, w, c) or null
+  bool accumulate = false;  // add to dx instead of overwriting it
+  float* dx;                // (n, h, w, c)
+  int64_t* sums;            // (n, h, w, c) or null
 };
 
 struct QConvBackwardWeightArgs {
@@ -125,8 +126,7 @@ struct ColumnSumArgs {  // the gradient of a bias
   float* sum;  // (cols)
 };
 
-// ---- Batch norm over (rows, c): rows = n * h * w
-// ----------------------------------------------------------------------
+// ---- Batch norm over (rows, c): rows = n * h * w ------------------------------------------------------------------
 
 struct BatchNormStatsArgs {
   const float* x;  // (rows, c)
@@ -149,6 +149,33 @@ struct BatchNormBackwardArgs {
   float* dx;      // (rows, c); may be dy
   float* dgamma;  // (c)
   float* dbeta;   // (c)
+};
+
+// The fused kernels around batch norm. Each does in few passes what a chain of entries above and below does, to the bit
+// of the same table's chain.
+
+struct BatchNormActArgs {  // batch_norm_apply, then add, relu and stats
+  const float* x;          // (rows, c)
+  int64_t rows, c;
+  const float *mean, *inverse_std, *gamma, *beta;  // (c) each
+  const float* residual;                           // (rows, c) added before ReLU, or null
+  bool relu;
+  float* y;       // (rows, c); may be x or residual
+  uint8_t* mask;  // as ReluArgs::mask; null where relu is false
+  Stats* stats;   // of y, or null
+};
+struct BatchNormActBackwardArgs {  // relu_backward, then batch_norm_backward and stats
+  const float* x;                  // (rows, c)
+  const float* dy;                 // (rows, c)
+  int64_t rows, c;
+  const float *mean, *inverse_std, *gamma;  // (c) each
+  bool training;                            // as in BatchNormBackwardArgs
+  const uint8_t* mask;                      // of relu, or null
+  float* dresidual;                         // (rows, c) dy where the mask is set, or null; may be dy
+  float* dx;                                // (rows, c); may be dy where dresidual is null
+  float* dgamma;                            // (c)
+  float* dbeta;                             // (c)
+  Stats* stats;                             // of dx, or null
 };
 
 // ---- Pointwise ----------------------------------------------------------------------------------------------------
@@ -254,8 +281,9 @@ struct SgdArgs {
 
 // ---- The table ------------------------------------------------------------------------------------------------------
 
-// X(name, Args): every entry is required. A missing one fails at start-up with the list.
-#define LUQ_KERNEL_ENTRIES(X)                                \
+// X(name, Args). A missing required entry fails at start-up with the list. An optional one may be null: the op then
+// runs the chain of required ones.
+#define LUQ_REQUIRED_KERNEL_ENTRIES(X)                       \
   X(stats, StatsArgs)                                        \
   X(encode_int, EncodeIntArgs)                               \
   X(encode_fp4, EncodeFp4Args)                               \
@@ -283,6 +311,14 @@ struct SgdArgs {
   X(cross_entropy, CrossEntropyArgs)                         \
   X(sgd, SgdArgs)
 
+#define LUQ_OPTIONAL_KERNEL_ENTRIES(X) \
+  X(batch_norm_act, BatchNormActArgs)  \
+  X(batch_norm_act_backward, BatchNormActBackwardArgs)
+
+#define LUQ_KERNEL_ENTRIES(X)    \
+  LUQ_REQUIRED_KERNEL_ENTRIES(X) \
+  LUQ_OPTIONAL_KERNEL_ENTRIES(X)
+
 }  // namespace luq::kernels
 
 namespace luq {
@@ -292,6 +328,7 @@ template <typename Args>
 struct Kernel {
   void (*run)(const Args&) = nullptr;
   const char* implementation = nullptr;
+  explicit operator bool() const { return run != nullptr; }
   void operator()(const Args& args) const { run(args); }
 };
 

@@ -16,6 +16,7 @@
 
 #include "luq/core/format.h"
 #include "luq/core/rng.h"
+#include "luq/core/statistics.h"
 
 namespace luq::kernels {
 
@@ -27,15 +28,8 @@ constexpr uint32_t kNearestBits = 0x8000u;  // stands in for the random bits whe
 
 // Sums over a tensor in one fixed order: in a chunk, lane l adds |x| (and x*x, one multiplication and one addition, no
 // fma) of elements l, l + 64, ... in float32 from 0; lanes are then folded 64 -> 32 -> ... -> 1 (lane i += lane i +
-// half) in float32; the chunks' results are added in double, in chunk order. abs_bits_max is the largest bit pattern of
-// |x|, so a NaN or infinity anywhere makes it >= 0x7f800000.
-struct Stats {
-  double sum_abs = 0;
-  double sum_sq = 0;
-  int64_t count = 0;
-  int64_t nonzero = 0;
-  uint32_t abs_bits_max = 0;
-};
+// half) in float32; the chunks' results are added in double, in chunk order.
+using luq::Stats;
 
 LUQ_HOST_DEVICE inline uint32_t float_bits(float x) {
   uint32_t bits;

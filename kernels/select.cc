@@ -35,6 +35,7 @@ constexpr Level kLevels[] = {
        kernels::add_avx2_quantize(table);
        kernels::add_avx2_qconv(table);
        kernels::add_avx2_float(table);
+       kernels::add_avx2_norm(table);
        kernels::add_onednn(table);
      }},
     {"avx512", has_avx512,
@@ -42,15 +43,17 @@ constexpr Level kLevels[] = {
        kernels::add_avx512_quantize(table);
        kernels::add_avx512_qconv(table);
        kernels::add_avx512_float(table);
+       kernels::add_avx512_norm(table);
      }},
     {"vnni", has_vnni, [](Kernels& table) { kernels::add_avx512vnni_qconv(table); }},
 };
 
 const Kernels& require_complete(const Kernels& table) {
   std::string missing;
-  for (const auto& [entry, implementation] : describe(table)) {
-    if (implementation.empty()) missing += " " + entry;
-  }
+#define LUQ_REQUIRE_ENTRY(name, Args) \
+  if (table.name.run == nullptr) missing += " " #name;
+  LUQ_REQUIRED_KERNEL_ENTRIES(LUQ_REQUIRE_ENTRY)
+#undef LUQ_REQUIRE_ENTRY
   if (!missing.empty()) fail("[kernels] entries without an implementation:{}", missing);
   return table;
 }
@@ -92,7 +95,7 @@ std::vector<NamedKernels> cpu_kernel_tables() {
 std::vector<std::pair<std::string, std::string>> describe(const Kernels& kernels) {
   std::vector<std::pair<std::string, std::string>> rows;
 #define LUQ_DESCRIBE_ENTRY(name, Args) \
-  rows.emplace_back(#name, kernels.name.implementation == nullptr ? "" : kernels.name.implementation);
+  rows.emplace_back(#name, kernels.name.implementation == nullptr ? "-" : kernels.name.implementation);
   LUQ_KERNEL_ENTRIES(LUQ_DESCRIBE_ENTRY)
 #undef LUQ_DESCRIBE_ENTRY
   return rows;

@@ -11,9 +11,11 @@ void add_ref_float(Kernels& table);
 void add_avx2_quantize(Kernels& table);
 void add_avx2_qconv(Kernels& table);
 void add_avx2_float(Kernels& table);
+void add_avx2_norm(Kernels& table);
 void add_avx512_quantize(Kernels& table);
 void add_avx512_qconv(Kernels& table);
 void add_avx512_float(Kernels& table);
+void add_avx512_norm(Kernels& table);
 void add_avx512vnni_qconv(Kernels& table);
 void add_onednn(Kernels& table);
 

@@ -1,12 +1,7 @@
-// Batch norm, pointwise operations, pooling and the update in vectors of any width. All of them are bound by memory:
-// one pass over each operand, rows shared among threads.
+// Pointwise operations, pooling and the update in vectors of any width. All of them are bound by memory: one pass over
+// each operand, shared among threads.
 //
-// An ISA file defines `Simd` in its anonymous namespace and includes this file there.
-//
-// Sums over rows (batch norm, bias gradients) are cut into chunks of rows whose size follows from the number of columns
-// alone. In a chunk a block of columns is summed in float32 by four accumulators that take rows in turn; the chunks'
-// sums are added in double, in order. Batch norm's variance is that of x - x[0], so that a mean far from 0 costs no
-// digits.
+// An ISA file includes its `Simd` and then, in an anonymous namespace, this file.
 
 constexpr int64_t kSmall = 16384;  // elements below which threads cost more than they bring
 using Float = typename Simd::Float;
@@ -15,166 +10,13 @@ constexpr int64_t kLanes = Simd::kLanes;
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-struct Scratch {
-  void* memory = nullptr;
-  int64_t size = 0;
-  template <typename T>
-  T* get(int64_t count) {
-    const int64_t bytes = (count * static_cast<int64_t>(sizeof(T)) + 127) / 64 * 64;
-    if (bytes > size) {
-      free(memory);
-      size = bytes;
-      memory = aligned_alloc(64, static_cast<size_t>(bytes));
-      if (memory == nullptr) abort();
-    }
-    return static_cast<T*>(memory);
-  }
-  ~Scratch() { free(memory); }
-};
-
-thread_local Scratch partial_scratch, column_scratch;
-
-int64_t chunk_rows(int64_t cols) { return larger(16, smaller(256, 4096 / larger(cols, 1))); }
-
 // Columns are visited in vectors; a last incomplete one is handled through `count` < kLanes.
 template <typename Visit>
 void for_column_vectors(int64_t cols, Visit visit) {
   for (int64_t c = 0; c < cols; c += kLanes) visit(c, smaller(cols - c, kLanes));
 }
 
-struct TwoSums {
-  Float first, second;
-};
-
-// sums[2 * c], sums[2 * c + 1]: sums over rows of the pair terms(row, column vector, count) of each column.
-// Terms is called with a factory so that per-column constants stay in registers: make(c, count) -> terms(row).
-template <typename Make>
-void sum_columns(int64_t rows, int64_t cols, double* sums, Make make) {
-  const int64_t step = chunk_rows(cols), chunks = (rows + step - 1) / step;
-  const int64_t padded = (cols + kLanes - 1) / kLanes * kLanes;
-  float* partials = partial_scratch.get<float>(chunks * 2 * padded);
-#pragma omp parallel for schedule(static) if (rows * cols > kSmall)
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const int64_t begin = chunk * step, end = smaller(begin + step, rows);
-    for_column_vectors(cols, [&](int64_t c, int64_t count) {
-      const auto terms = make(c, count);
-      Float first[4], second[4];
-      for (int i = 0; i < 4; ++i) first[i] = second[i] = Simd::set(0.0f);
-      const auto add = [&](int64_t row, int i) {
-        const TwoSums t = terms(row);
-        first[i] = Simd::add(first[i], t.first);
-        second[i] = Simd::add(second[i], t.second);
-      };
-      int64_t row = begin;
-      for (; row + 4 <= end; row += 4) {
-        add(row, 0);
-        add(row + 1, 1);
-        add(row + 2, 2);
-        add(row + 3, 3);
-      }
-      for (int i = 0; row < end; ++row, ++i) add(row, i);
-      float* out = partials + chunk * 2 * padded + c;
-      Simd::store(out, Simd::add(Simd::add(first[0], first[1]), Simd::add(first[2], first[3])), kLanes);
-      Simd::store(out + padded, Simd::add(Simd::add(second[0], second[1]), Simd::add(second[2], second[3])), kLanes);
-    });
-  }
-  for (int64_t c = 0; c < 2 * cols; ++c) sums[c] = 0;
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const float* from = partials + chunk * 2 * padded;
-    for (int64_t c = 0; c < cols; ++c) {
-      sums[2 * c] += static_cast<double>(from[c]);
-      sums[2 * c + 1] += static_cast<double>(from[padded + c]);
-    }
-  }
-}
-
-// Calls make(c, count) once per column vector and chunk, and the row function it gives for every row.
-template <typename Make>
-void for_rows(int64_t rows, int64_t cols, Make make) {
-  const int64_t step = chunk_rows(cols);
-#pragma omp parallel for schedule(static) if (rows * cols > kSmall)
-  for (int64_t begin = 0; begin < rows; begin += step) {
-    const int64_t end = smaller(begin + step, rows);
-    for_column_vectors(cols, [&](int64_t c, int64_t count) {
-      const auto run = make(c, count);
-      for (int64_t row = begin; row < end; ++row) run(row);
-    });
-  }
-}
-
-void column_sum(const ColumnSumArgs& a) {
-  double* sums = column_scratch.get<double>(2 * a.cols);
-  sum_columns(a.rows, a.cols, sums, [&](int64_t c, int64_t count) {
-    return [&a, c, count](int64_t row) { return TwoSums{Simd::load(a.x + row * a.cols + c, count), Simd::set(0.0f)}; };
-  });
-  for (int64_t c = 0; c < a.cols; ++c) a.sum[c] = static_cast<float>(sums[2 * c]);
-}
-
-// ---- Batch norm
-// -------------------------------------------------------------------------------------------------------
-
-void batch_norm_stats(const BatchNormStatsArgs& a) {
-  if (a.rows == 0) return;
-  double* sums = column_scratch.get<double>(2 * a.c);
-  sum_columns(a.rows, a.c, sums, [&](int64_t c, int64_t count) {
-    const Float shift = Simd::load(a.x + c, count);
-    return [&a, c, count, shift](int64_t row) {
-      const Float d = Simd::sub(Simd::load(a.x + row * a.c + c, count), shift);
-      return TwoSums{d, Simd::mul(d, d)};
-    };
-  });
-  const double rows = static_cast<double>(a.rows);
-  for (int64_t c = 0; c < a.c; ++c) {
-    const double shifted_mean = sums[2 * c] / rows;
-    const double variance = sums[2 * c + 1] / rows - shifted_mean * shifted_mean;
-    a.mean[c] = static_cast<float>(static_cast<double>(a.x[c]) + shifted_mean);
-    a.variance[c] = static_cast<float>(variance < 0 ? 0 : variance);  // a NaN stays one
-  }
-}
-
-void batch_norm_apply(const BatchNormApplyArgs& a) {
-  for_rows(a.rows, a.c, [&](int64_t c, int64_t count) {
-    const Float mean = Simd::load(a.mean + c, count), beta = Simd::load(a.beta + c, count);
-    const Float scale = Simd::mul(Simd::load(a.inverse_std + c, count), Simd::load(a.gamma + c, count));
-    return [&a, c, count, mean, beta, scale](int64_t row) {
-      const Float x = Simd::load(a.x + row * a.c + c, count);
-      Simd::store(a.y + row * a.c + c, Simd::add(Simd::mul(Simd::sub(x, mean), scale), beta), count);
-    };
-  });
-}
-
-void batch_norm_backward(const BatchNormBackwardArgs& a) {
-  double* sums = column_scratch.get<double>(2 * a.c);
-  sum_columns(a.rows, a.c, sums, [&](int64_t c, int64_t count) {
-    const Float mean = Simd::load(a.mean + c, count);
-    return [&a, c, count, mean](int64_t row) {
-      const Float dy = Simd::load(a.dy + row * a.c + c, count);
-      const Float centered = Simd::sub(Simd::load(a.x + row * a.c + c, count), mean);
-      return TwoSums{dy, Simd::mul(dy, centered)};
-    };
-  });
-  for (int64_t c = 0; c < a.c; ++c) {
-    a.dbeta[c] = static_cast<float>(sums[2 * c]);
-    a.dgamma[c] = static_cast<float>(sums[2 * c + 1] * static_cast<double>(a.inverse_std[c]));
-  }
-  // dx = factor (dy - mean of dy - (x - mean) slope), slope = inverse_std^2 mean of dy (x - mean).
-  const float per_row = a.training && a.rows > 0 ? 1.0f / static_cast<float>(a.rows) : 0.0f;
-  for_rows(a.rows, a.c, [&](int64_t c, int64_t count) {
-    const Float mean = Simd::load(a.mean + c, count), inverse_std = Simd::load(a.inverse_std + c, count);
-    const Float factor = Simd::mul(Simd::load(a.gamma + c, count), inverse_std);
-    const Float mean_dy = Simd::mul(Simd::load(a.dbeta + c, count), Simd::set(per_row));
-    const Float slope = Simd::mul(Simd::mul(Simd::load(a.dgamma + c, count), Simd::set(per_row)), inverse_std);
-    return [&a, c, count, mean, factor, mean_dy, slope](int64_t row) {
-      const int64_t at = row * a.c + c;
-      const Float centered = Simd::sub(Simd::load(a.x + at, count), mean);
-      const Float dy = Simd::sub(Simd::load(a.dy + at, count), mean_dy);
-      Simd::store(a.dx + at, Simd::mul(factor, Simd::sub(dy, Simd::mul(centered, slope))), count);
-    };
-  });
-}
-
-// ---- Pointwise
-// --------------------------------------------------------------------------------------------------------
+// ---- Pointwise ----------------------------------------------------------------------------------------------------
 
 // Calls run(first element, count) for every vector, count < kLanes at most once, at the end.
 template <typename Run>
@@ -229,8 +71,7 @@ void sgd(const SgdArgs& a) {
   });
 }
 
-// ---- Pooling
-// ----------------------------------------------------------------------------------------------------------
+// ---- Pooling ------------------------------------------------------------------------------------------------------
 
 struct Window {
   int64_t begin, end;

@@ -123,6 +123,7 @@ struct Problem {
   DecodeTable w_table;
   float scale;
   const float* bias;
+  bool accumulate;
   float* y;
   int64_t* sums;
 
@@ -367,6 +368,7 @@ void run_tiles(const Problem& p, const Cut& cut, const Band& band, const Phase& 
   tile.start = p.start + phase.start + (set * p.blocks + block) * kBlock;
   tile.scale = p.scale;
   tile.bias = p.bias != nullptr ? p.bias + channel : nullptr;
+  tile.accumulate = p.accumulate;
   tile.channels = std::min<int64_t>(blocks * kBlock, set_channel + p.set_groups(set) * p.out_group - channel);
   const uint8_t* origin = band.data + set * p.merge * p.in_group;
   const int64_t x_step = p.columns.step * p.pixel, y_step = p.columns.output_step * p.out_channels;
@@ -460,6 +462,7 @@ void run_qconv_forward(const QConvIsa& isa, const QConvForwardArgs& args) {
             .w_table = DecodeTable::as_signed(args.w_format),
             .scale = args.scale,
             .bias = args.bias,
+            .accumulate = false,
             .y = args.y,
             .sums = args.sums};
   p.rows = forward_dimension(s.h, s.oh(), s.kh, s.stride_h, s.pad_h, s.dilation_h);
@@ -486,6 +489,7 @@ void run_qconv_backward_data(const QConvIsa& isa, const QConvBackwardDataArgs& a
             .w_table = DecodeTable::as_signed(args.w_format),
             .scale = args.scale,
             .bias = nullptr,
+            .accumulate = args.accumulate,
             .y = args.dx,
             .sums = args.sums};
   p.rows = backward_dimension(s.h, s.oh(), s.kh, s.stride_h, s.pad_h, s.dilation_h);

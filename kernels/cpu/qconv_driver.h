@@ -33,6 +33,7 @@ struct ConvTile {
   const uint32_t* start;      // (blocks * 16)
   float scale;
   const float* bias;  // (channels) or null
+  bool accumulate;    // add to y
   float* y;           // (rows, channels) with y_stride between rows
   int64_t* sums;      // the same, or null
   int64_t y_stride;

@@ -3,7 +3,8 @@
 //   zero, load, store, broadcast (4 bytes to every lane), add;
 //   dot(sum, u, s): sum + the products of 4 unsigned by 4 signed bytes, lane by lane;
 //   kChained: pairs(u, s) gives sums of two products in int16, add16 adds those, widen(sum, pairs) adds them to int32;
-//   store_float(y, sums, scale, bias or null, channels): one vector of results, of which `channels` are written.
+//   store_float(y, sums, scale, bias or null, accumulate, channels): one vector of results, of which `channels` are
+//   written, or added to y.
 //
 // Cost of a step: R broadcasts and N loads for R * N products, so a tile of 14 x 2 is bound by the multipliers and one
 // of 14 x 1 by the loads, at nearly the same rate. Without a dot instruction a product is a multiply-add of pairs and
@@ -159,7 +160,7 @@ void conv_tile(const ConvTile& t) {
 #pragma GCC unroll 4
     for (int v = 0; v < N; ++v) {
       V::store_float(t.y + i * t.y_stride + v * V::kLanes, V::add(sums.get(i, v), start[v]), t.scale,
-                     t.bias != nullptr ? t.bias + v * V::kLanes : nullptr, t.channels - v * V::kLanes);
+                     t.bias != nullptr ? t.bias + v * V::kLanes : nullptr, t.accumulate, t.channels - v * V::kLanes);
     }
   }
 }

@@ -21,11 +21,12 @@ struct Zmm {
   }
   static Int add(Int a, Int b) { return _mm512_add_epi32(a, b); }
 
-  static void store_float(float* y, Int sums, float scale, const float* bias, int64_t channels) {
+  static void store_float(float* y, Int sums, float scale, const float* bias, bool accumulate, int64_t channels) {
     if (channels <= 0) return;
     const __mmask16 mask = channels >= kLanes ? 0xffff : static_cast<__mmask16>((1u << channels) - 1);
     __m512 value = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(0xffff, sums), _mm512_set1_ps(scale));
     if (bias != nullptr) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias));
+    if (accumulate) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, y));
     _mm512_mask_storeu_ps(y, mask, value);
   }
 

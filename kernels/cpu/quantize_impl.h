@@ -1,6 +1,6 @@
 // Statistics, encoders and decoder in vectors of any width: one pass each, and the same bits as ref.
 //
-// An ISA file defines `Simd` in its anonymous namespace and includes this file there.
+// An ISA file includes its `Simd` and then, in an anonymous namespace, this file.
 //
 // Packed codes are flat wherever rows have an even number of columns, and then whole tensors are one row; tensors with
 // odd rows take the scalar functions of numerics.h. Threads get ranges that begin at multiples of kRange elements.
@@ -10,101 +10,20 @@
 // consecutive blocks: 2 kLanes consecutive 16-bit numbers in memory order. Cost per element: about 0.7 instructions for
 // the generator, 0.6 for the rest, on 512-bit vectors; statistics and integer codes are bound by reading x.
 
+#include "kernels/cpu/stats_impl.h"
+
 constexpr int64_t kRange = 8192;
-constexpr int64_t kSmall = 32768;  // elements below which threads cost more than they bring
-
-int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// ---- Statistics
-// -------------------------------------------------------------------------------------------------------
-
-struct ChunkSums {
-  float abs, sq;
-};
-
-struct Extremes {
-  int64_t nonzero = 0;
-  uint32_t abs_bits_max = 0;
-};
-
-float fold(float* lanes) {
-  for (int half = kStatsLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return lanes[0];
-}
-
-ChunkSums sum_chunk(const float* x, int64_t count, Extremes& extremes) {
-  constexpr int kVectors = kStatsLanes / Simd::kLanes;
-  typename Simd::Float abs_sums[kVectors], sq_sums[kVectors];
-  typename Simd::Int largest = Simd::zero_int();
-  for (int v = 0; v < kVectors; ++v) abs_sums[v] = sq_sums[v] = Simd::zero();
-  int64_t zeros = 0;
-  const auto add = [&](const float* from) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      const typename Simd::Float value = Simd::load(from + v * Simd::kLanes);
-      const typename Simd::Float magnitude = Simd::abs(value);
-      abs_sums[v] = Simd::add(abs_sums[v], magnitude);
-      sq_sums[v] = Simd::add(sq_sums[v], Simd::mul(value, value));
-      largest = Simd::max_int(largest, Simd::bits(magnitude));
-      zeros += Simd::count_zeros(magnitude);
-    }
-  };
-  int64_t i = 0;
-  for (; i + kStatsLanes <= count; i += kStatsLanes) add(x + i);
-  if (i < count) {  // zeros add nothing to any sum
-    float rest[kStatsLanes] = {};
-    memcpy(rest, x + i, static_cast<size_t>(count - i) * sizeof(float));
-    add(rest);
-    zeros -= kStatsLanes - (count - i);
-  }
-  extremes.nonzero += count - zeros;
-  uint32_t lane_max[Simd::kLanes];
-  Simd::store_int(lane_max, largest);
-  for (int lane = 0; lane < Simd::kLanes; ++lane) {
-    if (lane_max[lane] > extremes.abs_bits_max) extremes.abs_bits_max = lane_max[lane];
-  }
-  float abs_lanes[kStatsLanes], sq_lanes[kStatsLanes];
-  for (int v = 0; v < kVectors; ++v) {
-    Simd::store(abs_lanes + v * Simd::kLanes, abs_sums[v]);
-    Simd::store(sq_lanes + v * Simd::kLanes, sq_sums[v]);
-  }
-  return {fold(abs_lanes), fold(sq_lanes)};
-}
 
 void stats(const StatsArgs& a) {
-  Stats total;
-  total.count = a.count;
-  int64_t nonzero = 0;
-  uint32_t abs_bits_max = 0;
-  // Chunks are summed in groups, so that their results fit on the stack; the order of the doubles stays that of chunks.
-  constexpr int64_t kGroup = 1024;
-  ChunkSums sums[kGroup];
-  const int64_t chunks = (a.count + kStatsChunk - 1) / kStatsChunk;
-  for (int64_t first = 0; first < chunks; first += kGroup) {
-    const int64_t group = smaller(chunks - first, kGroup);
-#pragma omp parallel for schedule(static) reduction(+ : nonzero) reduction(max : abs_bits_max) \
-    if (group * kStatsChunk > kSmall)
-    for (int64_t chunk = 0; chunk < group; ++chunk) {
-      const int64_t begin = (first + chunk) * kStatsChunk;
-      Extremes extremes;
-      sums[chunk] = sum_chunk(a.x + begin, smaller(a.count - begin, kStatsChunk), extremes);
-      nonzero += extremes.nonzero;
-      if (extremes.abs_bits_max > abs_bits_max) abs_bits_max = extremes.abs_bits_max;
-    }
-    for (int64_t chunk = 0; chunk < group; ++chunk) {
-      total.sum_abs += static_cast<double>(sums[chunk].abs);
-      total.sum_sq += static_cast<double>(sums[chunk].sq);
-    }
-  }
-  total.nonzero = nonzero;
-  total.abs_bits_max = abs_bits_max;
-  *a.stats = total;
+  struct Source {
+    const float* x;
+    typename Simd::Float full(int64_t i) const { return Simd::load(x + i); }
+    typename Simd::Float part(int64_t i, int64_t count) const { return Simd::load(x + i, count); }
+  };
+  *a.stats = chunk_statistics(a.count, [&a](int64_t begin) { return Source{a.x + begin}; });
 }
 
-// ---- Random bits
-// ------------------------------------------------------------------------------------------------------
+// ---- Random bits --------------------------------------------------------------------------------------------------
 
 constexpr int64_t kBatch = 8 * Simd::kLanes;  // elements that one batch of blocks serves
 
@@ -138,8 +57,7 @@ uint32_t random_of(const RngKey& key, int64_t index) {
   return random16(philox(key, static_cast<uint64_t>(index) / 8), static_cast<int>(index % 8));
 }
 
-// ---- Encoders
-// -----------------------------------------------------------------------------------------------------------
+// ---- Encoders -----------------------------------------------------------------------------------------------------
 
 // Scalar codes of a range of one row that starts at an even column.
 template <typename Code>

@@ -67,7 +67,9 @@ void ref_qconv_backward_data(const QConvBackwardDataArgs& a) {
         }
       }
     }
+    const float before = a.accumulate ? a.dx[index] : 0.0f;
     store(sum, a.scale, nullptr, 0, index, a.dx, a.sums);
+    if (a.accumulate) a.dx[index] += before;
   }
 }
 

@@ -12,7 +12,8 @@ RngKey Ctx::rng(std::string_view layer, std::string_view role, uint32_t sample) 
   return make_rng_key(seed, fmt::format("{}:{}", layer, role), step, micro_batch, sample);
 }
 
-void add_gradient(const Kernels& kernels, GradSlot& slot, Tensor gradient) {
+void add_gradient(const Kernels& kernels, GradSlot& slot, Tensor gradient, const std::optional<Stats>& statistics) {
+  slot.statistics = slot.grad.defined() ? std::nullopt : statistics;
   if (!slot.grad.defined()) {
     slot.grad = std::move(gradient);
     return;
@@ -38,6 +39,7 @@ void Tape::backward(const Var& loss, float seed) {
                                     [&loss](const Entry& entry) { return entry.output == loss.slot(); });
   if (!recorded) fail("[backward] expected a loss that was recorded on this tape since its last backward()");
   loss.slot()->grad = Tensor::full(loss.shape(), seed);
+  loss.slot()->statistics.reset();
   while (!closures_.empty()) {
     Entry entry = std::move(closures_.back());
     closures_.pop_back();

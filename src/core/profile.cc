@@ -56,6 +56,8 @@ Cost cost(const ColumnSumArgs& a) { return flat(a.rows * a.cols, 4); }
 Cost cost(const BatchNormStatsArgs& a) { return flat(a.rows * a.c, 4); }
 Cost cost(const BatchNormApplyArgs& a) { return flat(a.rows * a.c, 8); }
 Cost cost(const BatchNormBackwardArgs& a) { return flat(a.rows * a.c, 20); }  // x and dy are read twice
+Cost cost(const BatchNormActArgs& a) { return flat(a.rows * a.c, a.residual != nullptr ? 12.125 : 8.125); }
+Cost cost(const BatchNormActBackwardArgs& a) { return flat(a.rows * a.c, a.dresidual != nullptr ? 24.25 : 20.25); }
 Cost cost(const ReluArgs& a) { return flat(a.count, 8); }
 Cost cost(const ReluBackwardArgs& a) { return flat(a.count, 8); }
 Cost cost(const AddArgs& a) { return flat(a.count, 12); }
@@ -107,7 +109,8 @@ KernelProfile::KernelProfile(const Kernels& kernels) : state_(std::make_unique<S
   State::active = state_.get();
   state_->original = state_->timed = kernels;
 #define LUQ_TIME_ENTRY(name, Args) \
-  state_->timed.name.run = [](const Args& args) { State::active->run<Args, &Kernels::name>(#name, args); };
+  if (kernels.name)                \
+    state_->timed.name.run = [](const Args& args) { State::active->run<Args, &Kernels::name>(#name, args); };
   LUQ_KERNEL_ENTRIES(LUQ_TIME_ENTRY)
 #undef LUQ_TIME_ENTRY
 }

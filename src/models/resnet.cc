@@ -21,9 +21,9 @@ BasicBlock::BasicBlock(int64_t in_channels, int64_t out_channels, int64_t stride
 }
 
 Var BasicBlock::forward(Ctx& ctx, const Var& x) {
-  Var y = relu(ctx, bn1_.forward(ctx, conv1_.forward(ctx, x)));
-  y = bn2_.forward(ctx, conv2_.forward(ctx, y));
-  return relu(ctx, add(ctx, std::move(y), downsample_ != nullptr ? downsample_->forward(ctx, x) : x));
+  Var y = bn1_.forward(ctx, conv1_.forward(ctx, x), {.relu = true});
+  y = conv2_.forward(ctx, y);
+  return bn2_.forward(ctx, y, {.relu = true, .residual = downsample_ != nullptr ? downsample_->forward(ctx, x) : x});
 }
 
 Bottleneck::Bottleneck(int64_t in_channels, int64_t channels, int64_t stride)
@@ -40,10 +40,10 @@ Bottleneck::Bottleneck(int64_t in_channels, int64_t channels, int64_t stride)
 }
 
 Var Bottleneck::forward(Ctx& ctx, const Var& x) {
-  Var y = relu(ctx, bn1_.forward(ctx, conv1_.forward(ctx, x)));
-  y = relu(ctx, bn2_.forward(ctx, conv2_.forward(ctx, y)));
-  y = bn3_.forward(ctx, conv3_.forward(ctx, y));
-  return relu(ctx, add(ctx, std::move(y), downsample_ != nullptr ? downsample_->forward(ctx, x) : x));
+  Var y = bn1_.forward(ctx, conv1_.forward(ctx, x), {.relu = true});
+  y = bn2_.forward(ctx, conv2_.forward(ctx, y), {.relu = true});
+  y = conv3_.forward(ctx, y);
+  return bn3_.forward(ctx, y, {.relu = true, .residual = downsample_ != nullptr ? downsample_->forward(ctx, x) : x});
 }
 
 ResNet::ResNet(const ResNetOptions& options)
@@ -71,7 +71,7 @@ ResNet::ResNet(const ResNetOptions& options)
 }
 
 Var ResNet::forward(Ctx& ctx, const Var& x) {
-  Var y = relu(ctx, bn1_.forward(ctx, conv1_.forward(ctx, x)));
+  Var y = bn1_.forward(ctx, conv1_.forward(ctx, x), {.relu = true});
   if (imagenet_stem_) y = max_pool2d(ctx, y, {.kernel = 3, .stride = 2, .padding = 1});
   for (Sequential* stage : stages_) y = stage->forward(ctx, y);
   return fc_->forward(ctx, global_avg_pool(ctx, y));

@@ -50,13 +50,22 @@ BatchNorm2d::BatchNorm2d(int64_t channels, const BatchNormOptions& options)
       running_mean_(register_buffer("running_mean", Tensor::zeros({channels}))),
       running_var_(register_buffer("running_var", Tensor::full({channels}, 1.0f))) {}
 
-Var BatchNorm2d::forward(Ctx& ctx, const Var& x) {
-  return batch_norm(ctx, x, weight_.var, bias_.var, running_mean_.value, running_var_.value, options_, name());
+Var BatchNorm2d::forward(Ctx& ctx, const Var& x, const NormActivation& activation) {
+  return batch_norm(ctx, x, weight_.var, bias_.var, running_mean_.value, running_var_.value, options_, name(),
+                    activation);
 }
 
 Var Sequential::forward(Ctx& ctx, const Var& x) {
   Var y = x;
-  for (Module* module : modules_) y = module->forward(ctx, y);
+  for (size_t i = 0; i < modules_.size(); ++i) {
+    auto* norm = dynamic_cast<BatchNorm2d*>(modules_[i]);
+    if (norm != nullptr && i + 1 < modules_.size() && dynamic_cast<ReLU*>(modules_[i + 1]) != nullptr) {
+      y = norm->forward(ctx, y, {.relu = true});
+      ++i;
+    } else {
+      y = modules_[i]->forward(ctx, y);
+    }
+  }
   return y;
 }
 

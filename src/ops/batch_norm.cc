@@ -1,6 +1,8 @@
 #include "luq/ops/batch_norm.h"
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "kernels/kernels.h"
 #include "luq/ops/plan.h"
@@ -24,11 +26,73 @@ void update_running(Tensor& running, const Tensor& batch, float momentum, float 
   }
 }
 
+// The fused kernel, or the chain that it stands for.
+void forward(const Kernels& kernels, const kernels::BatchNormActArgs& a) {
+  if (kernels.batch_norm_act) return kernels.batch_norm_act(a);
+  kernels.batch_norm_apply({.x = a.x,
+                            .rows = a.rows,
+                            .c = a.c,
+                            .mean = a.mean,
+                            .inverse_std = a.inverse_std,
+                            .gamma = a.gamma,
+                            .beta = a.beta,
+                            .y = a.y});
+  const int64_t count = a.rows * a.c;
+  if (a.residual != nullptr) kernels.add({.a = a.y, .b = a.residual, .count = count, .y = a.y});
+  if (a.relu) kernels.relu({.x = a.y, .count = count, .y = a.y, .mask = a.mask});
+  if (a.stats != nullptr) kernels.stats({.x = a.y, .count = count, .stats = a.stats});
+}
+
+void backward(const Kernels& kernels, const kernels::BatchNormActBackwardArgs& a) {
+  if (kernels.batch_norm_act_backward) return kernels.batch_norm_act_backward(a);
+  const int64_t count = a.rows * a.c;
+  const float* dy = a.dy;
+  if (a.mask != nullptr) {
+    float* masked = a.dresidual != nullptr ? a.dresidual : a.dx;
+    kernels.relu_backward({.dy = dy, .mask = a.mask, .count = count, .dx = masked});
+    dy = masked;
+  } else if (a.dresidual != nullptr && a.dresidual != dy) {
+    std::copy_n(dy, count, a.dresidual);
+  }
+  kernels.batch_norm_backward({.x = a.x,
+                               .dy = dy,
+                               .rows = a.rows,
+                               .c = a.c,
+                               .mean = a.mean,
+                               .inverse_std = a.inverse_std,
+                               .gamma = a.gamma,
+                               .training = a.training,
+                               .dx = a.dx,
+                               .dgamma = a.dgamma,
+                               .dbeta = a.dbeta});
+  if (a.stats != nullptr) kernels.stats({.x = a.dx, .count = count, .stats = a.stats});
+}
+
+void describe(Ctx& ctx, const std::string& layer, const NormActivation& activation, const Var& y, bool needs_grad,
+              int64_t parameters) {
+  const Kernels& k = *ctx.kernels;
+  std::string op = "batch_norm";
+  if (activation.residual.value().defined()) op += " + add";
+  if (activation.relu) op += " + relu";
+  const char* forward = k.batch_norm_act ? k.batch_norm_act.implementation : k.batch_norm_apply.implementation;
+  const char* backward =
+      k.batch_norm_act_backward ? k.batch_norm_act_backward.implementation : k.batch_norm_backward.implementation;
+  record_plan(ctx, op.c_str(), layer, y.shape(), y.shape(), forward, needs_grad ? backward : "-", parameters);
+}
+
 }  // namespace
 
 Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor& running_mean,
-               Tensor& running_variance, const BatchNormOptions& options, const std::string& layer) {
+               Tensor& running_variance, const BatchNormOptions& options, const std::string& layer,
+               const NormActivation& activation) {
   check_float32("batch_norm", layer, "x", x.value());
+  if (activation.residual.value().defined()) {
+    check_float32("batch_norm", layer, "the residual", activation.residual.value());
+    if (activation.residual.shape() != x.shape()) {
+      fail("[batch_norm] {}: expected a residual of x's shape {}, got {}", layer, to_string(x.shape()),
+           to_string(activation.residual.shape()));
+    }
+  }
   if (x.shape().rank() < 2) {
     fail("[batch_norm] {}: expected x of shape (N,...,C), got {}", layer, to_string(x.shape()));
   }
@@ -62,41 +126,62 @@ Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor
     mean = mean.clone();  // the closure must not see later updates of the running statistics
   }
   const Tensor scale = inverse_std(variance, options.eps);
-  const bool needs_grad = ctx.tape != nullptr && (x.needs_grad() || gamma.needs_grad());
+  const Var& residual = activation.residual;
+  const bool has_residual = residual.value().defined();
+  const bool needs_grad =
+      ctx.tape != nullptr && (x.needs_grad() || gamma.needs_grad() || (has_residual && residual.needs_grad()));
   Var y(Tensor::empty(x.shape()), needs_grad);
-  kernels.batch_norm_apply({.x = x.value().data<float>(),
-                            .rows = rows,
-                            .c = channels,
-                            .mean = std::as_const(mean).data<float>(),
-                            .inverse_std = scale.data<float>(),
-                            .gamma = gamma.value().data<float>(),
-                            .beta = beta.value().data<float>(),
-                            .y = y.value().data<float>()});
-  record_plan(ctx, "batch_norm", layer, y.shape(), y.shape(), kernels.batch_norm_apply.implementation,
-              needs_grad ? kernels.batch_norm_backward.implementation : "-", 2 * channels);
+  y.set_non_negative(activation.relu);
+  Tensor mask;
+  if (needs_grad && activation.relu) mask = Tensor::empty({(y.value().numel() + 7) / 8}, DType::uint8);
+  Stats statistics;
+  const bool take_statistics = ctx.wants_statistics();
+  forward(kernels, {.x = x.value().data<float>(),
+                    .rows = rows,
+                    .c = channels,
+                    .mean = std::as_const(mean).data<float>(),
+                    .inverse_std = scale.data<float>(),
+                    .gamma = gamma.value().data<float>(),
+                    .beta = beta.value().data<float>(),
+                    .residual = has_residual ? residual.value().data<float>() : nullptr,
+                    .relu = activation.relu,
+                    .y = y.value().data<float>(),
+                    .mask = mask.defined() ? mask.data<uint8_t>() : nullptr,
+                    .stats = take_statistics ? &statistics : nullptr});
+  if (take_statistics) y.set_statistics(statistics);
+  describe(ctx, layer, activation, y, needs_grad, 2 * channels);
   if (!needs_grad) return y;
 
-  ctx.tape->record(
-      y, [&kernels, x_value = x.value(), mean, scale, gamma_value = gamma.value(), rows, channels,
-          training = ctx.training, x_slot = x.slot(), gamma_slot = gamma.slot(), beta_slot = beta.slot()](Tensor dy) {
-        Tensor dx = dy.unique() ? dy : Tensor::empty(dy.shape());
-        Tensor dgamma = Tensor::empty({channels}), dbeta = Tensor::empty({channels});
-        kernels.batch_norm_backward({.x = x_value.data<float>(),
-                                     .dy = std::as_const(dy).data<float>(),
-                                     .rows = rows,
-                                     .c = channels,
-                                     .mean = mean.data<float>(),
-                                     .inverse_std = scale.data<float>(),
-                                     .gamma = gamma_value.data<float>(),
-                                     .training = training,
-                                     .dx = dx.data<float>(),
-                                     .dgamma = dgamma.data<float>(),
-                                     .dbeta = dbeta.data<float>()});
-        dy = Tensor();
-        if (gamma_slot != nullptr) add_gradient(kernels, *gamma_slot, std::move(dgamma));
-        if (beta_slot != nullptr) add_gradient(kernels, *beta_slot, std::move(dbeta));
-        if (x_slot != nullptr) add_gradient(kernels, *x_slot, std::move(dx));
-      });
+  ctx.tape->record(y, [&kernels, x_value = x.value(), mask, mean, scale, gamma_value = gamma.value(), rows, channels,
+                       training = ctx.training, take_statistics, x_slot = x.slot(), gamma_slot = gamma.slot(),
+                       beta_slot = beta.slot(), residual_slot = has_residual ? residual.slot() : nullptr](Tensor dy) {
+    const bool in_place = dy.unique();
+    Tensor dresidual;
+    if (residual_slot != nullptr) dresidual = in_place ? dy : Tensor::empty(dy.shape());
+    Tensor dx = in_place && residual_slot == nullptr ? dy : Tensor::empty(dy.shape());
+    Tensor dgamma = Tensor::empty({channels}), dbeta = Tensor::empty({channels});
+    Stats dx_statistics;
+    backward(kernels, {.x = x_value.data<float>(),
+                       .dy = std::as_const(dy).data<float>(),
+                       .rows = rows,
+                       .c = channels,
+                       .mean = mean.data<float>(),
+                       .inverse_std = scale.data<float>(),
+                       .gamma = gamma_value.data<float>(),
+                       .training = training,
+                       .mask = mask.defined() ? mask.data<uint8_t>() : nullptr,
+                       .dresidual = dresidual.defined() ? dresidual.data<float>() : nullptr,
+                       .dx = dx.data<float>(),
+                       .dgamma = dgamma.data<float>(),
+                       .dbeta = dbeta.data<float>(),
+                       .stats = take_statistics ? &dx_statistics : nullptr});
+    dy = Tensor();
+    if (residual_slot != nullptr) add_gradient(kernels, *residual_slot, std::move(dresidual));
+    if (gamma_slot != nullptr) add_gradient(kernels, *gamma_slot, std::move(dgamma));
+    if (beta_slot != nullptr) add_gradient(kernels, *beta_slot, std::move(dbeta));
+    if (x_slot == nullptr) return;
+    add_gradient(kernels, *x_slot, std::move(dx), take_statistics ? std::optional<Stats>(dx_statistics) : std::nullopt);
+  });
   return y;
 }
 

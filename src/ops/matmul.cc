@@ -32,7 +32,7 @@ Operand quantize_activations(const Ctx& ctx, const Var& x, const QuantSpec& spec
   if (codes == nullptr) {
     entries.push_back({spec, given,
                        quantize(*ctx.kernels, x.value(), spec, x.non_negative(), ctx.rng(layer, "activations"),
-                                fmt::format("input of layer {}", layer), given)});
+                                fmt::format("input of layer {}", layer), given, x.statistics())});
     codes = &entries.back().codes;
   }
   if (ctx.training && codes->scale > 0) {
@@ -69,7 +69,9 @@ void run_forward(const Kernels& kernels, const ConvShape& shape, const Operand& 
   kernels.conv_forward({.shape = shape, .x = x_float.data<float>(), .w = w_float.data<float>(), .bias = bias, .y = y});
 }
 
-void run_backward_data(const Kernels& kernels, const ConvShape& shape, const Operand& dy, const Operand& w, float* dx) {
+// accumulate: adds to dx; in integers only.
+void run_backward_data(const Kernels& kernels, const ConvShape& shape, const Operand& dy, const Operand& w,
+                       bool accumulate, float* dx) {
   if (in_integers(dy, w)) {
     kernels.qconv_backward_data({.shape = shape,
                                  .dy = dy.codes.codes.data<uint8_t>(),
@@ -77,6 +79,7 @@ void run_backward_data(const Kernels& kernels, const ConvShape& shape, const Ope
                                  .w = w.codes.codes.data<uint8_t>(),
                                  .w_format = w.format(),
                                  .scale = dy.codes.scale * w.codes.scale,
+                                 .accumulate = accumulate,
                                  .dx = dx,
                                  .sums = nullptr});
     return;
@@ -166,7 +169,7 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
   if (!x.needs_grad()) w_operand = {};
   ctx.tape->record(y, [&kernels, shape, layer, x_operand = std::move(x_operand), w_operand = std::move(w_operand),
                        spec = quant.gradients, key = ctx.rng(layer, "gradient"), x_shape = x.shape(),
-                       w_shape = weight.shape(), x_slot = x.slot(), w_slot = weight.slot(),
+                       w_shape = weight.shape(), y_slot = y.slot(), x_slot = x.slot(), w_slot = weight.slot(),
                        bias_slot = bias != nullptr ? bias->slot() : nullptr](Tensor dy) mutable {
     if (bias_slot != nullptr) {
       const int64_t channels = dy.size(-1);
@@ -177,7 +180,8 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
     }
     Operand dy_operand;
     if (is_4bit(spec.format)) {
-      dy_operand.codes = quantize(kernels, dy, spec, false, key, fmt::format("gradient of layer {}", layer));
+      dy_operand.codes = quantize(kernels, dy, spec, false, key, fmt::format("gradient of layer {}", layer),
+                                  std::nullopt, y_slot->statistics);
       dy = Tensor();
     } else {
       dy_operand.values = std::move(dy);
@@ -189,8 +193,13 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
       add_gradient(kernels, *w_slot, std::move(dw));
     }
     if (x_slot != nullptr) {
+      if (in_integers(dy_operand, w_operand) && x_slot->grad.defined() && x_slot->grad.unique()) {
+        x_slot->statistics.reset();
+        run_backward_data(kernels, shape, dy_operand, w_operand, true, x_slot->grad.data<float>());
+        return;
+      }
       Tensor dx = Tensor::empty(x_shape);
-      run_backward_data(kernels, shape, dy_operand, w_operand, dx.data<float>());
+      run_backward_data(kernels, shape, dy_operand, w_operand, false, dx.data<float>());
       add_gradient(kernels, *x_slot, std::move(dx));
     }
   });

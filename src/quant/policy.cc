@@ -55,6 +55,13 @@ QuantPlan::QuantPlan(const QuantPolicy& policy, const std::vector<MatmulLayer>& 
   }
 }
 
+bool QuantPlan::quantizes() const {
+  for (const auto& [name, quant] : layers_) {
+    if (quant.quantized()) return true;
+  }
+  return false;
+}
+
 const LayerQuant& QuantPlan::operator[](const std::string& name) const {
   static const LayerQuant float32;
   const auto found = layers_.find(name);

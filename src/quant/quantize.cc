@@ -6,15 +6,17 @@
 namespace luq {
 namespace {
 
-using kernels::Stats;
-
 bool unsigned_grid(const QuantSpec& spec, bool non_negative) {
   return spec.format == Format::uint4 || (spec.format == Format::int4 && non_negative);
 }
 
-Stats statistics(const Kernels& kernels, const Tensor& x, std::string_view where) {
+Stats statistics(const Kernels& kernels, const Tensor& x, const std::optional<Stats>& known, std::string_view where) {
   Stats stats;
-  kernels.stats({.x = x.data<float>(), .count = x.numel(), .stats = &stats});
+  if (known) {
+    stats = *known;
+  } else {
+    kernels.stats({.x = x.data<float>(), .count = x.numel(), .stats = &stats});
+  }
   if (!kernels::stats_finite(stats)) {
     fail(
         "[quantize] {}: expected finite values, got NaN or infinity in a tensor of shape {}; lower optimizer.lr or "
@@ -27,9 +29,9 @@ Stats statistics(const Kernels& kernels, const Tensor& x, std::string_view where
 }  // namespace
 
 float quantization_scale(const Kernels& kernels, const Tensor& x, const QuantSpec& spec, bool non_negative,
-                         std::string_view where) {
+                         std::string_view where, const std::optional<Stats>& known) {
   if (!is_4bit(spec.format)) fail("[quantize] {}: expected a 4-bit format, got float32", where);
-  const Stats stats = statistics(kernels, x, where);
+  const Stats stats = statistics(kernels, x, known, where);
   float scale = 0;
   if (spec.format == Format::fp4) {
     scale = kernels::fp4_alpha(kernels::stats_max(stats));
@@ -41,11 +43,11 @@ float quantization_scale(const Kernels& kernels, const Tensor& x, const QuantSpe
 }
 
 QTensor quantize(const Kernels& kernels, const Tensor& x, const QuantSpec& spec, bool non_negative, const RngKey& key,
-                 std::string_view where, std::optional<float> scale) {
+                 std::string_view where, std::optional<float> scale, const std::optional<Stats>& known) {
   QTensor q;
   q.shape = x.shape().rank() == 0 ? Shape{1} : x.shape();
   q.format = unsigned_grid(spec, non_negative) ? Format::uint4 : spec.format;
-  q.scale = scale ? *scale : quantization_scale(kernels, x, spec, non_negative, where);
+  q.scale = scale ? *scale : quantization_scale(kernels, x, spec, non_negative, where, known);
   const float inverse = kernels::invert_scale(q.scale);
   if (inverse == 0.0f) q.scale = 0.0f;
   q.codes = Tensor::empty({q.rows() * packed_row_bytes(q.cols())}, DType::uint8);

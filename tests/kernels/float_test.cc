@@ -194,6 +194,110 @@ TEST_CASE("Batch norm and column sums equal ref in every table", "[kernels][batc
   }
 }
 
+// What the fused kernels of batch norm give, and the chain of entries that they stand for.
+struct NormResult {
+  Guarded<float> y, dresidual, dx, dgamma, dbeta;
+  Guarded<uint8_t> mask;
+  Stats forward, backward;
+
+  NormResult(int64_t rows, int64_t c)
+      : y(rows * c, NAN),
+        dresidual(rows * c, NAN),
+        dx(rows * c, NAN),
+        dgamma(c),
+        dbeta(c),
+        mask((rows * c + 7) / 8, 0xff) {}
+  void require_equal(const NormResult& other) const {
+    for (const auto member :
+         {&NormResult::y, &NormResult::dresidual, &NormResult::dx, &NormResult::dgamma, &NormResult::dbeta}) {
+      REQUIRE((this->*member).intact());
+      REQUIRE((this->*member).first_difference(other.*member) == -1);
+    }
+    REQUIRE(mask.first_difference(other.mask) == -1);
+    for (const auto member : {&NormResult::forward, &NormResult::backward}) {
+      const Stats &a = this->*member, &b = other.*member;
+      REQUIRE(a.sum_abs == b.sum_abs);
+      REQUIRE(a.sum_sq == b.sum_sq);
+      REQUIRE(a.count == b.count);
+      REQUIRE(a.nonzero == b.nonzero);
+      REQUIRE(a.abs_bits_max == b.abs_bits_max);
+    }
+  }
+};
+
+TEST_CASE("The fused kernels around batch norm equal the chain that they stand for", "[kernels][batch_norm]") {
+  std::mt19937 rng(test_seed("fused batch norm"));
+  for (const auto& [rows, cols] : row_shapes(rng)) {
+    const int64_t r = rows, c = cols, count = r * c;
+    const Random x(count, rng, 3, 2), dy(count, rng), residual(count, rng);
+    const Random gamma(c, rng), beta(c, rng), mean(c, rng, 3, 1), inverse_std(c, rng, 1, 0.1f);
+    for_each_table([&](const Kernels& table) {
+      if (!table.batch_norm_act) return;
+      REQUIRE(table.batch_norm_act_backward);
+      for (const bool relu : {false, true}) {
+        for (const bool add : {false, true}) {
+          INFO(r << "x" << c << (relu ? " relu" : "") << (add ? " add" : ""));
+          NormResult chain(r, c);
+          table.batch_norm_apply(
+              {x.data(), r, c, mean.data(), inverse_std.data(), gamma.data(), beta.data(), chain.y.data()});
+          if (add) table.add({chain.y.data(), residual.data(), count, chain.y.data()});
+          if (relu) table.relu({chain.y.data(), count, chain.y.data(), chain.mask.data()});
+          table.stats({chain.y.data(), count, &chain.forward});
+          std::memcpy(chain.dresidual.data(), dy.data(), static_cast<size_t>(count) * sizeof(float));
+          if (relu) table.relu_backward({dy.data(), chain.mask.data(), count, chain.dresidual.data()});
+          table.batch_norm_backward({x.data(), chain.dresidual.data(), r, c, mean.data(), inverse_std.data(),
+                                     gamma.data(), true, chain.dx.data(), chain.dgamma.data(), chain.dbeta.data()});
+          table.stats({chain.dx.data(), count, &chain.backward});
+          for (const int threads : {1, 3}) {
+            const Threads scope(threads);
+            for (const bool in_place : {false, true}) {
+              NormResult fused(r, c);
+              float* y = fused.y.data();
+              const auto copy = [count](float* to, const Random& from) {
+                std::memcpy(to, from.data(), static_cast<size_t>(count) * sizeof(float));
+                return to;
+              };
+              table.batch_norm_act({.x = in_place && !add ? copy(y, x) : x.data(),
+                                    .rows = r,
+                                    .c = c,
+                                    .mean = mean.data(),
+                                    .inverse_std = inverse_std.data(),
+                                    .gamma = gamma.data(),
+                                    .beta = beta.data(),
+                                    .residual = !add       ? nullptr
+                                                : in_place ? copy(y, residual)
+                                                           : residual.data(),
+                                    .relu = relu,
+                                    .y = y,
+                                    .mask = relu ? fused.mask.data() : nullptr,
+                                    .stats = &fused.forward});
+              // dy may be where dresidual goes, or, without one, where dx goes.
+              float* dresidual = add ? fused.dresidual.data() : nullptr;
+              table.batch_norm_act_backward({.x = x.data(),
+                                             .dy = in_place ? copy(add ? dresidual : fused.dx.data(), dy) : dy.data(),
+                                             .rows = r,
+                                             .c = c,
+                                             .mean = mean.data(),
+                                             .inverse_std = inverse_std.data(),
+                                             .gamma = gamma.data(),
+                                             .training = true,
+                                             .mask = relu ? fused.mask.data() : nullptr,
+                                             .dresidual = dresidual,
+                                             .dx = fused.dx.data(),
+                                             .dgamma = fused.dgamma.data(),
+                                             .dbeta = fused.dbeta.data(),
+                                             .stats = &fused.backward});
+              if (!add)
+                std::memcpy(fused.dresidual.data(), chain.dresidual.data(), sizeof(float) * static_cast<size_t>(count));
+              fused.require_equal(chain);
+            }
+          }
+        }
+      }
+    });
+  }
+}
+
 TEST_CASE("The variance keeps its digits when the mean is far from 0", "[kernels][batch_norm]") {
   std::mt19937 rng(test_seed("variance"));
   const Random x(5000 * 20, rng, 100, 1);
@@ -363,6 +467,8 @@ TEST_CASE("Every entry of the contract has a case in these files", "[kernels]") 
                                      "batch_norm_stats",
                                      "batch_norm_apply",
                                      "batch_norm_backward",
+                                     "batch_norm_act",
+                                     "batch_norm_act_backward",
                                      "relu",
                                      "relu_backward",
                                      "add",

@@ -366,3 +366,38 @@ TEST_CASE("every op reports itself to the plan with the kernel that runs it", "[
   CHECK(plan[3].op == "max_pool2d");
   CHECK(plan[3].output == Shape{2, 4, 4, 4});
 }
+
+TEST_CASE("batch_norm gives the same with and without fused kernels, and as the ops one after the other",
+          "[ops][batch_norm]") {
+  const bool relu_after = GENERATE(false, true), with_residual = GENERATE(false, true);
+  CAPTURE(relu_after, with_residual);
+  enum class How { fused, composed, apart };
+  const auto run = [&](How how) {
+    Tape tape;
+    Ctx ctx = make_ctx(&tape);
+    Kernels kernels = *ctx.kernels;
+    if (how != How::fused) kernels.batch_norm_act = {}, kernels.batch_norm_act_backward = {};
+    ctx.kernels = &kernels;
+    const Var x(random_tensor({3, 5, 4, 7}, "x"), true), residual(random_tensor({3, 5, 4, 7}, "residual"), true);
+    const Var gamma(random_tensor({7}, "gamma"), true), beta(random_tensor({7}, "beta"), true);
+    Tensor mean = Tensor::zeros({7}), variance = Tensor::full({7}, 1.0f);
+    Var y;
+    if (how == How::apart) {
+      y = batch_norm(ctx, x, gamma, beta, mean, variance, {}, "bn");
+      if (with_residual) y = add(ctx, y, residual);
+      if (relu_after) y = relu(ctx, y);
+    } else {
+      y = batch_norm(ctx, x, gamma, beta, mean, variance, {}, "bn",
+                     {.relu = relu_after, .residual = with_residual ? residual : Var()});
+    }
+    CHECK(y.non_negative() == relu_after);
+    tape.backward(weighted_sum(ctx, y, random_tensor(y.shape(), "dy")));
+    std::vector<std::vector<float>> all{values(y.value()), values(mean),         values(variance),
+                                        values(x.grad()),  values(gamma.grad()), values(beta.grad())};
+    if (with_residual) all.push_back(values(residual.grad()));
+    return all;
+  };
+  const auto fused = run(How::fused);
+  CHECK(fused == run(How::composed));
+  CHECK(fused == run(How::apart));
+}

@@ -341,3 +341,29 @@ TEST_CASE("the plan tells formats and kernels of the three matmuls", "[quantized
   CHECK(entries[2].forward == "float32");
   CHECK(entries[2].backward_kernel == ctx.kernels->conv_backward_data.implementation);
 }
+
+TEST_CASE("Statistics taken on the way are those that quantisers would take", "[ops][batch_norm][quantize]") {
+  const QuantPlan plan = plan_of({kInt4, kInt4, kFp4});
+  Tape tape;
+  Ctx ctx = make_ctx(&tape, &plan);
+  REQUIRE(ctx.wants_statistics());
+  const Var x(random_tensor({3, 5, 4, 9}, "x"), true), gamma(random_tensor({9}, "gamma"), true);
+  const Var beta(random_tensor({9}, "beta"), true);
+  Tensor mean = Tensor::zeros({9}), variance = Tensor::full({9}, 1.0f);
+  const auto check = [&](const Tensor& tensor, const std::optional<Stats>& known) {
+    REQUIRE(known.has_value());
+    Stats expected;
+    ctx.kernels->stats({.x = tensor.data<float>(), .count = tensor.numel(), .stats = &expected});
+    CHECK(known->sum_abs == expected.sum_abs);
+    CHECK(known->sum_sq == expected.sum_sq);
+    CHECK(known->nonzero == expected.nonzero);
+    CHECK(known->abs_bits_max == expected.abs_bits_max);
+  };
+  const Var y = batch_norm(ctx, x, gamma, beta, mean, variance, {}, "bn", {.relu = true});
+  check(y.value(), y.statistics());
+  tape.backward(weighted_sum(ctx, y, random_tensor(y.shape(), "dy")));
+  check(x.grad(), x.slot()->statistics);
+  // A second contribution changes the gradient: what was known of the first no longer holds.
+  add_gradient(*ctx.kernels, *x.slot(), random_tensor(x.shape(), "more"));
+  CHECK(!x.slot()->statistics.has_value());
+}

@@ -37,6 +37,8 @@ struct Ctx {
 
   // The stream of random bits of a layer and role at this step: make_rng_key(seed, "<layer>:<role>", step, ...).
   RngKey rng(std::string_view layer, std::string_view role, uint32_t sample = 0) const;
+  // Ops that pass over a tensor anyway should take the statistics that quantisers need.
+  bool wants_statistics() const { return training && quant != nullptr && quant->quantizes(); }
   bool records(const Var& input) const { return tape != nullptr && input.needs_grad(); }
 };
 

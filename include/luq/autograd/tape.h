@@ -7,8 +7,10 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "luq/core/statistics.h"
 #include "luq/core/tensor.h"
 #include "luq/quant/quantize.h"
 
@@ -18,7 +20,8 @@ struct Kernels;
 
 // Where the gradient of one value is collected.
 struct GradSlot {
-  Tensor grad;  // undefined until the first contribution
+  Tensor grad;                      // undefined until the first contribution
+  std::optional<Stats> statistics;  // of grad, where its maker took them; they stay while the tape hands grad on
 };
 
 // A codes cache of one activation: two layers that read it with the same spec and scale share the codes.
@@ -51,17 +54,23 @@ class Var {
   bool non_negative() const { return non_negative_; }
   void set_non_negative(bool value) { non_negative_ = value; }
   QuantCache& quant_cache() const { return *cache_; }
+  // Statistics of the value, where the op that made it took them.
+  const std::optional<Stats>& statistics() const { return statistics_; }
+  void set_statistics(const Stats& statistics) { statistics_ = statistics; }
 
  private:
   Tensor value_;
   std::shared_ptr<GradSlot> slot_;
   std::shared_ptr<QuantCache> cache_;
+  std::optional<Stats> statistics_;
   bool non_negative_ = false;
 };
 
 // Adds a contribution to a slot: the first is shared, not copied; later ones are added in place when the slot's buffer
-// is unshared, else into a new one. Throws Error when the shape or dtype differs from the earlier contribution.
-void add_gradient(const Kernels& kernels, GradSlot& slot, Tensor gradient);
+// is unshared, else into a new one. statistics: of the gradient, where they are known. Throws Error when the shape or
+// dtype differs from the earlier contribution.
+void add_gradient(const Kernels& kernels, GradSlot& slot, Tensor gradient,
+                  const std::optional<Stats>& statistics = std::nullopt);
 
 class Tape {
  public:

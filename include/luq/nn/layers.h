@@ -45,7 +45,9 @@ class Linear : public Module {
 class BatchNorm2d : public Module {
  public:
   explicit BatchNorm2d(int64_t channels, const BatchNormOptions& options = {});
-  Var forward(Ctx& ctx, const Var& x) override;
+  Var forward(Ctx& ctx, const Var& x) override { return forward(ctx, x, {}); }
+  // With what follows it, in fewer passes.
+  Var forward(Ctx& ctx, const Var& x, const NormActivation& activation);
 
  private:
   BatchNormOptions options_;
@@ -78,7 +80,7 @@ class Dropout : public Module {
   float probability_;
 };
 
-// Modules one after the other, named "0", "1", ... as in PyTorch.
+// Modules one after the other, named "0", "1", ... as in PyTorch. A BatchNorm2d and the ReLU behind it run as one.
 class Sequential : public Module {
  public:
   template <typename M, typename... Args>

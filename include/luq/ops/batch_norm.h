@@ -12,12 +12,21 @@ struct BatchNormOptions {
   float eps = 1e-5f;
 };
 
+// What follows the norm: relu(norm(x) + residual), each part where asked for. The result is that of the ops add and
+// relu to the bit; taken together they need fewer passes over memory.
+struct NormActivation {
+  bool relu = false;
+  Var residual = {};  // of x's shape; undefined: none
+};
+
 // y = (x - mean) / sqrt(variance + eps) * gamma + beta. x, y (N, ..., C); gamma, beta, running_mean and
 // running_variance (C). Training uses the batch's statistics (biased variance) and moves the running ones (unbiased
 // variance, as PyTorch does); evaluation uses the running ones.
+// activation: ReLU and a residual behind the norm, in the same passes.
 // Throws Error `[batch_norm] <layer>: ...` for a shape that does not fit, and UserError for one value per channel in
 // training.
 Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor& running_mean,
-               Tensor& running_variance, const BatchNormOptions& options, const std::string& layer);
+               Tensor& running_variance, const BatchNormOptions& options, const std::string& layer,
+               const NormActivation& activation = {});
 
 }  // namespace luq

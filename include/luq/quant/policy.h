@@ -40,6 +40,8 @@ class QuantPlan {
   // layers in the model's order. Throws UserError when a pattern of `exempt` matches no layer.
   QuantPlan(const QuantPolicy& policy, const std::vector<MatmulLayer>& layers);
   const LayerQuant& operator[](const std::string& name) const;
+  // Some layer quantises something.
+  bool quantizes() const;
 
  private:
   std::unordered_map<std::string, LayerQuant> layers_;

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "luq/core/rng.h"
+#include "luq/core/statistics.h"
 #include "luq/quant/qtensor.h"
 
 namespace luq {
@@ -22,13 +23,15 @@ struct QuantSpec {
 // The scale `quantize` would use: step clip/7 or clip/15 for the integer formats, alpha = max|x|/64 for fp4 (0 for an
 // all-zero tensor or one too small to invert). x float32 of any shape. `where` names the layer and operand in errors.
 // Throws Error `[quantize] <where>: ...` when x holds NaN or infinity.
+// known: the statistics of x where they have been taken already.
 float quantization_scale(const Kernels& kernels, const Tensor& x, const QuantSpec& spec, bool non_negative,
-                         std::string_view where);
+                         std::string_view where, const std::optional<Stats>& known = std::nullopt);
 
 // Codes of x. scale: use this one (running activation scales) in place of the tensor's own; values beyond clip.
 // key: random bits of stochastic rounding. Throws like quantization_scale.
 QTensor quantize(const Kernels& kernels, const Tensor& x, const QuantSpec& spec, bool non_negative, const RngKey& key,
-                 std::string_view where, std::optional<float> scale = std::nullopt);
+                 std::string_view where, std::optional<float> scale = std::nullopt,
+                 const std::optional<Stats>& known = std::nullopt);
 
 // scale * decode(code), float32 of q.shape.
 Tensor dequantize(const Kernels& kernels, const QTensor& q);

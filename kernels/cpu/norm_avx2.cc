@@ -1,0 +1,25 @@
+// Batch norm and what is fused with it on AVX2.
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/simd_avx2.h"
+#include "kernels/tables.h"
+
+namespace luq::kernels {
+namespace {
+
+#include "kernels/cpu/norm_impl.h"
+
+}  // namespace
+
+void add_avx2_norm(Kernels& table) {
+  table.column_sum = {column_sum, "avx2"};
+  table.batch_norm_stats = {batch_norm_stats, "avx2"};
+  table.batch_norm_apply = {batch_norm_apply, "avx2"};
+  table.batch_norm_backward = {batch_norm_backward, "avx2"};
+  table.batch_norm_act = {batch_norm_act, "avx2"};
+  table.batch_norm_act_backward = {batch_norm_act_backward, "avx2"};
+}
+
+}  // namespace luq::kernels

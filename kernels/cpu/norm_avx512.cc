@@ -1,0 +1,25 @@
+// Batch norm and what is fused with it on AVX-512.
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/simd_avx512.h"
+#include "kernels/tables.h"
+
+namespace luq::kernels {
+namespace {
+
+#include "kernels/cpu/norm_impl.h"
+
+}  // namespace
+
+void add_avx512_norm(Kernels& table) {
+  table.column_sum = {column_sum, "avx512"};
+  table.batch_norm_stats = {batch_norm_stats, "avx512"};
+  table.batch_norm_apply = {batch_norm_apply, "avx512"};
+  table.batch_norm_backward = {batch_norm_backward, "avx512"};
+  table.batch_norm_act = {batch_norm_act, "avx512"};
+  table.batch_norm_act_backward = {batch_norm_act_backward, "avx512"};
+}
+
+}  // namespace luq::kernels

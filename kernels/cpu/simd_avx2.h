@@ -1,0 +1,164 @@
+// The vectors that the quantisers, the float kernels and the fused ones are written in, on AVX2.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+namespace luq::kernels {
+namespace {
+
+// A number that a generic lambda takes at compile time.
+template <int kValue>
+struct Number {
+  static constexpr int value = kValue;
+};
+
+template <int kCount, int kFirst = 0, typename Run>
+inline void for_numbers(Run run) {
+  if constexpr (kFirst < kCount) {
+    run(Number<kFirst>{});
+    for_numbers<kCount, kFirst + 1>(run);
+  }
+}
+
+struct Simd {
+  using Float = __m256;
+  using Int = __m256i;
+  static constexpr int kLanes = 8;
+
+  static Float zero() { return _mm256_setzero_ps(); }
+  static Float set(float x) { return _mm256_set1_ps(x); }
+  static Float load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, Float x) { _mm256_storeu_ps(p, x); }
+  static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
+  static Float sub(Float a, Float b) { return _mm256_sub_ps(a, b); }
+  static Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
+  // The second operand where the first is NaN.
+  static Float min(Float a, Float b) { return _mm256_min_ps(a, b); }
+  static Float max(Float a, Float b) { return _mm256_max_ps(a, b); }
+  static Float abs(Float x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+  static Float floor(Float x) { return _mm256_floor_ps(x); }
+  static Float to_float(Int x) { return _mm256_cvtepi32_ps(x); }
+  static Int round(Float x) { return _mm256_cvtps_epi32(x); }  // nearest, ties to even
+  static Int bits(Float x) { return _mm256_castps_si256(x); }
+  static Float below_mask(Float r, Float one) { return _mm256_cmp_ps(r, one, _CMP_LT_OQ); }
+
+  static Int zero_int() { return _mm256_setzero_si256(); }
+  static Int set_int(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
+  static void store_int(void* p, Int x) { _mm256_storeu_si256(static_cast<Int*>(p), x); }
+  static Int add_int(Int a, Int b) { return _mm256_add_epi32(a, b); }
+  static Int xor_int(Int a, Int b) { return _mm256_xor_si256(a, b); }
+  static Int and_int(Int a, Int b) { return _mm256_and_si256(a, b); }
+  static Int max_int(Int a, Int b) { return _mm256_max_epi32(a, b); }
+  static Int shift_left_7(Int x) { return _mm256_slli_epi32(x, 7); }
+  static Int shift_right_23(Int x) { return _mm256_srli_epi32(x, 23); }
+  static int64_t count_zeros(Float x) {
+    const int mask = _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_EQ_OQ));
+    return _mm_popcnt_u32(static_cast<uint32_t>(mask));
+  }
+  // value + 1 where a > b.
+  static Int add_where_greater(Int value, Float a, Float b) {
+    return _mm256_sub_epi32(value, bits(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
+  }
+  // r + 1 where r < 1.
+  static Float add_below(Float r, Float one) { return _mm256_blendv_ps(r, _mm256_add_ps(r, one), below_mask(r, one)); }
+  // Sign and magnitude from the biased exponent: exponent - 127 below 1, else - 126, at most 7.
+  static Int fp4_from_exponent(Float x, Float r, Float one, Int exponent) {
+    const Int bias = _mm256_sub_epi32(_mm256_set1_epi32(126), bits(below_mask(r, one)));
+    const Int magnitude = _mm256_min_epi32(_mm256_sub_epi32(exponent, bias), _mm256_set1_epi32(7));
+    const Int sign = _mm256_and_si256(_mm256_srai_epi32(bits(x), 31), _mm256_set1_epi32(8));
+    const Int is_zero = _mm256_cmpeq_epi32(magnitude, _mm256_setzero_si256());
+    return _mm256_or_si256(magnitude, _mm256_andnot_si256(is_zero, sign));
+  }
+  // 8 codes in int32 lanes to 4 bytes.
+  static void store_codes(uint8_t* p, Int codes) {
+    const Int pairs = _mm256_or_si256(codes, _mm256_srli_epi64(codes, 28));
+    const Int low_bytes = _mm256_setr_epi8(0, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 8, -1, -1,
+                                           -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const Int packed = _mm256_shuffle_epi8(pairs, low_bytes);
+    const uint32_t bytes = (static_cast<uint32_t>(_mm256_extract_epi32(packed, 0)) & 0xffffu) |
+                           static_cast<uint32_t>(_mm256_extract_epi32(packed, 4)) << 16;
+    memcpy(p, &bytes, sizeof bytes);
+  }
+
+  static Int block_order() { return _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7); }
+  static void multiply(Int x, uint32_t factor, Int& high, Int& low) {
+    const Int m = _mm256_set1_epi64x(factor);
+    const Int even = _mm256_mul_epu32(x, m), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), m);
+    low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+    high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+  }
+  static void transpose(Int a, Int b, Int c, Int d, Int* out) {
+    const Int ab_low = _mm256_unpacklo_epi32(a, b), ab_high = _mm256_unpackhi_epi32(a, b);
+    const Int cd_low = _mm256_unpacklo_epi32(c, d), cd_high = _mm256_unpackhi_epi32(c, d);
+    out[0] = _mm256_unpacklo_epi64(ab_low, cd_low);
+    out[1] = _mm256_unpackhi_epi64(ab_low, cd_low);
+    out[2] = _mm256_unpacklo_epi64(ab_high, cd_high);
+    out[3] = _mm256_unpackhi_epi64(ab_high, cd_high);
+  }
+  static Int low_half(Int x) { return _mm256_cvtepu16_epi32(_mm256_castsi256_si128(x)); }
+  static Int high_half(Int x) { return _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x, 1)); }
+
+  struct Lookup {
+    Float low, high;
+  };
+  static Lookup lookup(const float* values) { return {load(values), load(values + 8)}; }
+  static Float decode(const uint8_t* codes, const Lookup& values) {
+    int32_t four;
+    memcpy(&four, codes, 4);
+    const Int bytes = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
+    const Int index = _mm256_or_si256(bytes, _mm256_slli_epi64(bytes, 28));
+    const Float low = _mm256_permutevar8x32_ps(values.low, index), high = _mm256_permutevar8x32_ps(values.high, index);
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+  }
+
+  static __m256i mask(int64_t count) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count >= kLanes ? kLanes : static_cast<int>(count)), lane);
+  }
+  static Float set_bits(int32_t x) { return _mm256_castsi256_ps(_mm256_set1_epi32(x)); }
+  // The first `count` lanes; the others are 0.
+  static Float load(const float* p, int64_t count) {
+    return count >= kLanes ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, mask(count));
+  }
+  static void store(float* p, Float x, int64_t count) {
+    if (count >= kLanes) {
+      _mm256_storeu_ps(p, x);
+    } else {
+      _mm256_maskstore_ps(p, mask(count), x);
+    }
+  }
+  static void store_bits(int32_t* p, Float x, int64_t count) {
+    _mm256_maskstore_epi32(p, mask(count), _mm256_castps_si256(x));
+  }
+  static uint32_t first_bits(int64_t count) { return (1u << count) - 1; }
+  // to[i] += x[i].
+  static void add_to_doubles(double* to, Float x) {
+    const __m128 high = _mm256_extractf128_ps(x, 1);
+    _mm256_storeu_pd(to, _mm256_add_pd(_mm256_loadu_pd(to), _mm256_cvtps_pd(_mm256_castps256_ps128(x))));
+    _mm256_storeu_pd(to + 4, _mm256_add_pd(_mm256_loadu_pd(to + 4), _mm256_cvtps_pd(high)));
+  }
+  // Bit i is x[i] > 0.
+  static uint32_t positive_bits(Float x) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ)));
+  }
+  static Float zero_where_not_positive(Float x) {
+    return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_NLE_UQ), x);  // NaN stays
+  }
+  static Float keep(Float x, uint32_t bits) {
+    const __m256i lane_bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane_bit);
+    return _mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane_bit)), x);
+  }
+  // best and index become value and at where value > best, or where value is the first NaN.
+  static void replace_if_larger(Float& best, Float& index, Float value, Float at) {
+    const Float not_larger = _mm256_cmp_ps(value, best, _CMP_LE_OQ);
+    const Float stay = _mm256_or_ps(not_larger, _mm256_cmp_ps(best, best, _CMP_UNORD_Q));
+    best = _mm256_blendv_ps(value, best, stay);
+    index = _mm256_blendv_ps(at, index, stay);
+  }
+};
+
+}  // namespace
+}  // namespace luq::kernels

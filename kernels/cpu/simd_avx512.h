@@ -1,0 +1,144 @@
+// The vectors that the quantisers, the float kernels and the fused ones are written in, on AVX-512.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+namespace luq::kernels {
+namespace {
+
+// A number that a generic lambda takes at compile time.
+template <int kValue>
+struct Number {
+  static constexpr int value = kValue;
+};
+
+template <int kCount, int kFirst = 0, typename Run>
+inline void for_numbers(Run run) {
+  if constexpr (kFirst < kCount) {
+    run(Number<kFirst>{});
+    for_numbers<kCount, kFirst + 1>(run);
+  }
+}
+
+struct Simd {
+  using Float = __m512;
+  using Int = __m512i;
+  static constexpr int kLanes = 16;
+
+  static Float zero() { return _mm512_setzero_ps(); }
+  static Float set(float x) { return _mm512_set1_ps(x); }
+  static Float load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, Float x) { _mm512_storeu_ps(p, x); }
+  static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
+  static Float sub(Float a, Float b) { return _mm512_sub_ps(a, b); }
+  static Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
+  // The second operand where the first is NaN.
+  static Float min(Float a, Float b) { return _mm512_min_ps(a, b); }
+  static Float max(Float a, Float b) { return _mm512_max_ps(a, b); }
+  static Float abs(Float x) { return _mm512_abs_ps(x); }
+  static Float floor(Float x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+  static Float to_float(Int x) { return _mm512_cvtepi32_ps(x); }
+  static Int round(Float x) { return _mm512_cvtps_epi32(x); }  // nearest, ties to even
+  static Int bits(Float x) { return _mm512_castps_si512(x); }
+
+  static Int zero_int() { return _mm512_setzero_si512(); }
+  static Int set_int(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
+  static void store_int(void* p, Int x) { _mm512_storeu_si512(p, x); }
+  static Int add_int(Int a, Int b) { return _mm512_add_epi32(a, b); }
+  static Int xor_int(Int a, Int b) { return _mm512_xor_si512(a, b); }
+  static Int and_int(Int a, Int b) { return _mm512_and_si512(a, b); }
+  static Int max_int(Int a, Int b) { return _mm512_max_epi32(a, b); }
+  static Int shift_left_7(Int x) { return _mm512_slli_epi32(x, 7); }
+  static Int shift_right_23(Int x) { return _mm512_srli_epi32(x, 23); }
+  static int64_t count_zeros(Float x) { return _mm_popcnt_u32(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_EQ_OQ)); }
+  // value + 1 where a > b.
+  static Int add_where_greater(Int value, Float a, Float b) {
+    return _mm512_mask_add_epi32(value, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), value, _mm512_set1_epi32(1));
+  }
+  // r + 1 where r < 1.
+  static Float add_below(Float r, Float one) {
+    return _mm512_mask_add_ps(r, _mm512_cmp_ps_mask(r, one, _CMP_LT_OQ), r, one);
+  }
+  // Sign and magnitude from the biased exponent: exponent - 127 below 1, else - 126, at most 7.
+  static Int fp4_from_exponent(Float x, Float r, Float one, Int exponent) {
+    const __mmask16 below = _mm512_cmp_ps_mask(r, one, _CMP_LT_OQ);
+    const Int bias = _mm512_mask_blend_epi32(below, _mm512_set1_epi32(126), _mm512_set1_epi32(127));
+    const Int magnitude = _mm512_min_epi32(_mm512_sub_epi32(exponent, bias), _mm512_set1_epi32(7));
+    const __mmask16 signed_lanes = _mm512_movepi32_mask(bits(x)) & _mm512_test_epi32_mask(magnitude, magnitude);
+    return _mm512_mask_or_epi32(magnitude, signed_lanes, magnitude, _mm512_set1_epi32(8));
+  }
+  // 16 codes in int32 lanes to 8 bytes.
+  static void store_codes(uint8_t* p, Int codes) {
+    const Int pairs = _mm512_or_si512(codes, _mm512_srli_epi64(codes, 28));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm512_cvtepi64_epi8(pairs));
+  }
+
+  static Int block_order() { return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); }
+  static void multiply(Int x, uint32_t factor, Int& high, Int& low) {
+    const Int m = _mm512_set1_epi64(factor);
+    const Int even = _mm512_mul_epu32(x, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), m);
+    low = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+    high = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+  }
+  static void transpose(Int a, Int b, Int c, Int d, Int* out) {
+    const Int ab_low = _mm512_unpacklo_epi32(a, b), ab_high = _mm512_unpackhi_epi32(a, b);
+    const Int cd_low = _mm512_unpacklo_epi32(c, d), cd_high = _mm512_unpackhi_epi32(c, d);
+    out[0] = _mm512_unpacklo_epi64(ab_low, cd_low);
+    out[1] = _mm512_unpackhi_epi64(ab_low, cd_low);
+    out[2] = _mm512_unpacklo_epi64(ab_high, cd_high);
+    out[3] = _mm512_unpackhi_epi64(ab_high, cd_high);
+  }
+  static Int low_half(Int x) { return _mm512_cvtepu16_epi32(_mm512_castsi512_si256(x)); }
+  static Int high_half(Int x) { return _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(x, 1)); }
+
+  using Lookup = __m512;
+  static Lookup lookup(const float* values) { return _mm512_loadu_ps(values); }
+  static Float decode(const uint8_t* codes, Lookup values) {
+    const Int bytes = _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
+    const Int spread = _mm512_or_si512(bytes, _mm512_slli_epi64(bytes, 28));
+    return _mm512_permutexvar_ps(_mm512_and_si512(spread, _mm512_set1_epi32(15)), values);
+  }
+
+  static __mmask16 mask(int64_t count) { return count >= kLanes ? 0xffff : static_cast<__mmask16>((1u << count) - 1); }
+  static Float set_bits(int32_t x) { return _mm512_castsi512_ps(_mm512_set1_epi32(x)); }
+  // The first `count` lanes; the others are 0.
+  static Float load(const float* p, int64_t count) {
+    return count >= kLanes ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(mask(count), p);
+  }
+  static void store(float* p, Float x, int64_t count) {
+    if (count >= kLanes) {
+      _mm512_storeu_ps(p, x);
+    } else {
+      _mm512_mask_storeu_ps(p, mask(count), x);
+    }
+  }
+  static void store_bits(int32_t* p, Float x, int64_t count) {
+    _mm512_mask_storeu_epi32(p, mask(count), _mm512_castps_si512(x));
+  }
+  static uint32_t first_bits(int64_t count) { return (1u << count) - 1; }
+  // to[i] += x[i].
+  static void add_to_doubles(double* to, Float x) {
+    const __m256 high = _mm512_extractf32x8_ps(x, 1);
+    _mm512_storeu_pd(to, _mm512_add_pd(_mm512_loadu_pd(to), _mm512_cvtps_pd(_mm512_castps512_ps256(x))));
+    _mm512_storeu_pd(to + 8, _mm512_add_pd(_mm512_loadu_pd(to + 8), _mm512_cvtps_pd(high)));
+  }
+  // Bit i is x[i] > 0.
+  static uint32_t positive_bits(Float x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ); }
+  static Float zero_where_not_positive(Float x) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ), x);  // NaN stays
+  }
+  static Float keep(Float x, uint32_t bits) { return _mm512_maskz_mov_ps(static_cast<__mmask16>(bits), x); }
+  // best and index become value and at where value > best, or where value is the first NaN.
+  static void replace_if_larger(Float& best, Float& index, Float value, Float at) {
+    const __mmask16 not_larger = _mm512_cmp_ps_mask(value, best, _CMP_LE_OQ);
+    const __mmask16 best_nan = _mm512_cmp_ps_mask(best, best, _CMP_UNORD_Q);
+    const __mmask16 replace = static_cast<__mmask16>(~(not_larger | best_nan));
+    best = _mm512_mask_mov_ps(best, replace, value);
+    index = _mm512_mask_mov_ps(index, replace, at);
+  }
+};
+
+}  // namespace
+}  // namespace luq::kernels
