@@ -279,10 +279,30 @@ struct SgdArgs {
   bool first_step;  // velocity is set to the gradient (PyTorch), not read
 };
 
+// ---- What the machine can do
+// -----------------------------------------------------------------------------------------
+
+struct PeakArgs {  // a loop of nothing but multiply-adds, in registers, on the calling thread: the unit's rate
+  int64_t iterations;
+  double* operations;  // out: how many were done, a multiply-add counting as two
+};
+
+struct PeakReadArgs {  // reads memory and does nothing else, on the calling thread
+  const uint8_t* x;    // (bytes), at a multiple of 64
+  int64_t bytes;       // a multiple of 1024
+  uint8_t* all;        // out: one byte that depends on all of them
+};
+
+struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing else: what they cost alone
+  RngKey key;
+  int64_t count;  // elements, 16 bits each; fewer than 2^35
+  uint32_t* all;  // out: exclusive or of the numbers of all elements, two to a word: even ones low, odd ones high
+};
+
 // ---- The table ------------------------------------------------------------------------------------------------------
 
-// X(name, Args). A missing required entry fails at start-up with the list. An optional one may be null: the op then
-// runs the chain of required ones.
+// X(name, Args). A missing required entry fails at start-up with the list. An optional one may be null: an op then
+// runs the chain of required ones, and a rate is not known.
 #define LUQ_REQUIRED_KERNEL_ENTRIES(X)                       \
   X(stats, StatsArgs)                                        \
   X(encode_int, EncodeIntArgs)                               \
@@ -311,9 +331,14 @@ struct SgdArgs {
   X(cross_entropy, CrossEntropyArgs)                         \
   X(sgd, SgdArgs)
 
-#define LUQ_OPTIONAL_KERNEL_ENTRIES(X) \
-  X(batch_norm_act, BatchNormActArgs)  \
-  X(batch_norm_act_backward, BatchNormActBackwardArgs)
+#define LUQ_OPTIONAL_KERNEL_ENTRIES(X)                 \
+  X(batch_norm_act, BatchNormActArgs)                  \
+  X(batch_norm_act_backward, BatchNormActBackwardArgs) \
+  X(peak_int8, PeakArgs)                               \
+  X(peak_float32, PeakArgs)                            \
+  X(peak_bfloat16, PeakArgs)                           \
+  X(peak_read, PeakReadArgs)                           \
+  X(random_bits, RandomBitsArgs)
 
 #define LUQ_KERNEL_ENTRIES(X)    \
   LUQ_REQUIRED_KERNEL_ENTRIES(X) \

@@ -36,6 +36,7 @@ constexpr Level kLevels[] = {
        kernels::add_avx2_qconv(table);
        kernels::add_avx2_float(table);
        kernels::add_avx2_norm(table);
+       kernels::add_avx2_peak(table);
        kernels::add_onednn(table);
      }},
     {"avx512", has_avx512,
@@ -44,8 +45,14 @@ constexpr Level kLevels[] = {
        kernels::add_avx512_qconv(table);
        kernels::add_avx512_float(table);
        kernels::add_avx512_norm(table);
+       kernels::add_avx512_peak(table);
      }},
-    {"vnni", has_vnni, [](Kernels& table) { kernels::add_avx512vnni_qconv(table); }},
+    {"vnni", has_vnni,
+     [](Kernels& table) {
+       kernels::add_avx512vnni_qconv(table);
+       kernels::add_avx512vnni_peak(table);
+       if (__builtin_cpu_supports("avx512bf16")) kernels::add_avx512bf16_peak(table);
+     }},
 };
 
 const Kernels& require_complete(const Kernels& table) {

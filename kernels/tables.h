@@ -12,11 +12,15 @@ void add_avx2_quantize(Kernels& table);
 void add_avx2_qconv(Kernels& table);
 void add_avx2_float(Kernels& table);
 void add_avx2_norm(Kernels& table);
+void add_avx2_peak(Kernels& table);
 void add_avx512_quantize(Kernels& table);
 void add_avx512_qconv(Kernels& table);
 void add_avx512_float(Kernels& table);
 void add_avx512_norm(Kernels& table);
+void add_avx512_peak(Kernels& table);
 void add_avx512vnni_qconv(Kernels& table);
+void add_avx512vnni_peak(Kernels& table);
+void add_avx512bf16_peak(Kernels& table);
 void add_onednn(Kernels& table);
 
 // The scalar kernels that vector ones leave some inputs to: matmuls with sums past the int32 bound, and stochastic

@@ -16,6 +16,7 @@
 #include "luq/core/error.h"
 #include "luq/train/doctor.h"
 #include "luq/train/plan.h"
+#include "luq/train/profile_report.h"
 #include "luq/train/quantize_file.h"
 #include "luq/train/trainer.h"
 
@@ -111,6 +112,15 @@ int main(int argc, char** argv) {
   eval->add_option("--config", eval_config, "Experiment to use instead of the checkpoint's own");
   eval->add_option("--set", eval_overrides, "key.path=value over --config; repeatable")->allow_extra_args(false);
 
+  TrainArguments profiled;
+  luq::ProfileOptions profile;
+  auto* profile_command = app.add_subcommand("profile", "Show where the time of a training step goes");
+  profile_command->add_option("--config", profiled.config, "Experiment, as for training")->required();
+  profile_command->add_option("--set", profiled.overrides, "key.path=value, wins over the file; repeatable")
+      ->allow_extra_args(false);
+  profile_command->add_option("--steps", profile.steps, "Steps to record (5)");
+  profile_command->add_flag("--shapes", profile.shapes, "A row for each shape");
+
   auto* kernels = app.add_subcommand("kernels", "List what implements each kernel on this machine");
   auto* doctor = app.add_subcommand("doctor", "Show processor, libraries and data sets, and what is missing");
 
@@ -139,6 +149,9 @@ int main(int argc, char** argv) {
       const luq::EvalResult result = luq::evaluate_checkpoint(checkpoint, config);
       print(fmt::format("{}: test top-1 {:.2f} %, loss {:.4f}, {} images\n", checkpoint, result.top1, result.loss,
                         result.images));
+    } else if (profile_command->parsed()) {
+      const luq::ExperimentConfig config = luq::load_experiment(luq::find_config(profiled.config), profiled.overrides);
+      print(luq::profile_report(config, profile));
     } else if (kernels->parsed()) {
       for (const auto& [entry, implementation] : luq::describe(luq::kernels_for({}))) {
         print(fmt::format("{:<28} {}\n", entry, implementation));

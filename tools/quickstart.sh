@@ -67,7 +67,7 @@ echo "CPU only: this version has no CUDA kernels"
 read -ra cmake_args <<<"${LUQ_CMAKE_ARGS:-}"
 generator=()
 [[ -f build/CMakeCache.txt ]] || generator=(-G Ninja -DLUQ_TESTS=OFF)
-targets=(luqtrain)
+targets=(luqtrain luqbench)
 if ((with_tests)); then
   cmake_args+=(-DLUQ_TESTS=ON)
   targets=(all)

@@ -57,6 +57,25 @@ uint32_t random_of(const RngKey& key, int64_t index) {
   return random16(philox(key, static_cast<uint64_t>(index) / 8), static_cast<int>(index % 8));
 }
 
+void random_bits(const RandomBitsArgs& a) {
+  uint32_t all = 0;
+#pragma omp parallel for schedule(static) reduction(^ : all) if (a.count > kSmall)
+  for (int64_t begin = 0; begin < a.count; begin += kRange) {
+    const int64_t end = smaller(begin + kRange, a.count);
+    typename Simd::Int words = Simd::zero_int();
+    int64_t i = begin;
+    for (; i + kBatch <= end; i += kBatch) {
+      const RandomBatch batch = random_batch(a.key, static_cast<uint32_t>(i / 8));
+      for (int v = 0; v < 4; ++v) words = Simd::xor_int(words, batch.words[v]);
+    }
+    uint32_t lanes[Simd::kLanes];
+    Simd::store_int(lanes, words);
+    for (int lane = 0; lane < Simd::kLanes; ++lane) all ^= lanes[lane];
+    for (; i < end; ++i) all ^= random_of(a.key, i) << (16 * (i % 2));
+  }
+  *a.all = all;
+}
+
 // ---- Encoders -----------------------------------------------------------------------------------------------------
 
 // Scalar codes of a range of one row that starts at an even column.

@@ -1,5 +1,7 @@
 #include "luq/core/allocator.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <mutex>
@@ -12,6 +14,7 @@ namespace luq {
 namespace {
 
 constexpr int64_t kAlignment = 64;
+constexpr int64_t kHugePage = int64_t{2} << 20;
 
 // Blocks come in few sizes so that a freed one fits the next request: multiples of 64 below 4 KiB, else four steps per
 // power of two.
@@ -20,6 +23,14 @@ int64_t rounded(int64_t bytes) {
   int64_t step = 1024;
   while (step * 8 < bytes) step *= 2;
   return (bytes + step - 1) / step * step;
+}
+
+// Large blocks ask for huge pages: fewer page faults at first touch, fewer misses of the address cache ever after.
+void* obtain(int64_t size) {
+  const bool large = size >= 2 * kHugePage;
+  void* block = std::aligned_alloc(static_cast<size_t>(large ? kHugePage : kAlignment), static_cast<size_t>(size));
+  if (large && block != nullptr) madvise(block, static_cast<size_t>(size), MADV_HUGEPAGE);
+  return block;
 }
 
 struct Pool {
@@ -54,11 +65,10 @@ void* allocate(int64_t bytes) {
     found->second.pop_back();
     p.stats.cached_bytes -= size;
   } else {
-    const auto request = static_cast<size_t>(size);
-    block = std::aligned_alloc(static_cast<size_t>(kAlignment), request);
+    block = obtain(size);
     if (block == nullptr) {
       release(p);
-      block = std::aligned_alloc(static_cast<size_t>(kAlignment), request);
+      block = obtain(size);
     }
     if (block == nullptr) {
       fail("[allocate] out of memory: {} bytes wanted, {} in use; lower train.batch_size", size, p.stats.live_bytes);

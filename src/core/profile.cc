@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <tuple>
 
 #include "kernels/kernels.h"
 #include "luq/core/error.h"
@@ -75,13 +76,17 @@ Cost cost(const AvgPoolBackwardArgs& a) { return pool(pool_in(a.shape), pool_out
 Cost cost(const AdaptiveAvgPoolArgs& a) { return pool(a.n * a.h * a.w * a.c, a.n * a.oh * a.ow * a.c, 4, 4); }
 Cost cost(const AdaptiveAvgPoolBackwardArgs& a) { return pool(a.n * a.h * a.w * a.c, a.n * a.oh * a.ow * a.c, 4, 4); }
 Cost cost(const CrossEntropyArgs& a) { return flat(a.rows * a.classes, 8); }
+Cost cost(const PeakArgs&) { return {}; }
+Cost cost(const PeakReadArgs&) { return {}; }
+Cost cost(const RandomBitsArgs&) { return {}; }
 Cost cost(const SgdArgs& a) { return flat(a.count, a.velocity != nullptr ? 20 : 12); }
 
 }  // namespace
 
 struct KernelProfile::State {
   Kernels original, timed;
-  std::map<std::pair<const char*, std::string>, KernelRecord> records;
+  std::map<std::tuple<std::string, const char*, std::string>, KernelRecord> records;
+  std::string phase;
   static State* active;
 
   template <typename Args, Kernel<Args> Kernels::*Entry>
@@ -90,7 +95,8 @@ struct KernelProfile::State {
     (original.*Entry)(args);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const Cost spent = cost(args);
-    KernelRecord& record = records[{name, spent.shape}];
+    KernelRecord& record = records[{phase, name, spent.shape}];
+    record.phase = phase;
     record.kernel = name;
     record.implementation = (original.*Entry).implementation;
     record.shape = spent.shape;
@@ -126,6 +132,8 @@ std::vector<KernelRecord> KernelProfile::records() const {
             [](const KernelRecord& a, const KernelRecord& b) { return a.seconds > b.seconds; });
   return rows;
 }
+
+void KernelProfile::set_phase(std::string phase) { state_->phase = std::move(phase); }
 
 void KernelProfile::clear() { state_->records.clear(); }
 

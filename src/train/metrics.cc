@@ -19,6 +19,7 @@ std::string to_json(const Metrics& metrics) {
   line["images_per_second"] = metrics.images_per_second;
   line["data_seconds"] = metrics.data_seconds;
   line["compute_seconds"] = metrics.compute_seconds;
+  if (metrics.percent_of_limit > 0) line["percent_of_limit"] = metrics.percent_of_limit;
   return line.dump();
 }
 

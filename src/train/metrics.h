@@ -14,8 +14,9 @@ struct Metrics {
   double top1 = 0;             // percent, of the same images
   double lr = 0;               // of the last update
   double images_per_second = 0;
-  double data_seconds = 0;     // waiting for data
-  double compute_seconds = 0;  // the rest
+  double data_seconds = 0;      // waiting for data
+  double compute_seconds = 0;   // the rest
+  double percent_of_limit = 0;  // what this machine's limits allow over the time taken; 0: not known
 };
 
 std::string to_json(const Metrics& metrics);

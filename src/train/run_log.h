@@ -39,7 +39,7 @@ class RunLog {
 std::string format_duration(double seconds);
 // 272474 as "272,474".
 std::string format_count(int64_t count);
-// "epoch 2/15  step 600/7020  loss 0.4123  top-1 85.12 %  lr 0.1  2310 images/s"
+// "epoch 2/15  step 600/7020  loss 0.4123  top-1 85.12 %  lr 0.1  2310 images/s  56 % of the limit"
 std::string describe(const Metrics& metrics, int64_t epochs, int64_t steps);
 
 }  // namespace luq

@@ -24,7 +24,7 @@ struct StepRunner::State {
   ExperimentParts parts;
   Sgd optimizer;
   Batch batch;
-  const Kernels* kernels = parts.kernels;
+  KernelProfile* profile = nullptr;
   uint64_t step = 0;
 };
 
@@ -35,22 +35,32 @@ StepRunner::Result StepRunner::step() {
   const auto start = std::chrono::steady_clock::now();
   Tape tape;
   Ctx ctx = state_->parts.context(state_->config);
-  ctx.kernels = state_->kernels;
+  KernelProfile* profile = state_->profile;
+  if (profile != nullptr) ctx.kernels = &profile->kernels();
+  const auto phase = [profile](const char* name) {
+    if (profile != nullptr) profile->set_phase(name);
+  };
+  phase("forward");
   ctx.tape = &tape;
   ctx.training = true;
   ctx.step = state_->step++;
   const Var logits = state_->parts.model->forward(ctx, Var(state_->batch.images));
   const LossResult result = softmax_cross_entropy(ctx, logits, state_->batch.labels,
                                                   static_cast<float>(state_->config.train.label_smoothing));
+  phase("backward");
   tape.backward(result.loss);
+  phase("update");
   state_->optimizer.step(state_->config.optimizer.lr);
   const float loss = result.loss.value().data<float>()[0];
   return {std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), loss};
 }
 
 void StepRunner::record(KernelProfile* profile) {
-  state_->kernels = profile != nullptr ? &profile->kernels() : state_->parts.kernels;
+  state_->profile = profile;
+  state_->optimizer.use(profile != nullptr ? profile->kernels() : *state_->parts.kernels);
 }
+
+const Kernels& StepRunner::kernels() const { return *state_->parts.kernels; }
 
 int64_t StepRunner::batch_size() const { return state_->batch.size(); }
 

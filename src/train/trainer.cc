@@ -15,6 +15,7 @@
 #include "luq/config/load.h"
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
+#include "luq/core/machine.h"
 #include "luq/ops/loss.h"
 #include "luq/train/checkpoint.h"
 #include "luq/train/lr_scheduler.h"
@@ -41,7 +42,7 @@ const std::vector<std::string> changeable_keys = {"threads",   "train.epochs",  
 // Sums over the steps since the last train line.
 struct Window {
   double loss_sum = 0, data_seconds = 0, seconds = 0;
-  int64_t correct = 0, images = 0;
+  int64_t correct = 0, images = 0, steps = 0;
 };
 
 class Trainer {
@@ -118,6 +119,8 @@ class Trainer {
   std::optional<RunLog> log_;
   std::optional<StopSignals> signals_;
   Window window_;
+  MachineLimits machine_;
+  double limit_seconds_ = 0;  // the least that a step could take on this machine; 0: not known yet
   double train_seconds_ = 0;  // in steps of this process
   int64_t steps_here_ = 0;
   EvalResult last_eval_;
@@ -183,6 +186,8 @@ void Trainer::say_start() {
     log_->info("formats  float32");
   }
   log_->info(fmt::format("kernels  {}; {} thread{}", kernels, parts_.threads, parts_.threads == 1 ? "" : "s"));
+  machine_ = probe_machine(*parts_.kernels);
+  log_->info(fmt::format("limits   {}", to_string(machine_)));
   log_->info(fmt::format("plan     {} epochs of {} steps of {} images{}", horizon_.epochs, horizon_.steps_per_epoch,
                          config_.train.batch_size,
                          last_step_ < horizon_.steps() ? fmt::format(", ending at step {}", last_step_) : ""));
@@ -198,15 +203,17 @@ void Trainer::append_metrics(const Metrics& metrics) {
 void Trainer::write_train_line() {
   if (window_.images == 0) return;
   const auto images = static_cast<double>(window_.images);
-  const Metrics metrics{.kind = "train",
-                        .epoch = epoch_number(),
-                        .step = state_.step,
-                        .loss = window_.loss_sum / images,
-                        .top1 = 100.0 * static_cast<double>(window_.correct) / images,
-                        .lr = current_lr(state_.step - 1),
-                        .images_per_second = images / window_.seconds,
-                        .data_seconds = window_.data_seconds,
-                        .compute_seconds = window_.seconds - window_.data_seconds};
+  const Metrics metrics{
+      .kind = "train",
+      .epoch = epoch_number(),
+      .step = state_.step,
+      .loss = window_.loss_sum / images,
+      .top1 = 100.0 * static_cast<double>(window_.correct) / images,
+      .lr = current_lr(state_.step - 1),
+      .images_per_second = images / window_.seconds,
+      .data_seconds = window_.data_seconds,
+      .compute_seconds = window_.seconds - window_.data_seconds,
+      .percent_of_limit = 100 * limit_seconds_ * static_cast<double>(window_.steps) / window_.seconds};
   append_metrics(metrics);
   log_->detail(describe(metrics, horizon_.epochs, last_step_));
   window_ = {};
@@ -226,6 +233,12 @@ void Trainer::train_step(const Batch& batch) {
   ctx.tape = &tape;
   ctx.step = static_cast<uint64_t>(state_.step);
   ctx.training = true;
+  std::optional<KernelProfile> profile;
+  if (limit_seconds_ == 0) {
+    profile.emplace(*parts_.kernels);
+    ctx.kernels = &profile->kernels();
+    optimizer_->use(profile->kernels());
+  }
   try {
     const Var logits = parts_.model->forward(ctx, Var(batch.images));
     LossResult result =
@@ -242,6 +255,11 @@ void Trainer::train_step(const Batch& batch) {
     window_.loss_sum += static_cast<double>(loss) * static_cast<double>(batch.size());
     window_.correct += result.correct;
     window_.images += batch.size();
+    window_.steps += 1;
+    if (profile) {
+      for (const KernelRecord& record : profile->records()) limit_seconds_ += machine_.seconds(record);
+      optimizer_->use(*parts_.kernels);
+    }
   } catch (const UserError&) {
     throw;
   } catch (const Error& error) {

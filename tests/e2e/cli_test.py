@@ -58,7 +58,7 @@ class CommandLine(Program):
         self.assertGreater(len(lines), 20)
         self.assertTrue(all(len(line) == 2 for line in lines))
         scalar = self.luqtrain("kernels", env={**os.environ, "LUQ_KERNELS": "ref"}).stdout
-        self.assertEqual({line.split()[1] for line in scalar.splitlines()}, {"ref", "-"})  # -: fused kernels, not there
+        self.assertEqual({line.split()[1] for line in scalar.splitlines()}, {"ref", "-"})  # -: optional, not there
         self.assertIn("fashion_mnist", self.luqtrain("doctor").stdout)
 
     def test_dry_run(self):

@@ -154,8 +154,9 @@ class RunDirectory(Case):
                          [("train", 1, 5), ("train", 1, 10), ("eval", 1, 13), ("train", 2, 15), ("train", 2, 20),
                           ("train", 2, 25), ("train", 2, 26), ("eval", 2, 26)])
         for line in lines:
-            self.assertEqual(list(line), ["kind", "epoch", "step", "loss", "top1", "lr", "images_per_second",
-                                          "data_seconds", "compute_seconds"])
+            keys = ["kind", "epoch", "step", "loss", "top1", "lr", "images_per_second", "data_seconds",
+                    "compute_seconds"]
+            self.assertEqual(list(line), keys + (["percent_of_limit"] if line["kind"] == "train" else []))
             self.assertGreater(line["images_per_second"], 0)
             self.assertTrue(0 <= line["top1"] <= 100)
         # Every test image counts once: top-1 is a whole number of fortieths.

@@ -233,4 +233,21 @@ TEST_CASE("Codes decode to the values of the formats", "[kernels][decode]") {
   }
 }
 
+TEST_CASE("Random bits alone are those of the generator", "[kernels][quantize]") {
+  const RngKey key{11, 12, 13, 14};
+  for (const int64_t count : {0, 1, 7, 128, 8191, 8193, 100'003}) {
+    uint32_t expected = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      expected ^= static_cast<uint32_t>(random16(philox(key, static_cast<uint64_t>(i / 8)), static_cast<int>(i % 8)))
+                  << (16 * (i % 2));
+    }
+    for_each_table([&](const Kernels& table) {
+      if (!table.random_bits) return;
+      uint32_t all = 1;
+      table.random_bits({.key = key, .count = count, .all = &all});
+      CHECK(all == expected);
+    });
+  }
+}
+
 }  // namespace luq::test

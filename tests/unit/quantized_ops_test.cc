@@ -6,6 +6,7 @@
 
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
+#include "luq/ops/batch_norm.h"
 #include "luq/ops/matmul.h"
 #include "luq/ops/pointwise.h"
 #include "tests/catch.h"

@@ -13,8 +13,9 @@ struct Kernels;
 // What bounds a kernel from below: the multipliers of one kind, or memory alone.
 enum class ComputeUnit : uint8_t { none, int8, float32, bfloat16 };
 
-// Calls of one kernel on one shape, added up.
+// Calls of one kernel on one shape in one phase, added up.
 struct KernelRecord {
+  std::string phase;           // as set_phase() gave it
   std::string kernel;          // entry of the table: "qconv_forward", "stats", ...
   std::string implementation;  // "avx512vnni", ...
   std::string shape;           // of a convolution: "64x56x56x64 -> 64, 3x3"; else the number of elements
@@ -34,6 +35,8 @@ class KernelProfile {
   KernelProfile& operator=(const KernelProfile&) = delete;
 
   const Kernels& kernels() const;
+  // What calls from here on belong to: "forward", "backward", "update".
+  void set_phase(std::string phase);
   std::vector<KernelRecord> records() const;  // slowest first
   void clear();
 

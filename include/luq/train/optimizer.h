@@ -19,6 +19,8 @@ class Sgd {
   // and for nesterov without momentum.
   Sgd(const OptimizerConfig& config, std::vector<Parameter*> parameters, const Kernels& kernels);
 
+  // Another table from the next step on: one that keeps a record, for example.
+  void use(const Kernels& kernels) { kernels_ = &kernels; }
   // Updates every parameter that has a gradient and drops the gradients. lr > 0.
   void step(double lr);
 

@@ -25,6 +25,7 @@ class StepRunner {
   void record(KernelProfile* profile);
 
   int64_t batch_size() const;
+  const Kernels& kernels() const;  // of the experiment
 
  private:
   struct State;

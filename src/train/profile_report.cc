@@ -1,0 +1,117 @@
+#include "luq/train/profile_report.h"
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+#include <vector>
+
+#include "luq/core/error.h"
+#include "luq/core/machine.h"
+#include "luq/train/step_runner.h"
+#include "src/train/run_log.h"
+
+namespace luq {
+namespace {
+
+constexpr int kWarmUp = 2;
+
+struct Row {
+  std::string phase = {}, kernel = {}, shape = {};
+  int64_t calls = 0;
+  double seconds = 0, bytes = 0, operations = 0, limit = 0;
+
+  void add(const Row& other) {
+    calls += other.calls;
+    seconds += other.seconds;
+    bytes += other.bytes;
+    operations += other.operations;
+    limit += other.limit;
+  }
+};
+
+// One row per phase and kernel, and per shape where asked for; the slowest first within the phases' order.
+std::vector<Row> collect(const std::vector<KernelRecord>& records, const MachineLimits& machine, bool shapes) {
+  std::map<std::tuple<std::string, std::string, std::string>, Row> rows;
+  for (const KernelRecord& record : records) {
+    const std::string kernel = fmt::format("{} [{}]", record.kernel, record.implementation);
+    Row& row = rows[{record.phase, kernel, shapes ? record.shape : ""}];
+    row.phase = record.phase;
+    row.kernel = kernel;
+    row.shape = shapes ? record.shape : "";
+    row.add({.calls = record.calls,
+             .seconds = record.seconds,
+             .bytes = record.bytes,
+             .operations = record.operations,
+             .limit = machine.seconds(record)});
+  }
+  std::vector<Row> sorted;
+  for (auto& [key, row] : rows) sorted.push_back(std::move(row));
+  const auto order = [](const std::string& phase) { return phase == "forward" ? 0 : phase == "backward" ? 1 : 2; };
+  std::ranges::sort(sorted, [&](const Row& a, const Row& b) {
+    if (a.phase != b.phase) return order(a.phase) < order(b.phase);
+    return a.seconds > b.seconds;
+  });
+  return sorted;
+}
+
+}  // namespace
+
+std::string profile_report(const ExperimentConfig& config, const ProfileOptions& options) {
+  if (options.steps < 1) fail_user("[profile] steps: expected 1 or more, got {}", options.steps);
+  StepRunner runner(config);
+  const MachineLimits machine = probe_machine(runner.kernels());
+  for (int i = 0; i < kWarmUp; ++i) runner.step();
+  KernelProfile profile(runner.kernels());
+  runner.record(&profile);
+  std::vector<double> times;
+  for (int64_t i = 0; i < options.steps; ++i) times.push_back(runner.step().seconds);
+  runner.record(nullptr);
+
+  const auto steps = static_cast<double>(options.steps);
+  double step_seconds = 0;
+  for (const double seconds : times) step_seconds += seconds / steps;
+  std::vector<Row> rows = collect(profile.records(), machine, options.shapes);
+  Row total{.phase = "total", .kernel = "kernels", .shape = ""};
+  for (const Row& row : rows) total.add(row);
+  rows.push_back(total);
+
+  std::ranges::sort(times);
+  const auto images = static_cast<double>(runner.batch_size());
+  std::string text = fmt::format("machine  {}\n", to_string(machine));
+  text += fmt::format(
+      "step     {:.1f} ms for {} images, {:.1f} images/s (median {:.1f} ms of {}); the machine's limits allow {:.1f} "
+      "ms, "
+      "{:.0f} %\n\n",
+      step_seconds * 1e3, runner.batch_size(), images / step_seconds, times[times.size() / 2] * 1e3, times.size(),
+      total.limit / steps * 1e3, 100 * total.limit / steps / step_seconds);
+  size_t name = 6, shape = options.shapes ? 5 : 0;
+  for (const Row& row : rows) {
+    name = std::max(name, row.kernel.size());
+    shape = std::max(shape, row.shape.size());
+  }
+  const std::string shape_column = options.shapes ? fmt::format("  {:<{}}", "shape", shape) : "";
+  text += fmt::format("{:<8}  {:<{}}{}  {:>5}  {:>8}  {:>6}  {:>9}  {:>8}  {:>7}  {:>7}  {:>10}\n", "phase", "kernel",
+                      name, shape_column, "calls", "ms", "share", "MB", "GOP", "GB/s", "GOP/s", "% of limit");
+  for (const Row& row : rows) {
+    const std::string where = options.shapes ? fmt::format("  {:<{}}", row.shape, shape) : "";
+    const double seconds = std::max(row.seconds, 1e-12);
+    text +=
+        fmt::format("{:<8}  {:<{}}{}  {:>5}  {:>8.2f}  {:>4.1f} %  {:>9.1f}  {:>8.2f}  {:>7.1f}  {:>7.0f}  {:>10.0f}\n",
+                    row.phase, row.kernel, name, where, row.calls / options.steps, row.seconds / steps * 1e3,
+                    100 * row.seconds / steps / step_seconds, row.bytes / steps * 1e-6, row.operations / steps * 1e-9,
+                    row.bytes / seconds * 1e-9, row.operations / seconds * 1e-9, 100 * row.limit / seconds);
+  }
+  const double outside = step_seconds - total.seconds / steps;
+  text += fmt::format("{:<8}  {:<{}}{}  {:>5}  {:>8.2f}  {:>4.1f} %\n", "", "outside kernels", name,
+                      options.shapes ? fmt::format("  {:<{}}", "", shape) : "", "", outside * 1e3,
+                      100 * outside / step_seconds);
+  text +=
+      "\nOne step on average. MB: operands read and results written, once each. GOP: a multiply-accumulate is two. % "
+      "of\n"
+      "limit: the longer of bytes over the read rate and operations over the unit's rate, over the time taken; more "
+      "than\n"
+      "100 where tensors stayed in a cache.\n";
+  return text;
+}
+
+}  // namespace luq

@@ -1,0 +1,54 @@
+// The three benchmarks. Each checks what it times first, prints a table, and adds its numbers to a JSON object.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "luq/config/experiment.h"
+
+namespace luq::bench {
+
+using Json = nlohmann::ordered_json;
+
+struct StepOptions {
+  std::string model = "resnet50";
+  int64_t batch = 16;
+  int64_t image_size = 0, channels = 0, classes = 0;  // 0: what the model is usually trained on
+  int64_t threads = 0;                                // 0: all cores
+  int64_t rounds = 7;                                 // steps timed of each configuration, in turns
+  std::vector<std::string> only;                      // configurations to run; empty: all
+  std::vector<std::string> overrides;                 // key=value for luqtrain's configurations
+  bool compare_torch = false;
+  std::string python;  // of the virtual environment; empty: where tools/setup_torch.sh makes it
+};
+
+// Whole training steps, each configuration in a process of its own, in turns.
+Json bench_step(const StepOptions& options);
+// What such a process runs: a step for each line of standard input, answered by "seconds loss peak_rss_bytes".
+void run_step_worker(const std::string& configuration, const StepOptions& options);
+
+struct LayersOptions {
+  std::string model = "resnet50";
+  int64_t batch = 16;
+  int64_t image_size = 0, channels = 0, classes = 0;
+  int64_t threads = 0;
+  int64_t repeats = 7;
+};
+// The three 4-bit matmuls on every convolution shape of a model, against oneDNN's int8 and this machine's peak.
+Json bench_layers(const LayersOptions& options);
+
+struct KernelsOptions {
+  int64_t mebibytes = 256;  // of float32 input
+  int64_t threads = 0;
+  int64_t repeats = 9;
+};
+// Statistics, encoders and other passes over memory, against this machine's read bandwidth.
+Json bench_kernels(const KernelsOptions& options);
+
+// What the model is usually trained on, in the fields that are 0.
+void fill_input(const std::string& model, int64_t& image_size, int64_t& channels, int64_t& classes);
+double median(std::vector<double> values);
+
+}  // namespace luq::bench

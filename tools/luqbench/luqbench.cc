@@ -1,0 +1,132 @@
+// Benchmarks: kernels, the layers of a model, whole training steps. What is wrong is not timed.
+
+#include <CLI/CLI.hpp>
+
+#include <omp.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+
+#include "luq/core/error.h"
+#include "tools/luqbench/bench.h"
+
+namespace luq::bench {
+
+void fill_input(const std::string& model, int64_t& image_size, int64_t& channels, int64_t& classes) {
+  struct Input {
+    int64_t size, channels, classes;
+  };
+  const bool cifar = model == "resnet20" || model == "resnet32" || model == "resnet44" || model == "resnet56";
+  const Input usual = cifar ? Input{28, 1, 10} : model == "vgg11_bn" ? Input{32, 3, 10} : Input{224, 3, 1000};
+  if (image_size == 0) image_size = usual.size;
+  if (channels == 0) channels = usual.channels;
+  if (classes == 0) classes = usual.classes;
+}
+
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+}  // namespace luq::bench
+
+namespace {
+
+using namespace luq::bench;
+
+constexpr int kFailure = 1, kUserMistake = 2;
+
+void write_json(const std::string& file, const Json& json) {
+  if (file.empty()) return;
+  std::ofstream out(file);
+  out << json.dump(2) << "\n";
+  out.close();
+  if (!out) luq::fail("[luqbench] {} cannot be written", file);
+}
+
+template <typename Options>
+void add_model_options(CLI::App& command, Options& options) {
+  command.add_option("--model", options.model, "Model of the zoo")->capture_default_str();
+  command.add_option("--batch", options.batch, "Images of a step")->capture_default_str()->check(CLI::PositiveNumber);
+  command.add_option("--image-size", options.image_size, "Height and width (224; 28 or 32 for the small models)");
+  command.add_option("--channels", options.channels, "Channels of an image");
+  command.add_option("--classes", options.classes, "Classes");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Benchmarks of luqtrain: checks first, then times, and compares with what this machine can do."};
+  app.require_subcommand(1);
+  app.failure_message(CLI::FailureMessage::simple);
+  std::string json_file;
+  const auto add_common = [&](CLI::App& command, int64_t& threads) {
+    command.add_option("--threads", threads, "Threads (all cores)")->check(CLI::NonNegativeNumber);
+    command.add_option("--json", json_file, "Also write the numbers to this file");
+  };
+
+  KernelsOptions kernels;
+  auto* kernels_command = app.add_subcommand("kernels", "Statistics, encoders and other passes over memory");
+  add_common(*kernels_command, kernels.threads);
+  kernels_command->add_option("--mebibytes", kernels.mebibytes, "Size of the input in float32")->capture_default_str();
+  kernels_command->add_option("--repeats", kernels.repeats, "Runs of each")->capture_default_str();
+
+  LayersOptions layers;
+  auto* layers_command = app.add_subcommand("layers", "The 4-bit matmuls of a model's convolutions, beside oneDNN's");
+  add_model_options(*layers_command, layers);
+  add_common(*layers_command, layers.threads);
+  layers_command->add_option("--repeats", layers.repeats, "Runs of each")->capture_default_str();
+
+  StepOptions step;
+  std::string worker, compare;
+  auto* step_command = app.add_subcommand("step", "Whole training steps, each configuration in its own process");
+  add_model_options(*step_command, step);
+  add_common(*step_command, step.threads);
+  step_command->add_option("--rounds", step.rounds, "Timed steps of each configuration")->capture_default_str();
+  step_command->add_option("--only", step.only, "Run these configurations alone; repeatable")->allow_extra_args(false);
+  step_command->add_option("--set", step.overrides, "key.path=value for luqtrain's configurations; repeatable")
+      ->allow_extra_args(false);
+  step_command->add_option("--compare", compare, "torch: also PyTorch, float32 and bfloat16, eager and compiled")
+      ->check(CLI::IsMember({"torch"}));
+  step_command->add_option("--python", step.python, "Python with PyTorch (where tools/setup_torch.sh puts it)");
+  step_command->add_option("--worker", worker)->group("");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kUserMistake;
+  }
+  try {
+    for (int64_t* threads : {&kernels.threads, &layers.threads, &step.threads}) {
+      if (*threads == 0) *threads = omp_get_num_procs();
+    }
+    if (kernels_command->parsed()) {
+      omp_set_num_threads(static_cast<int>(kernels.threads));
+      write_json(json_file, bench_kernels(kernels));
+    } else if (layers_command->parsed()) {
+      omp_set_num_threads(static_cast<int>(layers.threads));
+      fill_input(layers.model, layers.image_size, layers.channels, layers.classes);
+      write_json(json_file, bench_layers(layers));
+    } else {
+      fill_input(step.model, step.image_size, step.channels, step.classes);
+      step.compare_torch = compare == "torch";
+      if (!worker.empty()) {
+        run_step_worker(worker, step);
+      } else {
+        write_json(json_file, bench_step(step));
+      }
+    }
+  } catch (const luq::UserError& error) {
+    std::cerr << "luqbench: error: " << error.what() << "\n";
+    return kUserMistake;
+  } catch (const std::exception& error) {
+    std::cerr << "luqbench: error: " << error.what() << "\n";
+    return kFailure;
+  }
+  return 0;
+}

@@ -1,0 +1,233 @@
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <sstream>
+
+#include "luq/config/load.h"
+#include "luq/core/error.h"
+#include "luq/core/system_info.h"
+#include "luq/train/step_runner.h"
+#include "tools/luqbench/bench.h"
+#include "tools/luqbench/process.h"
+
+namespace luq::bench {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kWarmUp = 3;
+
+// A configuration of luqtrain, or of PyTorch, whose better one of several counts.
+struct Configuration {
+  std::string name;    // in tables and JSON
+  std::string detail;  // what tells it from others of the name: "eager", "compile"
+  std::vector<std::string> command;
+};
+
+ExperimentConfig experiment(const std::string& name, const StepOptions& options) {
+  ExperimentConfig config;
+  config.threads = options.threads;
+  config.model.name = options.model;
+  config.data.name = "synthetic";
+  config.data.synthetic = {.train_images = options.batch,
+                           .test_images = 1,
+                           .image_size = options.image_size,
+                           .channels = options.channels,
+                           .num_classes = options.classes};
+  config.optimizer = {.name = "sgd", .lr = 0.01, .momentum = 0.9, .weight_decay = 1e-4};
+  config.lr_scheduler.name = "constant";
+  config.train.batch_size = options.batch;
+  if (name == "luq" || name == "luq_exempt_shortcuts") {
+    config.quantization.spec = {.weights = {Format::int4, ScaleMethod::sawb, Rounding::nearest},
+                                .activations = {Format::int4, ScaleMethod::sawb, Rounding::nearest},
+                                .gradients = {Format::fp4, ScaleMethod::max, Rounding::stochastic}};
+    if (name == "luq_exempt_shortcuts") config.quantization.exempt = {"*downsample*"};
+  } else if (name != "fp32") {
+    fail_user("[luqbench] configuration: expected luq, luq_exempt_shortcuts or fp32, got '{}'", name);
+  }
+  // Written and read again, so that --set means what it means for luqtrain.
+  return parse_experiment(to_yaml(config), "luqbench", options.overrides);
+}
+
+std::string torch_python(const std::string& given) {
+  if (!given.empty()) return given;
+  const char* data = std::getenv("XDG_DATA_HOME");
+  const char* home = std::getenv("HOME");
+  const fs::path base =
+      data != nullptr && *data != '\0' ? fs::path(data) : fs::path(home != nullptr ? home : ".") / ".local/share";
+  const fs::path python = base / "luqtrain/torch/bin/python";
+  if (!fs::exists(python)) {
+    fail_user("[luqbench] there is no PyTorch in {}; tools/setup_torch.sh installs it, --python names another",
+              python.string());
+  }
+  return python.string();
+}
+
+// The PyTorch program beside this one: in the sources that hold the build folder, or installed.
+std::string torch_program() {
+  const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
+  for (const fs::path& place : {here / "../tools", here / "../share/luqtrain/tools"}) {
+    if (fs::exists(place / "torch_step.py")) return fs::canonical(place / "torch_step.py").string();
+  }
+  fail("[luqbench] torch_step.py is not where this program expects it, {} or {}", (here / "../tools").string(),
+       (here / "../share/luqtrain/tools").string());
+}
+
+std::vector<Configuration> configurations(const StepOptions& options) {
+  const auto number = [](int64_t value) { return std::to_string(value); };
+  std::vector<std::string> input{"--model",      options.model,
+                                 "--batch",      number(options.batch),
+                                 "--image-size", number(options.image_size),
+                                 "--channels",   number(options.channels),
+                                 "--classes",    number(options.classes),
+                                 "--threads",    number(options.threads)};
+  std::vector<Configuration> all;
+  for (const char* name : {"luq", "luq_exempt_shortcuts", "fp32"}) {
+    std::vector<std::string> command{fs::read_symlink("/proc/self/exe").string(), "step", "--worker", name};
+    command.insert(command.end(), input.begin(), input.end());
+    for (const std::string& override_text : options.overrides) {
+      command.insert(command.end(), {"--set", override_text});
+    }
+    all.push_back({name, "", std::move(command)});
+  }
+  if (options.compare_torch) {
+    const std::string python = torch_python(options.python), program = torch_program();
+    for (const bool bf16 : {false, true}) {
+      for (const bool compile : {false, true}) {
+        std::vector<std::string> command{python, program};
+        command.insert(command.end(), input.begin(), input.end());
+        if (bf16) command.push_back("--bf16");
+        if (compile) command.push_back("--compile");
+        all.push_back({bf16 ? "torch_bf16" : "torch_fp32", compile ? "compile" : "eager", std::move(command)});
+      }
+    }
+  }
+  if (options.only.empty()) return all;
+  std::vector<Configuration> chosen;
+  for (const std::string& name : options.only) {
+    const size_t before = chosen.size();
+    for (const Configuration& configuration : all) {
+      if (configuration.name == name) chosen.push_back(configuration);
+    }
+    if (chosen.size() == before) fail_user("[luqbench] --only {}: there is no such configuration here", name);
+  }
+  return chosen;
+}
+
+struct Measured {
+  Configuration configuration;
+  std::unique_ptr<Process> process;
+  std::vector<double> seconds;
+  double first_loss = 0, loss = 0;
+  int64_t peak_rss = 0;
+  std::string version;
+
+  double step() {
+    process->write_line("step");
+    std::istringstream answer(process->read_line());
+    double taken = 0;
+    if (!(answer >> taken >> loss >> peak_rss)) {
+      fail("[luqbench] {} {}: expected seconds, loss and memory", configuration.name, configuration.detail);
+    }
+    answer >> version;
+    if (!std::isfinite(loss))
+      fail("[luqbench] {} {}: the loss is not finite", configuration.name, configuration.detail);
+    return taken;
+  }
+};
+
+// The three configurations of luqtrain begin with the same weights and the same batch: quantisation moves the first
+// loss a little, and only that.
+void check(const std::vector<Measured>& all) {
+  const Measured* fp32 = nullptr;
+  for (const Measured& measured : all) {
+    if (measured.configuration.name == "fp32") fp32 = &measured;
+  }
+  if (fp32 == nullptr) return;
+  for (const Measured& measured : all) {
+    if (measured.configuration.name.starts_with("torch")) continue;
+    if (std::abs(measured.first_loss - fp32->first_loss) > 0.25 * fp32->first_loss) {
+      fail("[luqbench] {}: the first loss is {:.4f}, that of fp32 {:.4f}: not timed", measured.configuration.name,
+           measured.first_loss, fp32->first_loss);
+    }
+  }
+}
+
+}  // namespace
+
+void run_step_worker(const std::string& configuration, const StepOptions& options) {
+  StepRunner runner(experiment(configuration, options));
+  for (std::string line; std::getline(std::cin, line);) {
+    const StepRunner::Result result = runner.step();
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    std::cout << fmt::format("{} {} {}", result.seconds, result.loss, int64_t{usage.ru_maxrss} * 1024) << std::endl;
+  }
+}
+
+Json bench_step(const StepOptions& options) {
+  if (options.rounds < 1) fail_user("[luqbench] --rounds: expected 1 or more, got {}", options.rounds);
+  std::vector<Measured> all;
+  for (const Configuration& configuration : configurations(options)) {
+    std::cerr << fmt::format("starting {} {}\n", configuration.name, configuration.detail);
+    Measured measured{.configuration = configuration, .process = nullptr, .seconds = {}, .version = {}};
+    measured.process =
+        std::make_unique<Process>(configuration.command, std::vector<std::string>{"GOMP_SPINCOUNT=1000"});
+    measured.step();
+    measured.first_loss = measured.loss;
+    for (int i = 1; i < kWarmUp; ++i) measured.step();
+    all.push_back(std::move(measured));
+  }
+  check(all);
+  for (int64_t round = 0; round < options.rounds; ++round) {
+    for (Measured& measured : all) measured.seconds.push_back(measured.step());
+    std::cerr << fmt::format("round {} of {}\n", round + 1, options.rounds);
+  }
+  for (Measured& measured : all) measured.process.reset();
+
+  std::string text =
+      fmt::format("{}, batch {}, {}x{}x{}, {} threads, median of {} steps\n\n", options.model, options.batch,
+                  options.image_size, options.image_size, options.channels, options.threads, options.rounds);
+  const auto rate = [&](const Measured& m) { return static_cast<double>(options.batch) / median(m.seconds); };
+  std::map<std::string, const Measured*> best;
+  for (const Measured& measured : all) {
+    const Measured*& place = best[measured.configuration.name];
+    if (place == nullptr || rate(measured) > rate(*place)) place = &measured;
+  }
+  const auto ratio = [&](const Measured& m, const char* peer) {
+    return best.contains(peer) ? fmt::format("{:>8.2f}", rate(m) / rate(*best[peer])) : fmt::format("{:>8}", "-");
+  };
+  text += fmt::format("{:<22}{:<9}{:>10}{:>12}{:>12}{:>10}{:>10}\n", "configuration", "", "images/s", "ms/step",
+                      "peak MiB", "x fp32", "x bf16");
+  Json json;
+  json["model"] = options.model;
+  json["batch"] = options.batch;
+  json["image_size"] = options.image_size;
+  json["threads"] = options.threads;
+  for (const auto& [name, value] : system_info()) {
+    if (name == "processor") json["processor"] = value;
+  }
+  for (const Measured& measured : all) {
+    text += fmt::format("{:<22}{:<9}{:>10.2f}{:>12.1f}{:>12}  {}  {}\n", measured.configuration.name,
+                        measured.configuration.detail, rate(measured), median(measured.seconds) * 1e3,
+                        measured.peak_rss >> 20, ratio(measured, "torch_fp32"), ratio(measured, "torch_bf16"));
+    if (!measured.version.empty()) json["torch_version"] = measured.version;
+  }
+  text += "\nx fp32, x bf16: images/s over those of PyTorch's better float32 and bfloat16 run.\n";
+  std::cout << text;
+  for (const auto& [name, measured] : best) {
+    json["images_per_second"][name] = rate(*measured);
+    json["peak_rss_bytes"][name] = measured->peak_rss;
+    json["step_seconds"][name] = measured->seconds;
+    if (!measured->configuration.detail.empty()) json["torch_mode"][name] = measured->configuration.detail;
+  }
+  return json;
+}
+
+}  // namespace luq::bench
