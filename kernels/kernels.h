@@ -13,11 +13,13 @@
 //   and gives float(sum) * scale, one rounding each, then bias or the old value added where asked.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "kernels/numerics.h"
+#include "luq/core/bfloat16.h"
 #include "luq/core/conv_shape.h"
 #include "luq/core/device.h"
 #include "luq/core/format.h"
@@ -25,16 +27,60 @@
 
 namespace luq::kernels {
 
+// ---- Floats of two types --------------------------------------------------------------------------------------------
+
+// Activations and their gradients are float32 or bfloat16, all of one call of one type. Arithmetic is in float32 either
+// way; what is stored as bfloat16 is rounded to nearest, ties to even.
+struct ConstFloats {
+  const void* data = nullptr;
+  bool bfloat16 = false;
+
+  ConstFloats() = default;
+  ConstFloats(std::nullptr_t) {}
+  ConstFloats(const float* values) : data(values) {}
+  ConstFloats(const BFloat16* values) : data(values), bfloat16(true) {}
+  explicit operator bool() const { return data != nullptr; }
+  template <typename T>
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
+  int64_t element_bytes() const { return bfloat16 ? 2 : 4; }
+};
+
+struct Floats {
+  void* data = nullptr;
+  bool bfloat16 = false;
+
+  Floats() = default;
+  Floats(std::nullptr_t) {}
+  Floats(float* values) : data(values) {}
+  Floats(BFloat16* values) : data(values), bfloat16(true) {}
+  explicit operator bool() const { return data != nullptr; }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+  operator ConstFloats() const {
+    return bfloat16 ? ConstFloats(static_cast<const BFloat16*>(data)) : ConstFloats(static_cast<const float*>(data));
+  }
+};
+
+struct ConvertArgs {
+  ConstFloats x;  // (count) of one type
+  int64_t count;
+  Floats y;  // (count) of the other
+};
+
 // ---- Quantisers -----------------------------------------------------------------------------------------------------
 
 struct StatsArgs {
-  const float* x;  // (count)
+  ConstFloats x;  // (count)
   int64_t count;
   Stats* stats;  // out; the order of the sums is fixed, see numerics.h
 };
 
 struct EncodeIntArgs {
-  const float* x;  // (rows, cols)
+  ConstFloats x;  // (rows, cols)
   int64_t rows, cols;
   float inverse_scale;  // 0: all codes 0
   Format format;        // int4 or uint4
@@ -44,7 +90,7 @@ struct EncodeIntArgs {
 };
 
 struct EncodeFp4Args {
-  const float* x;  // (rows, cols)
+  ConstFloats x;  // (rows, cols)
   int64_t rows, cols;
   float inverse_alpha;  // 0: all codes 0
   Rounding rounding;    // stochastic: LUQ; nearest: RDNP
@@ -71,7 +117,7 @@ struct QConvForwardArgs {
   Format w_format;    // int4
   float scale;        // scale of x times scale of w
   const float* bias;  // (o) or null
-  float* y;           // (n, oh, ow, o)
+  Floats y;           // (n, oh, ow, o)
   int64_t* sums;      // (n, oh, ow, o) or null
 };
 
@@ -83,7 +129,7 @@ struct QConvBackwardDataArgs {
   Format w_format;    // int4
   float scale;
   bool accumulate = false;  // add to dx instead of overwriting it
-  float* dx;                // (n, h, w, c)
+  Floats dx;                // (n, h, w, c)
   int64_t* sums;            // (n, h, w, c) or null
 };
 
@@ -103,22 +149,22 @@ struct QConvBackwardWeightArgs {
 
 struct ConvForwardArgs {
   ConvShape shape;
-  const float* x;     // (n, h, w, c)
+  ConstFloats x;      // (n, h, w, c)
   const float* w;     // (o, kh, kw, c/groups)
   const float* bias;  // (o) or null
-  float* y;           // (n, oh, ow, o)
+  Floats y;           // (n, oh, ow, o)
 };
 struct ConvBackwardDataArgs {
   ConvShape shape;
-  const float* dy;  // (n, oh, ow, o)
-  const float* w;   // (o, kh, kw, c/groups)
-  float* dx;        // (n, h, w, c)
+  ConstFloats dy;  // (n, oh, ow, o)
+  const float* w;  // (o, kh, kw, c/groups)
+  Floats dx;       // (n, h, w, c)
 };
 struct ConvBackwardWeightArgs {
   ConvShape shape;
-  const float* dy;  // (n, oh, ow, o)
-  const float* x;   // (n, h, w, c)
-  float* dw;        // (o, kh, kw, c/groups)
+  ConstFloats dy;  // (n, oh, ow, o)
+  ConstFloats x;   // (n, h, w, c)
+  float* dw;       // (o, kh, kw, c/groups)
 };
 struct ColumnSumArgs {  // the gradient of a bias
   const float* x;       // (rows, cols)
@@ -129,24 +175,24 @@ struct ColumnSumArgs {  // the gradient of a bias
 // ---- Batch norm over (rows, c): rows = n * h * w ------------------------------------------------------------------
 
 struct BatchNormStatsArgs {
-  const float* x;  // (rows, c)
+  ConstFloats x;  // (rows, c)
   int64_t rows, c;
   float* mean;      // (c)
   float* variance;  // (c) biased: divided by rows
 };
 struct BatchNormApplyArgs {
-  const float* x;  // (rows, c)
+  ConstFloats x;  // (rows, c)
   int64_t rows, c;
   const float *mean, *inverse_std, *gamma, *beta;  // (c) each
-  float* y;                                        // (rows, c) (x - mean) * (inverse_std * gamma) + beta; may be x
+  Floats y;                                        // (rows, c) (x - mean) * (inverse_std * gamma) + beta; may be x
 };
 struct BatchNormBackwardArgs {
-  const float* x;   // (rows, c)
-  const float* dy;  // (rows, c)
+  ConstFloats x;   // (rows, c)
+  ConstFloats dy;  // (rows, c)
   int64_t rows, c;
   const float *mean, *inverse_std, *gamma;  // (c) each
   bool training;  // true: mean and std came from x and carry gradient; false: they are constants
-  float* dx;      // (rows, c); may be dy
+  Floats dx;      // (rows, c); may be dy
   float* dgamma;  // (c)
   float* dbeta;   // (c)
 };
@@ -155,24 +201,24 @@ struct BatchNormBackwardArgs {
 // of the same table's chain.
 
 struct BatchNormActArgs {  // batch_norm_apply, then add, relu and stats
-  const float* x;          // (rows, c)
+  ConstFloats x;           // (rows, c)
   int64_t rows, c;
   const float *mean, *inverse_std, *gamma, *beta;  // (c) each
-  const float* residual;                           // (rows, c) added before ReLU, or null
+  ConstFloats residual;                            // (rows, c) added before ReLU, or null
   bool relu;
-  float* y;       // (rows, c); may be x or residual
+  Floats y;       // (rows, c); may be x or residual
   uint8_t* mask;  // as ReluArgs::mask; null where relu is false
   Stats* stats;   // of y, or null
 };
 struct BatchNormActBackwardArgs {  // relu_backward, then batch_norm_backward and stats
-  const float* x;                  // (rows, c)
-  const float* dy;                 // (rows, c)
+  ConstFloats x;                   // (rows, c)
+  ConstFloats dy;                  // (rows, c)
   int64_t rows, c;
   const float *mean, *inverse_std, *gamma;  // (c) each
   bool training;                            // as in BatchNormBackwardArgs
   const uint8_t* mask;                      // of relu, or null
-  float* dresidual;                         // (rows, c) dy where the mask is set, or null; may be dy
-  float* dx;                                // (rows, c); may be dy where dresidual is null
+  Floats dresidual;                         // (rows, c) dy where the mask is set, or null; may be dy
+  Floats dx;                                // (rows, c); may be dy where dresidual is null
   float* dgamma;                            // (c)
   float* dbeta;                             // (c)
   Stats* stats;                             // of dx, or null
@@ -181,21 +227,21 @@ struct BatchNormActBackwardArgs {  // relu_backward, then batch_norm_backward an
 // ---- Pointwise ----------------------------------------------------------------------------------------------------
 
 struct ReluArgs {
-  const float* x;  // (count)
+  ConstFloats x;  // (count)
   int64_t count;
-  float* y;       // (count) max(x, 0), NaN passes; may be x
+  Floats y;       // (count) max(x, 0), NaN passes; may be x
   uint8_t* mask;  // (ceil(count / 8)) or null: bit i % 8 of byte i / 8 is x > 0
 };
 struct ReluBackwardArgs {
-  const float* dy;  // (count)
+  ConstFloats dy;  // (count)
   const uint8_t* mask;
   int64_t count;
-  float* dx;  // (count); may be dy
+  Floats dx;  // (count); may be dy
 };
 struct AddArgs {
-  const float *a, *b;  // (count)
+  ConstFloats a, b;  // (count)
   int64_t count;
-  float* y;  // (count) a + b; may be a or b
+  Floats y;  // (count) a + b; may be a or b
 };
 struct DropoutArgs {  // forward and backward alike
   const float* x;     // (count)
@@ -220,15 +266,15 @@ struct PoolShape {
 };
 struct MaxPoolArgs {
   PoolShape shape;
-  const float* x;  // (n, h, w, c)
-  float* y;        // (n, oh, ow, c)
+  ConstFloats x;   // (n, h, w, c)
+  Floats y;        // (n, oh, ow, c)
   int32_t* index;  // (n, oh, ow, c) or null: h * W + w of the first maximum; a NaN wins
 };
 struct MaxPoolBackwardArgs {
   PoolShape shape;
-  const float* dy;       // (n, oh, ow, c)
+  ConstFloats dy;        // (n, oh, ow, c)
   const int32_t* index;  // (n, oh, ow, c)
-  float* dx;             // (n, h, w, c)
+  Floats dx;             // (n, h, w, c)
 };
 struct AvgPoolArgs {
   PoolShape shape;
@@ -304,6 +350,7 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
 // X(name, Args). A missing required entry fails at start-up with the list. An optional one may be null: an op then
 // runs the chain of required ones, and a rate is not known.
 #define LUQ_REQUIRED_KERNEL_ENTRIES(X)                       \
+  X(convert, ConvertArgs)                                    \
   X(stats, StatsArgs)                                        \
   X(encode_int, EncodeIntArgs)                               \
   X(encode_fp4, EncodeFp4Args)                               \

@@ -13,6 +13,7 @@ namespace {
 }  // namespace
 
 void add_avx2_float(Kernels& table) {
+  table.convert = {convert, "avx2"};
   table.relu = {relu, "avx2"};
   table.relu_backward = {relu_backward, "avx2"};
   table.add = {add, "avx2"};

@@ -13,6 +13,7 @@ namespace {
 }  // namespace
 
 void add_avx512_float(Kernels& table) {
+  table.convert = {convert, "avx512"};
   table.relu = {relu, "avx512"};
   table.relu_backward = {relu_backward, "avx512"};
   table.add = {add, "avx512"};

@@ -31,28 +31,52 @@ void for_vectors(int64_t total, Run run) {
   }
 }
 
+void convert(const ConvertArgs& a) {
+  if (a.x.bfloat16) {
+    for_vectors(a.count, [x = a.x.as<BFloat16>(), y = a.y.as<float>()](int64_t i, int64_t count) {
+      Simd::store(y + i, Simd::load(x + i, count), count);
+    });
+  } else {
+    for_vectors(a.count, [x = a.x.as<float>(), y = a.y.as<BFloat16>()](int64_t i, int64_t count) {
+      Simd::store(y + i, Simd::load(x + i, count), count);
+    });
+  }
+}
+
 void relu(const ReluArgs& a) {
-  for_vectors(a.count, [&](int64_t i, int64_t count) {
-    const Float x = Simd::load(a.x + i, count);
-    if (a.mask != nullptr) {
-      const uint32_t bits = Simd::positive_bits(x);
-      memcpy(a.mask + i / 8, &bits, static_cast<size_t>((count + 7) / 8));
-    }
-    Simd::store(a.y + i, Simd::zero_where_not_positive(x), count);
+  with_type(a.x.bfloat16, [&](auto type) {
+    const auto* x = a.x.as<decltype(type)>();
+    auto* y = a.y.as<decltype(type)>();
+    for_vectors(a.count, [&a, x, y](int64_t i, int64_t count) {
+      const Float value = Simd::load(x + i, count);
+      if (a.mask != nullptr) {
+        const uint32_t bits = Simd::positive_bits(value);
+        memcpy(a.mask + i / 8, &bits, static_cast<size_t>((count + 7) / 8));
+      }
+      Simd::store(y + i, Simd::zero_where_not_positive(value), count);
+    });
   });
 }
 
 void relu_backward(const ReluBackwardArgs& a) {
-  for_vectors(a.count, [&](int64_t i, int64_t count) {
-    uint32_t bits = 0;
-    memcpy(&bits, a.mask + i / 8, static_cast<size_t>((count + 7) / 8));
-    Simd::store(a.dx + i, Simd::keep(Simd::load(a.dy + i, count), bits), count);
+  with_type(a.dy.bfloat16, [&](auto type) {
+    const auto* dy = a.dy.as<decltype(type)>();
+    auto* dx = a.dx.as<decltype(type)>();
+    for_vectors(a.count, [&a, dy, dx](int64_t i, int64_t count) {
+      uint32_t bits = 0;
+      memcpy(&bits, a.mask + i / 8, static_cast<size_t>((count + 7) / 8));
+      Simd::store(dx + i, Simd::keep(Simd::load(dy + i, count), bits), count);
+    });
   });
 }
 
 void add(const AddArgs& a) {
-  for_vectors(a.count, [&](int64_t i, int64_t count) {
-    Simd::store(a.y + i, Simd::add(Simd::load(a.a + i, count), Simd::load(a.b + i, count)), count);
+  with_type(a.a.bfloat16, [&](auto type) {
+    const auto *first = a.a.as<decltype(type)>(), *second = a.b.as<decltype(type)>();
+    auto* y = a.y.as<decltype(type)>();
+    for_vectors(a.count, [first, second, y](int64_t i, int64_t count) {
+      Simd::store(y + i, Simd::add(Simd::load(first + i, count), Simd::load(second + i, count)), count);
+    });
   });
 }
 
@@ -93,11 +117,14 @@ void for_pixels(int64_t n, int64_t oh, int64_t ow, Run run) {
   for (int64_t pixel = 0; pixel < n * oh * ow; ++pixel) run(pixel, pixel / (oh * ow), pixel / ow % oh, pixel % ow);
 }
 
-void max_pool(const MaxPoolArgs& a) {
+template <typename T>
+void max_pool_of(const MaxPoolArgs& a) {
   const PoolShape& s = a.shape;
+  const T* x = a.x.as<T>();
+  T* y = a.y.as<T>();
   for_pixels(s.n, s.oh(), s.ow(), [&](int64_t pixel, int64_t n, int64_t oy, int64_t ox) {
     const Window rows = window(oy, s.h, s.kh, s.stride_h, s.pad_h), cols = window(ox, s.w, s.kw, s.stride_w, s.pad_w);
-    const float* plane = a.x + n * s.h * s.w * s.c;
+    const T* plane = x + n * s.h * s.w * s.c;
     for_column_vectors(s.c, [&](int64_t c, int64_t count) {
       const int64_t first = rows.begin * s.w + cols.begin;
       Float best = Simd::load(plane + first * s.c + c, count);
@@ -109,23 +136,47 @@ void max_pool(const MaxPoolArgs& a) {
           Simd::replace_if_larger(best, index, value, Simd::set_bits(static_cast<int32_t>(at)));
         }
       }
-      Simd::store(a.y + pixel * s.c + c, best, count);
+      Simd::store(y + pixel * s.c + c, best, count);
       if (a.index != nullptr) Simd::store_bits(a.index + pixel * s.c + c, index, count);
     });
   });
 }
 
-void max_pool_backward(const MaxPoolBackwardArgs& a) {
+void max_pool(const MaxPoolArgs& a) {
+  with_type(a.x.bfloat16, [&](auto type) { max_pool_of<decltype(type)>(a); });
+}
+
+// An input pixel takes the gradients of the windows around it whose maximum it was.
+template <typename T>
+void max_pool_backward_of(const MaxPoolBackwardArgs& a) {
   const PoolShape& s = a.shape;
-  const int64_t plane = s.h * s.w * s.c, outs = s.oh() * s.ow() * s.c;
-#pragma omp parallel for schedule(static)
-  for (int64_t n = 0; n < s.n; ++n) {
-    float* dx = a.dx + n * plane;
-    memset(dx, 0, static_cast<size_t>(plane) * sizeof(float));
-    for (int64_t i = 0; i < outs; ++i) {
-      dx[a.index[n * outs + i] * s.c + i % s.c] += a.dy[n * outs + i];
-    }
-  }
+  const int64_t oh = s.oh(), ow = s.ow();
+  for_pixels(s.n, s.h, s.w, [&](int64_t pixel, int64_t n, int64_t iy, int64_t ix) {
+    const auto first = [](int64_t at, int64_t pad, int64_t kernel, int64_t stride) {
+      return larger(0, (at + pad - kernel + stride) / stride);
+    };
+    const auto last = [](int64_t at, int64_t pad, int64_t stride, int64_t out) {
+      return smaller(out, (at + pad) / stride + 1);
+    };
+    const int64_t y_begin = first(iy, s.pad_h, s.kh, s.stride_h), y_end = last(iy, s.pad_h, s.stride_h, oh);
+    const int64_t x_begin = first(ix, s.pad_w, s.kw, s.stride_w), x_end = last(ix, s.pad_w, s.stride_w, ow);
+    const int32_t at = static_cast<int32_t>(iy * s.w + ix);
+    for_column_vectors(s.c, [&](int64_t c, int64_t count) {
+      Float sum = Simd::set(0.0f);
+      for (int64_t oy = y_begin; oy < y_end; ++oy) {
+        for (int64_t ox = x_begin; ox < x_end; ++ox) {
+          const int64_t from = ((n * oh + oy) * ow + ox) * s.c + c;
+          const uint32_t hit = Simd::equal_bits(a.index + from, at, count);
+          sum = Simd::add(sum, Simd::keep(Simd::load(a.dy.as<T>() + from, count), hit));
+        }
+      }
+      Simd::store(a.dx.as<T>() + pixel * s.c + c, sum, count);
+    });
+  });
+}
+
+void max_pool_backward(const MaxPoolBackwardArgs& a) {
+  with_type(a.dy.bfloat16, [&](auto type) { max_pool_backward_of<decltype(type)>(a); });
 }
 
 void adaptive_avg_pool(const AdaptiveAvgPoolArgs& a) {

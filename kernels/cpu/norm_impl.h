@@ -48,8 +48,11 @@ constexpr int64_t kCachedElements = int64_t{1} << 20;
 
 // Reads every cache line of x[begin] to x[end - 1] in memory order, which hardware prefetchers follow; they do not
 // follow a walk along strips of columns.
-inline void read_ahead(const float* x, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; i += 16) asm volatile("" : : "r"(x[i]));
+template <typename T>
+inline void read_ahead(const T* x, int64_t begin, int64_t end) {
+  const char* bytes = reinterpret_cast<const char*>(x);
+  constexpr int64_t kBytes = sizeof(T);
+  for (int64_t i = begin * kBytes; i < end * kBytes; i += 64) asm volatile("" : : "r"(bytes[i]));
 }
 
 struct TwoSums {
@@ -132,23 +135,29 @@ void column_sum(const ColumnSumArgs& a) {
   for (int64_t c = 0; c < a.cols; ++c) a.sum[c] = static_cast<float>(sums[c]);
 }
 
-void batch_norm_stats(const BatchNormStatsArgs& a) {
-  if (a.rows == 0) return;
+template <typename T>
+void batch_norm_stats_of(const BatchNormStatsArgs& a) {
+  const T* x = a.x.as<T>();
   double* sums = column_scratch.get<double>(2 * a.c);
   sum_columns(
       a.rows, a.c, sums, sums + a.c,
       [&](int64_t row, int64_t c, int64_t count) {
-        const Float d = Simd::sub(Simd::load(a.x + row * a.c + c, count), Simd::load(a.x + c, count));
+        const Float d = Simd::sub(Simd::load(x + row * a.c + c, count), Simd::load(x + c, count));
         return TwoSums{d, Simd::mul(d, d)};
       },
-      [&](int64_t begin, int64_t end) { read_ahead(a.x, begin, end); });
+      [&](int64_t begin, int64_t end) { read_ahead(x, begin, end); });
   const double rows = static_cast<double>(a.rows);
   for (int64_t c = 0; c < a.c; ++c) {
     const double shifted_mean = sums[c] / rows;
     const double variance = sums[a.c + c] / rows - shifted_mean * shifted_mean;
-    a.mean[c] = static_cast<float>(static_cast<double>(a.x[c]) + shifted_mean);
+    a.mean[c] = static_cast<float>(static_cast<double>(as_float(x[c])) + shifted_mean);
     a.variance[c] = static_cast<float>(variance < 0 ? 0 : variance);  // a NaN stays one
   }
+}
+
+void batch_norm_stats(const BatchNormStatsArgs& a) {
+  if (a.rows == 0) return;
+  with_type(a.x.bfloat16, [&](auto type) { batch_norm_stats_of<decltype(type)>(a); });
 }
 
 // ---- Flat passes --------------------------------------------------------------------------------------------------
@@ -201,17 +210,19 @@ void flat_pass(int64_t total, Stats* stats, MakeSource source) {
   }
 }
 
-template <bool kRelu, bool kResidual>
+template <typename T, bool kRelu, bool kResidual>
 struct ApplySource {
   const BatchNormActArgs& a;
   FlatPosition position;
+  const T *x = a.x.as<T>(), *residual = a.residual.as<T>();
+  T* to = a.y.as<T>();
 
   Float full(int64_t i) { return part(i, kLanes); }
   Float part(int64_t i, int64_t count) {
     const int64_t at = position.begin + i;
-    Float y = Simd::sub(Simd::load(a.x + at, count), position.parameter(0));
+    Float y = Simd::sub(Simd::load(x + at, count), position.parameter(0));
     y = Simd::add(Simd::mul(y, position.parameter(1)), position.parameter(2));
-    if constexpr (kResidual) y = Simd::add(y, Simd::load(a.residual + at, count));
+    if constexpr (kResidual) y = Simd::add(y, Simd::load(residual + at, count));
     if constexpr (kRelu) {
       if (a.mask != nullptr) {
         const uint32_t bits = Simd::positive_bits(y) & Simd::first_bits(count);
@@ -220,26 +231,29 @@ struct ApplySource {
       y = Simd::zero_where_not_positive(y);
     }
     y = Simd::keep(y, Simd::first_bits(count));
-    Simd::store(a.y + at, y, count);
+    Simd::store(to + at, y, count);
     position.next();
-    return y;
+    return Simd::as_stored(to, y);
   }
 };
 
-template <bool kRelu, bool kResidual>
+template <typename T, bool kRelu, bool kResidual>
 void apply(const BatchNormActArgs& a) {
   const ParameterTables tables = ParameterTables::make(a.c, 3, [&](int kind, int64_t c) {
     return kind == 0 ? a.mean[c] : kind == 1 ? a.inverse_std[c] * a.gamma[c] : a.beta[c];
   });
-  flat_pass(a.rows * a.c, a.stats, [&](int64_t begin) { return ApplySource<kRelu, kResidual>{a, {tables, begin}}; });
+  flat_pass(a.rows * a.c, a.stats, [&](int64_t begin) { return ApplySource<T, kRelu, kResidual>{a, {tables, begin}}; });
 }
 
 void batch_norm_act(const BatchNormActArgs& a) {
-  if (a.relu) {
-    a.residual != nullptr ? apply<true, true>(a) : apply<true, false>(a);
-  } else {
-    a.residual != nullptr ? apply<false, true>(a) : apply<false, false>(a);
-  }
+  with_type(a.x.bfloat16, [&](auto type) {
+    using T = decltype(type);
+    if (a.relu) {
+      a.residual ? apply<T, true, true>(a) : apply<T, true, false>(a);
+    } else {
+      a.residual ? apply<T, false, true>(a) : apply<T, false, false>(a);
+    }
+  });
 }
 
 void batch_norm_apply(const BatchNormApplyArgs& a) {
@@ -271,42 +285,46 @@ inline uint32_t mask_bits(const uint8_t* mask, int64_t at, int64_t count) {
   return bits >> shift;
 }
 
-template <bool kMask>
+template <typename T, bool kMask>
 struct BackwardSource {
   const BatchNormActBackwardArgs& a;
   FlatPosition position;
+  const T *x = a.x.as<T>(), *gradient = a.dy.as<T>();
+  T* to = a.dx.as<T>();
 
   Float full(int64_t i) { return part(i, kLanes); }
   // dx = factor (dy - mean of dy - (x - mean) slope), slope = inverse_std^2 mean of dy (x - mean).
   Float part(int64_t i, int64_t count) {
     const int64_t at = position.begin + i;
-    Float dy = Simd::load(a.dy + at, count);
+    Float dy = Simd::load(gradient + at, count);
     if constexpr (kMask) dy = Simd::keep(dy, mask_bits(a.mask, at, count));
-    const Float centered = Simd::sub(Simd::load(a.x + at, count), position.parameter(0));
+    const Float centered = Simd::sub(Simd::load(x + at, count), position.parameter(0));
     dy = Simd::sub(dy, position.parameter(2));
     Float dx = Simd::mul(position.parameter(1), Simd::sub(dy, Simd::mul(centered, position.parameter(3))));
     dx = Simd::keep(dx, Simd::first_bits(count));
-    Simd::store(a.dx + at, dx, count);
+    Simd::store(to + at, dx, count);
     position.next();
-    return dx;
+    return Simd::as_stored(to, dx);
   }
 };
 
-template <bool kMask, bool kResidual>
+template <typename T, bool kMask, bool kResidual>
 void backward(const BatchNormActBackwardArgs& a) {
+  const T *x = a.x.as<T>(), *gradient = a.dy.as<T>();
+  T* dresidual = a.dresidual.as<T>();
   double* sums = column_scratch.get<double>(2 * a.c);
   sum_columns(
       a.rows, a.c, sums, sums + a.c,
       [&](int64_t row, int64_t c, int64_t count) {
         const int64_t at = row * a.c + c;
-        Float dy = Simd::load(a.dy + at, count);
+        Float dy = Simd::load(gradient + at, count);
         if constexpr (kMask) dy = Simd::keep(dy, mask_bits(a.mask, at, count));
-        if constexpr (kResidual) Simd::store(a.dresidual + at, dy, count);
-        return TwoSums{dy, Simd::mul(dy, Simd::sub(Simd::load(a.x + at, count), Simd::load(a.mean + c, count)))};
+        if constexpr (kResidual) Simd::store(dresidual + at, dy, count);
+        return TwoSums{dy, Simd::mul(dy, Simd::sub(Simd::load(x + at, count), Simd::load(a.mean + c, count)))};
       },
       [&](int64_t begin, int64_t end) {
-        read_ahead(a.x, begin, end);
-        read_ahead(a.dy, begin, end);
+        read_ahead(x, begin, end);
+        read_ahead(gradient, begin, end);
       });
   for (int64_t c = 0; c < a.c; ++c) {
     a.dbeta[c] = static_cast<float>(sums[c]);
@@ -319,30 +337,33 @@ void backward(const BatchNormActBackwardArgs& a) {
            : kind == 2 ? a.dbeta[c] * per_row
                        : a.dgamma[c] * per_row * a.inverse_std[c];
   });
-  flat_pass(a.rows * a.c, a.stats, [&](int64_t begin) { return BackwardSource<kMask>{a, {tables, begin}}; });
+  flat_pass(a.rows * a.c, a.stats, [&](int64_t begin) { return BackwardSource<T, kMask>{a, {tables, begin}}; });
 }
 
 void batch_norm_act_backward(const BatchNormActBackwardArgs& a) {
-  if (a.mask != nullptr) {
-    a.dresidual != nullptr ? backward<true, true>(a) : backward<true, false>(a);
-  } else {
-    a.dresidual != nullptr ? backward<false, true>(a) : backward<false, false>(a);
-  }
+  with_type(a.x.bfloat16, [&](auto type) {
+    using T = decltype(type);
+    if (a.mask != nullptr) {
+      a.dresidual ? backward<T, true, true>(a) : backward<T, true, false>(a);
+    } else {
+      a.dresidual ? backward<T, false, true>(a) : backward<T, false, false>(a);
+    }
+  });
 }
 
 void batch_norm_backward(const BatchNormBackwardArgs& a) {
-  backward<false, false>({.x = a.x,
-                          .dy = a.dy,
-                          .rows = a.rows,
-                          .c = a.c,
-                          .mean = a.mean,
-                          .inverse_std = a.inverse_std,
-                          .gamma = a.gamma,
-                          .training = a.training,
-                          .mask = nullptr,
-                          .dresidual = nullptr,
-                          .dx = a.dx,
-                          .dgamma = a.dgamma,
-                          .dbeta = a.dbeta,
-                          .stats = nullptr});
+  batch_norm_act_backward({.x = a.x,
+                           .dy = a.dy,
+                           .rows = a.rows,
+                           .c = a.c,
+                           .mean = a.mean,
+                           .inverse_std = a.inverse_std,
+                           .gamma = a.gamma,
+                           .training = a.training,
+                           .mask = nullptr,
+                           .dresidual = nullptr,
+                           .dx = a.dx,
+                           .dgamma = a.dgamma,
+                           .dbeta = a.dbeta,
+                           .stats = nullptr});
 }

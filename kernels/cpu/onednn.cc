@@ -1,4 +1,4 @@
-// Float convolutions and linear layers on oneDNN.
+// Float convolutions and linear layers on oneDNN, on float32 or bfloat16 activations.
 //
 // oneDNN's sums may depend on how it shares work among threads, so it never does: the batch is cut into parts whose
 // number follows from the shape alone, each part runs on one thread, and threads take parts. The partial weight
@@ -26,6 +26,7 @@ namespace {
 
 using dnnl::memory;
 using Tag = memory::format_tag;
+using Type = memory::data_type;
 
 constexpr int64_t kParts = 16;
 constexpr int64_t kPartialFloats = int64_t{8} << 20;  // of all partial weight gradients together
@@ -44,12 +45,25 @@ struct Part {
   memory::desc x, w, y, bias;
 };
 
-using Key = std::array<int64_t, 15>;
+using Key = std::array<int64_t, 16>;
 
-Key key_of(const ConvShape& s, Phase phase) {
-  return {s.n,     s.h,          s.w,          s.c,        s.o,
-          s.kh,    s.kw,         s.stride_h,   s.stride_w, s.pad_h,
-          s.pad_w, s.dilation_h, s.dilation_w, s.groups,   static_cast<int64_t>(phase)};
+Key key_of(const ConvShape& s, Phase phase, Type type) {
+  return {s.n,
+          s.h,
+          s.w,
+          s.c,
+          s.o,
+          s.kh,
+          s.kw,
+          s.stride_h,
+          s.stride_w,
+          s.pad_h,
+          s.pad_w,
+          s.dilation_h,
+          s.dilation_w,
+          s.groups,
+          static_cast<int64_t>(phase),
+          static_cast<int64_t>(type)};
 }
 
 bool is_matrix_product(const ConvShape& s) {
@@ -66,7 +80,9 @@ ConvShape as_rows(const ConvShape& s) {
   return rows;
 }
 
-memory::desc float_desc(const memory::dims& dims, Tag tag) { return {dims, memory::data_type::f32, tag}; }
+Type type_of(ConstFloats x) { return x.bfloat16 ? Type::bf16 : Type::f32; }
+
+memory::desc float_desc(const memory::dims& dims, Tag tag, Type type = Type::f32) { return {dims, type, tag}; }
 
 memory::dims weight_dims(const ConvShape& s) {
   if (s.groups == 1) return {s.o, s.c, s.kh, s.kw};
@@ -78,19 +94,19 @@ memory::desc stored_weights(const ConvShape& s) {
   return float_desc(weight_dims(s), s.groups == 1 ? Tag::ohwi : Tag::gohwi);
 }
 
-Part make_matrix_product(const ConvShape& s, Phase phase) {
-  const memory::desc x = float_desc({s.n, s.c}, Tag::ab), y = float_desc({s.n, s.o}, Tag::ab);
+Part make_matrix_product(const ConvShape& s, Phase phase, Type type) {
+  const memory::desc x = float_desc({s.n, s.c}, Tag::ab, type), y = float_desc({s.n, s.o}, Tag::ab, type);
   const memory::desc bias = float_desc({1, s.o}, Tag::ab);
   Part part{.primitive = {}, .x = x, .w = {}, .y = y, .bias = bias};
   if (phase == Phase::backward_weight) {  // dw (o, c) = dy^T x
     part.w = float_desc({s.o, s.c}, Tag::ab);
-    part.y = float_desc({s.o, s.n}, Tag::ba);
+    part.y = float_desc({s.o, s.n}, Tag::ba, type);
     part.primitive = dnnl::matmul(dnnl::matmul::primitive_desc({part.y, x, part.w}, engine()));
   } else if (phase == Phase::backward_data) {  // dx (n, c) = dy w
-    part.w = float_desc({s.o, s.c}, Tag::ab);
+    part.w = float_desc({s.o, s.c}, Tag::ab, type);
     part.primitive = dnnl::matmul(dnnl::matmul::primitive_desc({y, part.w, x}, engine()));
   } else {  // y (n, o) = x w^T
-    part.w = float_desc({s.c, s.o}, Tag::ba);
+    part.w = float_desc({s.c, s.o}, Tag::ba, type);
     part.primitive = phase == Phase::forward_bias
                          ? dnnl::matmul(dnnl::matmul::primitive_desc({x, part.w, bias, y}, engine()))
                          : dnnl::matmul(dnnl::matmul::primitive_desc({x, part.w, y}, engine()));
@@ -98,10 +114,10 @@ Part make_matrix_product(const ConvShape& s, Phase phase) {
   return part;
 }
 
-Part make_convolution(const ConvShape& s, Phase phase) {
-  const memory::desc x = float_desc({s.n, s.c, s.h, s.w}, Tag::nhwc);
-  const memory::desc y = float_desc({s.n, s.o, s.oh(), s.ow()}, Tag::nhwc);
-  const memory::desc w = float_desc(weight_dims(s), Tag::any), bias = float_desc({s.o}, Tag::x);
+Part make_convolution(const ConvShape& s, Phase phase, Type type) {
+  const memory::desc x = float_desc({s.n, s.c, s.h, s.w}, Tag::nhwc, type);
+  const memory::desc y = float_desc({s.n, s.o, s.oh(), s.ow()}, Tag::nhwc, type);
+  const memory::desc w = float_desc(weight_dims(s), Tag::any, type), bias = float_desc({s.o}, Tag::x);
   const memory::dims stride{s.stride_h, s.stride_w}, dilation{s.dilation_h - 1, s.dilation_w - 1};
   const memory::dims padding{s.pad_h, s.pad_w};
   const auto direct = dnnl::algorithm::convolution_direct;
@@ -120,23 +136,28 @@ Part make_convolution(const ConvShape& s, Phase phase) {
     return {Backward(desc), x, desc.weights_desc(), y, bias};
   }
   using Update = dnnl::convolution_backward_weights;
-  const Update::primitive_desc desc({direct, x, w, y, stride, dilation, padding, padding}, engine(), plain);
+  const memory::desc dw = float_desc(weight_dims(s), Tag::any);
+  const Update::primitive_desc desc({direct, x, dw, y, stride, dilation, padding, padding}, engine(), plain);
   return {Update(desc), x, desc.diff_weights_desc(), y, bias};
 }
 
 // The calling thread's part; made while it counts as single-threaded, so that oneDNN plans for one thread.
-const Part& part_for(const ConvShape& s, Phase phase) {
+const Part& part_for(const ConvShape& s, Phase phase, Type type) {
   thread_local std::map<Key, Part> cache;
-  const Key key = key_of(s, phase);
+  const Key key = key_of(s, phase, type);
   auto found = cache.find(key);
   if (found == cache.end()) {
     if (cache.size() >= kCachedPrimitives) cache.clear();
-    found = cache.emplace(key, is_matrix_product(s) ? make_matrix_product(s, phase) : make_convolution(s, phase)).first;
+    const bool matrix = is_matrix_product(s);
+    found = cache.emplace(key, matrix ? make_matrix_product(s, phase, type) : make_convolution(s, phase, type)).first;
   }
   return found->second;
 }
 
-memory wrap(const memory::desc& desc, const float* data) { return memory(desc, engine(), const_cast<float*>(data)); }
+memory wrap(const memory::desc& desc, const void* data) { return memory(desc, engine(), const_cast<void*>(data)); }
+
+// `first` elements behind the beginning.
+const void* at(ConstFloats x, int64_t first) { return static_cast<const char*>(x.data) + first * x.element_bytes(); }
 
 dnnl::stream& stream() {
   thread_local dnnl::stream own(engine());
@@ -167,19 +188,22 @@ float* grown(std::vector<float>& buffer, size_t bytes) {
 // The stored weights in the layout that full-size parts ask for; shared by all of them.
 struct PreparedWeights {
   memory::desc layout;
-  const float* data;
+  const float* data;  // of the layout's type
 };
 
-PreparedWeights prepare_weights(const ConvShape& s, const ConvShape& part, Phase phase, const float* w) {
+PreparedWeights prepare_weights(const ConvShape& s, const ConvShape& part, Phase phase, Type type, const float* w) {
   thread_local std::vector<float> buffer;
   memory::desc layout;
 #pragma omp parallel num_threads(1)
   {
     omp_set_num_threads(1);
-    layout = part_for(part, phase).w;
+    layout = part_for(part, phase, type).w;
   }
-  if (is_matrix_product(s) || layout == stored_weights(s)) return {layout, w};
-  memory from = wrap(stored_weights(s), w), to = wrap(layout, grown(buffer, layout.get_size()));
+  const bool matrix = is_matrix_product(s);
+  if (layout == stored_weights(s) || (matrix && type == Type::f32)) return {layout, w};
+  memory::desc stored = layout;  // of a matrix: the same values in their own type
+  stored.data.data_type = dnnl_f32;
+  memory from = wrap(matrix ? stored : stored_weights(s), w), to = wrap(layout, grown(buffer, layout.get_size()));
   dnnl::reorder(from, to).execute(stream(), from, to);
   stream().wait();
   return {layout, buffer.data()};
@@ -201,16 +225,39 @@ ConvShape first_part(const ConvShape& s, int64_t parts) {
   return part;
 }
 
+// Where oneDNN has no bfloat16 (it wants AVX-512), the call is made in float32 and its results are rounded.
+bool converts_bfloat16(ConstFloats x) { return x.bfloat16 && !__builtin_cpu_supports("avx512bw"); }
+
+const float* widened(ConstFloats x, int64_t count, std::vector<float>& buffer) {
+  float* to = grown(buffer, static_cast<size_t>(count) * sizeof(float));
+  const BFloat16* from = x.as<BFloat16>();
+#pragma omp parallel for simd schedule(static)
+  for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
+  return to;
+}
+
+void narrow(const float* from, int64_t count, Floats y) {
+  BFloat16* to = y.as<BFloat16>();
+#pragma omp parallel for simd schedule(static)
+  for (int64_t i = 0; i < count; ++i) to[i] = to_bfloat16(from[i]);
+}
+
 void conv_forward(const ConvForwardArgs& a) {
   const ConvShape s = as_rows(a.shape);
   if (s.y_size() == 0) return;
+  if (converts_bfloat16(a.x)) {
+    std::vector<float> x, y(static_cast<size_t>(s.y_size()));
+    conv_forward({a.shape, widened(a.x, s.x_size(), x), a.w, a.bias, y.data()});
+    return narrow(y.data(), s.y_size(), a.y);
+  }
+  const Type type = type_of(a.x);
   const Phase phase = a.bias != nullptr ? Phase::forward_bias : Phase::forward;
-  const PreparedWeights weights = prepare_weights(s, first_part(s, kParts), phase, a.w);
+  const PreparedWeights weights = prepare_weights(s, first_part(s, kParts), phase, type, a.w);
   for_each_part(s, kParts, [&](const ConvShape& part, int64_t first) {
-    const Part& p = part_for(part, phase);
-    std::unordered_map<int, memory> args{{DNNL_ARG_SRC, wrap(p.x, a.x + first * s.h * s.w * s.c)},
+    const Part& p = part_for(part, phase, type);
+    std::unordered_map<int, memory> args{{DNNL_ARG_SRC, wrap(p.x, at(a.x, first * s.h * s.w * s.c))},
                                          {DNNL_ARG_WEIGHTS, weights_for(part, p, weights, a.w)},
-                                         {DNNL_ARG_DST, wrap(p.y, a.y + first * s.oh() * s.ow() * s.o)}};
+                                         {DNNL_ARG_DST, wrap(p.y, at(a.y, first * s.oh() * s.ow() * s.o))}};
     if (a.bias != nullptr) args.emplace(DNNL_ARG_BIAS, wrap(p.bias, a.bias));
     p.primitive.execute(stream(), args);
     stream().wait();
@@ -220,14 +267,20 @@ void conv_forward(const ConvForwardArgs& a) {
 void conv_backward_data(const ConvBackwardDataArgs& a) {
   const ConvShape s = as_rows(a.shape);
   if (s.x_size() == 0) return;
-  const PreparedWeights weights = prepare_weights(s, first_part(s, kParts), Phase::backward_data, a.w);
+  if (converts_bfloat16(a.dy)) {
+    std::vector<float> dy, dx(static_cast<size_t>(s.x_size()));
+    conv_backward_data({a.shape, widened(a.dy, s.y_size(), dy), a.w, dx.data()});
+    return narrow(dx.data(), s.x_size(), a.dx);
+  }
+  const Type type = type_of(a.dy);
+  const PreparedWeights weights = prepare_weights(s, first_part(s, kParts), Phase::backward_data, type, a.w);
   const bool matrix = is_matrix_product(s);
   for_each_part(s, kParts, [&](const ConvShape& part, int64_t first) {
-    const Part& p = part_for(part, Phase::backward_data);
-    p.primitive.execute(stream(),
-                        {{matrix ? DNNL_ARG_SRC : DNNL_ARG_DIFF_DST, wrap(p.y, a.dy + first * s.oh() * s.ow() * s.o)},
-                         {DNNL_ARG_WEIGHTS, weights_for(part, p, weights, a.w)},
-                         {matrix ? DNNL_ARG_DST : DNNL_ARG_DIFF_SRC, wrap(p.x, a.dx + first * s.h * s.w * s.c)}});
+    const Part& p = part_for(part, Phase::backward_data, type);
+    p.primitive.execute(
+        stream(), {{matrix ? DNNL_ARG_SRC : DNNL_ARG_DIFF_DST, wrap(p.y, at(a.dy, first * s.oh() * s.ow() * s.o))},
+                   {DNNL_ARG_WEIGHTS, weights_for(part, p, weights, a.w)},
+                   {matrix ? DNNL_ARG_DST : DNNL_ARG_DIFF_SRC, wrap(p.x, at(a.dx, first * s.h * s.w * s.c))}});
     stream().wait();
   });
 }
@@ -240,6 +293,11 @@ void conv_backward_weight(const ConvBackwardWeightArgs& a) {
     std::fill_n(a.dw, count, 0.0f);
     return;
   }
+  if (converts_bfloat16(a.x)) {
+    std::vector<float> x, dy;
+    return conv_backward_weight({a.shape, widened(a.dy, s.y_size(), dy), widened(a.x, s.x_size(), x), a.dw});
+  }
+  const Type type = type_of(a.x);
   const int64_t most = std::clamp<int64_t>(kPartialFloats / count, 1, kParts);
   const int64_t images = (s.n + most - 1) / most, parts = (s.n + images - 1) / images;
   const bool matrix = is_matrix_product(s);
@@ -247,13 +305,13 @@ void conv_backward_weight(const ConvBackwardWeightArgs& a) {
   float* partials = grown(partial_buffer, static_cast<size_t>(parts * count) * sizeof(float));
   for_each_part(s, parts, [&](const ConvShape& part, int64_t first) {
     thread_local std::vector<float> own;
-    const Part& p = part_for(part, Phase::backward_weight);
+    const Part& p = part_for(part, Phase::backward_weight, type);
     float* partial = partials + first / images * count;
     const memory stored = matrix ? wrap(p.w, partial) : wrap(stored_weights(s), partial);
     const bool direct = matrix || p.w == stored.get_desc();
     memory result = direct ? stored : wrap(p.w, grown(own, p.w.get_size()));
-    const memory x = wrap(p.x, a.x + first * s.h * s.w * s.c);
-    const memory dy = wrap(p.y, a.dy + first * s.oh() * s.ow() * s.o);
+    const memory x = wrap(p.x, at(a.x, first * s.h * s.w * s.c));
+    const memory dy = wrap(p.y, at(a.dy, first * s.oh() * s.ow() * s.o));
     if (matrix) {
       p.primitive.execute(stream(), {{DNNL_ARG_SRC, dy}, {DNNL_ARG_WEIGHTS, x}, {DNNL_ARG_DST, result}});
     } else {

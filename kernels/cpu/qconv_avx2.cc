@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/qconv_tiles.h"
+#include "kernels/cpu/simd_avx2.h"
 #include "kernels/tables.h"
 
 namespace luq::kernels {
@@ -29,20 +30,13 @@ struct Avx2 {
   static Int add16(Int a, Int b) { return _mm256_add_epi16(a, b); }
   static Int widen(Int sum, Int pairs) { return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))); }
 
-  static void store_float(float* y, Int sums, float scale, const float* bias, bool accumulate, int64_t channels) {
+  template <typename T>
+  static void store_float(T* y, Int sums, float scale, const float* bias, bool accumulate, int64_t channels) {
     if (channels <= 0) return;
     __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale));
-    if (channels >= kLanes) {
-      if (bias != nullptr) value = _mm256_add_ps(value, _mm256_loadu_ps(bias));
-      if (accumulate) value = _mm256_add_ps(value, _mm256_loadu_ps(y));
-      _mm256_storeu_ps(y, value);
-      return;
-    }
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(channels)), lane);
-    if (bias != nullptr) value = _mm256_add_ps(value, _mm256_maskload_ps(bias, mask));
-    if (accumulate) value = _mm256_add_ps(value, _mm256_maskload_ps(y, mask));
-    _mm256_maskstore_ps(y, mask, value);
+    if (bias != nullptr) value = _mm256_add_ps(value, Simd::load(bias, channels));
+    if (accumulate) value = _mm256_add_ps(value, Simd::load(y, channels));
+    Simd::store(y, value, channels);
   }
 
   static void unpack(const uint8_t* packed, int64_t bytes, const uint8_t* table, uint8_t* values) {

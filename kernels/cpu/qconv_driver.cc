@@ -124,7 +124,7 @@ struct Problem {
   float scale;
   const float* bias;
   bool accumulate;
-  float* y;
+  Floats y;
   int64_t* sums;
 
   Dimension rows{}, columns{};
@@ -378,7 +378,7 @@ void run_tiles(const Problem& p, const Cut& cut, const Band& band, const Phase& 
     const int64_t out_y = y * p.rows.output_step + phase.rows->first;
     const int64_t out_x = x * p.columns.output_step + phase.columns->first;
     const int64_t at = (((image + i) * p.out_h + out_y) * p.out_w + out_x) * p.out_channels + channel;
-    tile.y = p.y + at;
+    tile.y = p.y.bfloat16 ? Floats(p.y.as<BFloat16>() + at) : Floats(p.y.as<float>() + at);
     if (p.sums != nullptr) tile.sums = p.sums + at;
     p.isa.conv[blocks - 1][rows - 1](tile);
   };

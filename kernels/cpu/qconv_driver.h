@@ -34,7 +34,7 @@ struct ConvTile {
   float scale;
   const float* bias;  // (channels) or null
   bool accumulate;    // add to y
-  float* y;           // (rows, channels) with y_stride between rows
+  Floats y;           // (rows, channels) with y_stride between rows
   int64_t* sums;      // the same, or null
   int64_t y_stride;
   int64_t channels;  // columns to write

@@ -4,7 +4,7 @@
 //   dot(sum, u, s): sum + the products of 4 unsigned by 4 signed bytes, lane by lane;
 //   kChained: pairs(u, s) gives sums of two products in int16, add16 adds those, widen(sum, pairs) adds them to int32;
 //   store_float(y, sums, scale, bias or null, accumulate, channels): one vector of results, of which `channels` are
-//   written, or added to y.
+//   written, or added to y, float or BFloat16.
 //
 // Cost of a step: R broadcasts and N loads for R * N products, so a tile of 14 x 2 is bound by the multipliers and one
 // of 14 x 1 by the loads, at nearly the same rate. Without a dot instruction a product is a multiply-add of pairs and
@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/qconv_driver.h"
+#include "kernels/cpu/simd_common.h"
 
 namespace luq::kernels {
 namespace {
@@ -155,14 +156,19 @@ void conv_tile(const ConvTile& t) {
     }
     return;
   }
+  with_type(
+      t.y.bfloat16, [&](auto type) __attribute__((always_inline)) {
+        auto* y = t.y.as<decltype(type)>();
 #pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {
+        for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < N; ++v) {
-      V::store_float(t.y + i * t.y_stride + v * V::kLanes, V::add(sums.get(i, v), start[v]), t.scale,
-                     t.bias != nullptr ? t.bias + v * V::kLanes : nullptr, t.accumulate, t.channels - v * V::kLanes);
-    }
-  }
+          for (int v = 0; v < N; ++v) {
+            V::store_float(y + i * t.y_stride + v * V::kLanes, V::add(sums.get(i, v), start[v]), t.scale,
+                           t.bias != nullptr ? t.bias + v * V::kLanes : nullptr, t.accumulate,
+                           t.channels - v * V::kLanes);
+          }
+        }
+      });
 }
 
 template <class V, int R, int N>

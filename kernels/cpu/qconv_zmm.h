@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/simd_avx512.h"
+
 namespace luq::kernels {
 namespace {
 
@@ -21,13 +23,14 @@ struct Zmm {
   }
   static Int add(Int a, Int b) { return _mm512_add_epi32(a, b); }
 
-  static void store_float(float* y, Int sums, float scale, const float* bias, bool accumulate, int64_t channels) {
+  template <typename T>
+  static void store_float(T* y, Int sums, float scale, const float* bias, bool accumulate, int64_t channels) {
     if (channels <= 0) return;
     const __mmask16 mask = channels >= kLanes ? 0xffff : static_cast<__mmask16>((1u << channels) - 1);
     __m512 value = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(0xffff, sums), _mm512_set1_ps(scale));
     if (bias != nullptr) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias));
-    if (accumulate) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, y));
-    _mm512_mask_storeu_ps(y, mask, value);
+    if (accumulate) value = _mm512_add_ps(value, Simd::load(y, channels));
+    Simd::store(y, value, channels);
   }
 
   static void unpack(const uint8_t* packed, int64_t bytes, const uint8_t* table, uint8_t* values) {

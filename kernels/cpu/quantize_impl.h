@@ -14,13 +14,18 @@
 
 constexpr int64_t kRange = 8192;
 
+template <typename T>
+struct StoredValues {
+  const T* x;
+  typename Simd::Float full(int64_t i) const { return Simd::load(x + i); }
+  typename Simd::Float part(int64_t i, int64_t count) const { return Simd::load(x + i, count); }
+};
+
 void stats(const StatsArgs& a) {
-  struct Source {
-    const float* x;
-    typename Simd::Float full(int64_t i) const { return Simd::load(x + i); }
-    typename Simd::Float part(int64_t i, int64_t count) const { return Simd::load(x + i, count); }
-  };
-  *a.stats = chunk_statistics(a.count, [&a](int64_t begin) { return Source{a.x + begin}; });
+  with_type(a.x.bfloat16, [&](auto type) {
+    const auto* x = a.x.as<decltype(type)>();
+    *a.stats = chunk_statistics(a.count, [x](int64_t begin) { return StoredValues<decltype(type)>{x + begin}; });
+  });
 }
 
 // ---- Random bits --------------------------------------------------------------------------------------------------
@@ -107,8 +112,8 @@ void encode(int64_t rows, int64_t cols, uint8_t* codes, Vector vector, Code code
 }
 
 // Codes of kBatch elements from vectors of kLanes, with random numbers: code(x, 16 random bits per lane).
-template <typename Code>
-void encode_random(const float* x, const RngKey& key, int64_t index, uint8_t* out, Code code) {
+template <typename T, typename Code>
+void encode_random(const T* x, const RngKey& key, int64_t index, uint8_t* out, Code code) {
   const RandomBatch batch = random_batch(key, static_cast<uint32_t>(index / 8));
   for (int i = 0; i < 4; ++i) {
     const int64_t at = 2 * i * Simd::kLanes;
@@ -118,8 +123,8 @@ void encode_random(const float* x, const RngKey& key, int64_t index, uint8_t* ou
   }
 }
 
-template <typename Code>
-void encode_plain(const float* x, uint8_t* out, Code code) {
+template <typename T, typename Code>
+void encode_plain(const T* x, uint8_t* out, Code code) {
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
     Simd::store_codes(out + i * Simd::kLanes / 2, code(Simd::load(x + i * Simd::kLanes)));
@@ -128,57 +133,72 @@ void encode_plain(const float* x, uint8_t* out, Code code) {
 
 bool indices_fit(int64_t count) { return count / 8 + Simd::kLanes < int64_t{1} << 32; }
 
-void encode_int(const EncodeIntArgs& a) {
+template <typename T>
+void encode_int_from(const EncodeIntArgs& a) {
+  const T* x = a.x.as<T>();
   const int low = a.format == Format::uint4 ? 0 : -7, high = a.format == Format::uint4 ? 15 : 7;
   const auto inverse = Simd::set(a.inverse_scale);
   const auto lowest = Simd::set(static_cast<float>(low)), highest = Simd::set(static_cast<float>(high));
-  const auto clamp = [&](typename Simd::Float x) {
-    return Simd::min(Simd::max(Simd::mul(x, inverse), lowest), highest);
+  const auto clamp = [&](typename Simd::Float value) {
+    return Simd::min(Simd::max(Simd::mul(value, inverse), lowest), highest);
   };
   if (a.rounding == Rounding::nearest) {
-    const auto code = [&](typename Simd::Float x) { return Simd::and_int(Simd::round(clamp(x)), Simd::set_int(15)); };
+    const auto code = [&](typename Simd::Float value) {
+      return Simd::and_int(Simd::round(clamp(value)), Simd::set_int(15));
+    };
     encode(
-        a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_plain(a.x + i, out, code); },
-        [&](int64_t i) { return int4_code(int4_value_nearest(a.x[i], a.inverse_scale, low, high)); });
+        a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_plain(x + i, out, code); },
+        [&](int64_t i) { return int4_code(int4_value_nearest(as_float(x[i]), a.inverse_scale, low, high)); });
     return;
   }
   if (!indices_fit(a.rows * a.cols)) return ref_encode_int(a);
-  const auto code = [&](typename Simd::Float x, typename Simd::Int random) {
-    const auto scaled = clamp(x);
+  const auto code = [&](typename Simd::Float from, typename Simd::Int random) {
+    const auto scaled = clamp(from);
     const auto whole = Simd::floor(scaled);
     const auto fraction = Simd::mul(Simd::sub(scaled, whole), Simd::set(65536.0f));
     const auto value = Simd::add_where_greater(Simd::round(whole), fraction, Simd::to_float(random));
     return Simd::and_int(value, Simd::set_int(15));
   };
   encode(
-      a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_random(a.x + i, a.key, i, out, code); },
+      a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_random(x + i, a.key, i, out, code); },
       [&](int64_t i) {
-        return int4_code(int4_value_stochastic(a.x[i], a.inverse_scale, low, high, random_of(a.key, i)));
+        return int4_code(int4_value_stochastic(as_float(x[i]), a.inverse_scale, low, high, random_of(a.key, i)));
       });
 }
 
-void encode_fp4(const EncodeFp4Args& a) {
+void encode_int(const EncodeIntArgs& a) {
+  with_type(a.x.bfloat16, [&](auto type) { encode_int_from<decltype(type)>(a); });
+}
+
+template <typename T>
+void encode_fp4_from(const EncodeFp4Args& a) {
+  const T* x = a.x.as<T>();
   const auto inverse = Simd::set(a.inverse_alpha);
   const auto one = Simd::set(1.0f);
   // fp4_code of numerics.h, lane by lane.
-  const auto code = [&](typename Simd::Float x, typename Simd::Int random) {
-    const auto r = Simd::mul(Simd::abs(x), inverse);
+  const auto code = [&](typename Simd::Float value, typename Simd::Int random) {
+    const auto r = Simd::mul(Simd::abs(value), inverse);
     const auto s = Simd::add_below(r, one);
     const auto sum = Simd::add_int(Simd::add_int(Simd::bits(s), Simd::set_int(64)), Simd::shift_left_7(random));
-    return Simd::fp4_from_exponent(x, r, one, Simd::shift_right_23(sum));
+    return Simd::fp4_from_exponent(value, r, one, Simd::shift_right_23(sum));
   };
   const auto scalar = [&](int64_t i) {
-    return fp4_code(a.x[i], a.inverse_alpha, a.rounding == Rounding::nearest ? kNearestBits : random_of(a.key, i));
+    return fp4_code(as_float(x[i]), a.inverse_alpha,
+                    a.rounding == Rounding::nearest ? kNearestBits : random_of(a.key, i));
   };
   if (a.rounding == Rounding::nearest) {
-    const auto nearest = [&](typename Simd::Float x) { return code(x, Simd::set_int(kNearestBits)); };
+    const auto nearest = [&](typename Simd::Float value) { return code(value, Simd::set_int(kNearestBits)); };
     encode(
-        a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_plain(a.x + i, out, nearest); }, scalar);
+        a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_plain(x + i, out, nearest); }, scalar);
     return;
   }
   if (!indices_fit(a.rows * a.cols)) return ref_encode_fp4(a);
   encode(
-      a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_random(a.x + i, a.key, i, out, code); }, scalar);
+      a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_random(x + i, a.key, i, out, code); }, scalar);
+}
+
+void encode_fp4(const EncodeFp4Args& a) {
+  with_type(a.x.bfloat16, [&](auto type) { encode_fp4_from<decltype(type)>(a); });
 }
 
 void decode_codes(const DecodeArgs& a) {

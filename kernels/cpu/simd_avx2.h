@@ -5,22 +5,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/cpu/simd_common.h"
+
 namespace luq::kernels {
 namespace {
-
-// A number that a generic lambda takes at compile time.
-template <int kValue>
-struct Number {
-  static constexpr int value = kValue;
-};
-
-template <int kCount, int kFirst = 0, typename Run>
-inline void for_numbers(Run run) {
-  if constexpr (kFirst < kCount) {
-    run(Number<kFirst>{});
-    for_numbers<kCount, kFirst + 1>(run);
-  }
-}
 
 struct Simd {
   using Float = __m256;
@@ -129,8 +117,48 @@ struct Simd {
       _mm256_maskstore_ps(p, mask(count), x);
     }
   }
+  // bfloat16, as float32 in registers.
+  static Float load(const BFloat16* p) {
+    const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
+  }
+  static Float load(const BFloat16* p, int64_t count) {
+    if (count >= kLanes) return load(p);
+    BFloat16 values[kLanes] = {};
+    memcpy(values, p, static_cast<size_t>(count) * sizeof(BFloat16));
+    return load(values);
+  }
+  // to_bfloat16, in the upper halves of the lanes.
+  static Int rounded(Float x) {
+    const Int all = bits(x), odd = _mm256_and_si256(_mm256_srli_epi32(all, 16), _mm256_set1_epi32(1));
+    const Int sum = _mm256_add_epi32(_mm256_add_epi32(all, _mm256_set1_epi32(0x7fff)), odd);
+    const Int quiet = _mm256_or_si256(all, _mm256_set1_epi32(0x400000));
+    return _mm256_blendv_epi8(sum, quiet, bits(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+  }
+  static void store(BFloat16* p, Float x, int64_t count) {
+    const Int narrow = _mm256_srli_epi32(rounded(x), 16);
+    const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(narrow), _mm256_extracti128_si256(narrow, 1));
+    if (count >= kLanes) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
+      return;
+    }
+    BFloat16 values[kLanes];
+    memcpy(values, &packed, sizeof values);
+    memcpy(p, values, static_cast<size_t>(count) * sizeof(BFloat16));
+  }
+  static void store(BFloat16* p, Float x) { store(p, x, kLanes); }
+  // x as it will be read again from the type of p.
+  static Float as_stored(const float*, Float x) { return x; }
+  static Float as_stored(const BFloat16*, Float x) {
+    return _mm256_castsi256_ps(_mm256_and_si256(rounded(x), _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+  }
   static void store_bits(int32_t* p, Float x, int64_t count) {
     _mm256_maskstore_epi32(p, mask(count), _mm256_castps_si256(x));
+  }
+  // Bit i is p[i] == value, for the first `count` lanes.
+  static uint32_t equal_bits(const int32_t* p, int32_t value, int64_t count) {
+    const Int equal = _mm256_cmpeq_epi32(_mm256_maskload_epi32(p, mask(count)), _mm256_set1_epi32(value));
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_and_si256(equal, mask(count)))));
   }
   static uint32_t first_bits(int64_t count) { return (1u << count) - 1; }
   // to[i] += x[i].

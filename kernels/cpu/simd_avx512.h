@@ -5,22 +5,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/cpu/simd_common.h"
+
 namespace luq::kernels {
 namespace {
-
-// A number that a generic lambda takes at compile time.
-template <int kValue>
-struct Number {
-  static constexpr int value = kValue;
-};
-
-template <int kCount, int kFirst = 0, typename Run>
-inline void for_numbers(Run run) {
-  if constexpr (kFirst < kCount) {
-    run(Number<kFirst>{});
-    for_numbers<kCount, kFirst + 1>(run);
-  }
-}
 
 struct Simd {
   using Float = __m512;
@@ -114,8 +102,40 @@ struct Simd {
       _mm512_mask_storeu_ps(p, mask(count), x);
     }
   }
+  // bfloat16, as float32 in registers.
+  static Float widen(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+  static Float load(const BFloat16* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  static Float load(const BFloat16* p, int64_t count) {
+    return count >= kLanes ? load(p) : widen(_mm256_maskz_loadu_epi16(mask(count), p));
+  }
+  // to_bfloat16, in the upper halves of the lanes.
+  static Int rounded(Float x) {
+    const Int all = bits(x), odd = _mm512_and_si512(_mm512_srli_epi32(all, 16), _mm512_set1_epi32(1));
+    const Int sum = _mm512_add_epi32(_mm512_add_epi32(all, _mm512_set1_epi32(0x7fff)), odd);
+    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    return _mm512_mask_or_epi32(sum, nan, all, _mm512_set1_epi32(0x400000));
+  }
+  static void store(BFloat16* p, Float x, int64_t count) {
+    const __m256i narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(x), 16));
+    if (count >= kLanes) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow);
+    } else {
+      _mm256_mask_storeu_epi16(p, mask(count), narrow);
+    }
+  }
+  static void store(BFloat16* p, Float x) { store(p, x, kLanes); }
+  // x as it will be read again from the type of p.
+  static Float as_stored(const float*, Float x) { return x; }
+  static Float as_stored(const BFloat16*, Float x) {
+    return _mm512_castsi512_ps(_mm512_and_si512(rounded(x), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+  }
   static void store_bits(int32_t* p, Float x, int64_t count) {
     _mm512_mask_storeu_epi32(p, mask(count), _mm512_castps_si512(x));
+  }
+  // Bit i is p[i] == value, for the first `count` lanes.
+  static uint32_t equal_bits(const int32_t* p, int32_t value, int64_t count) {
+    const __mmask16 lanes = mask(count);
+    return _mm512_mask_cmpeq_epi32_mask(lanes, _mm512_maskz_loadu_epi32(lanes, p), _mm512_set1_epi32(value));
   }
   static uint32_t first_bits(int64_t count) { return (1u << count) - 1; }
   // to[i] += x[i].

@@ -2,34 +2,72 @@
 
 #include "kernels/ref/float_ops.h"
 
+#include "kernels/ref/as_float.h"
 #include "kernels/tables.h"
 
 namespace luq::kernels {
 
 void add_ref_float(Kernels& table) {
-  table.conv_forward = {[](const ConvForwardArgs& a) { ref::conv_forward(a.shape, a.x, a.w, a.bias, a.y); }, "ref"};
-  table.conv_backward_data = {[](const ConvBackwardDataArgs& a) { ref::conv_backward_data(a.shape, a.dy, a.w, a.dx); },
+  using ref::Operand, ref::Result;
+  table.convert = {[](const ConvertArgs& a) {
+                     for (int64_t i = 0; i < a.count; ++i) ref::store(a.y, i, ref::load(a.x, i));
+                   },
+                   "ref"};
+  table.conv_forward = {[](const ConvForwardArgs& a) {
+                          ref::conv_forward<float>(a.shape, Operand(a.x, a.shape.x_size()), a.w, a.bias,
+                                                   Result(a.y, a.shape.y_size()));
+                        },
+                        "ref"};
+  table.conv_backward_data = {[](const ConvBackwardDataArgs& a) {
+                                ref::conv_backward_data<float>(a.shape, Operand(a.dy, a.shape.y_size()), a.w,
+                                                               Result(a.dx, a.shape.x_size()));
+                              },
                               "ref"};
-  table.conv_backward_weight = {
-      [](const ConvBackwardWeightArgs& a) { ref::conv_backward_weight(a.shape, a.dy, a.x, a.dw); }, "ref"};
+  table.conv_backward_weight = {[](const ConvBackwardWeightArgs& a) {
+                                  ref::conv_backward_weight<float>(a.shape, Operand(a.dy, a.shape.y_size()),
+                                                                   Operand(a.x, a.shape.x_size()), a.dw);
+                                },
+                                "ref"};
   table.column_sum = {[](const ColumnSumArgs& a) { ref::column_sum(a.x, a.rows, a.cols, a.sum); }, "ref"};
-  table.batch_norm_stats = {
-      [](const BatchNormStatsArgs& a) { ref::batch_norm_stats(a.x, a.rows, a.c, a.mean, a.variance); }, "ref"};
+  table.batch_norm_stats = {[](const BatchNormStatsArgs& a) {
+                              ref::batch_norm_stats<float>(Operand(a.x, a.rows * a.c), a.rows, a.c, a.mean, a.variance);
+                            },
+                            "ref"};
   table.batch_norm_apply = {[](const BatchNormApplyArgs& a) {
-                              ref::batch_norm_apply(a.x, a.rows, a.c, a.mean, a.inverse_std, a.gamma, a.beta, a.y);
+                              const int64_t count = a.rows * a.c;
+                              ref::batch_norm_apply<float>(Operand(a.x, count), a.rows, a.c, a.mean, a.inverse_std,
+                                                           a.gamma, a.beta, Result(a.y, count));
                             },
                             "ref"};
   table.batch_norm_backward = {[](const BatchNormBackwardArgs& a) {
-                                 ref::batch_norm_backward(a.x, a.dy, a.rows, a.c, a.mean, a.inverse_std, a.gamma,
-                                                          a.training, a.dx, a.dgamma, a.dbeta);
+                                 const int64_t count = a.rows * a.c;
+                                 ref::batch_norm_backward<float>(Operand(a.x, count), Operand(a.dy, count), a.rows, a.c,
+                                                                 a.mean, a.inverse_std, a.gamma, a.training,
+                                                                 Result(a.dx, count), a.dgamma, a.dbeta);
                                },
                                "ref"};
-  table.relu = {[](const ReluArgs& a) { ref::relu(a.x, a.count, a.y, a.mask); }, "ref"};
-  table.relu_backward = {[](const ReluBackwardArgs& a) { ref::relu_backward(a.dy, a.mask, a.count, a.dx); }, "ref"};
-  table.add = {[](const AddArgs& a) { ref::add(a.a, a.b, a.count, a.y); }, "ref"};
+  table.relu = {
+      [](const ReluArgs& a) { ref::relu<float>(Operand(a.x, a.count), a.count, Result(a.y, a.count), a.mask); }, "ref"};
+  table.relu_backward = {[](const ReluBackwardArgs& a) {
+                           ref::relu_backward<float>(Operand(a.dy, a.count), a.mask, a.count, Result(a.dx, a.count));
+                         },
+                         "ref"};
+  table.add = {[](const AddArgs& a) {
+                 ref::add<float>(Operand(a.a, a.count), Operand(a.b, a.count), a.count, Result(a.y, a.count));
+               },
+               "ref"};
   table.dropout = {[](const DropoutArgs& a) { ref::dropout(a.x, a.count, a.probability, a.key, a.y); }, "ref"};
-  table.max_pool = {[](const MaxPoolArgs& a) { ref::max_pool(a.shape, a.x, a.y, a.index); }, "ref"};
-  table.max_pool_backward = {[](const MaxPoolBackwardArgs& a) { ref::max_pool_backward(a.shape, a.dy, a.index, a.dx); },
+  table.max_pool = {[](const MaxPoolArgs& a) {
+                      const PoolShape& p = a.shape;
+                      ref::max_pool<float>(p, Operand(a.x, p.n * p.h * p.w * p.c),
+                                           Result(a.y, p.n * p.oh() * p.ow() * p.c), a.index);
+                    },
+                    "ref"};
+  table.max_pool_backward = {[](const MaxPoolBackwardArgs& a) {
+                               const PoolShape& p = a.shape;
+                               ref::max_pool_backward<float>(p, Operand(a.dy, p.n * p.oh() * p.ow() * p.c), a.index,
+                                                             Result(a.dx, p.n * p.h * p.w * p.c));
+                             },
                              "ref"};
   table.avg_pool = {[](const AvgPoolArgs& a) { ref::avg_pool(a.shape, a.x, a.y, a.count_include_pad); }, "ref"};
   table.avg_pool_backward = {

@@ -2,18 +2,22 @@
 //
 // Cost: two decodes per multiplication. Nothing here is meant to be fast; it is what the vector kernels must equal.
 
+#include "kernels/ref/as_float.h"
 #include "kernels/tables.h"
 
 namespace luq::kernels {
 namespace {
 
-void store(int64_t sum, float scale, const float* bias, int64_t channel, int64_t index, float* y, int64_t* sums) {
+void store(int64_t sum, float scale, const float* bias, int64_t channel, int64_t index, Floats y, bool accumulate,
+           int64_t* sums) {
   if (sums != nullptr) {
     sums[index] = sum;
     return;
   }
-  const float value = static_cast<float>(sum) * scale;
-  y[index] = bias != nullptr ? value + bias[channel] : value;
+  float value = static_cast<float>(sum) * scale;
+  if (bias != nullptr) value += bias[channel];
+  if (accumulate) value += ref::load(y, index);
+  ref::store(y, index, value);
 }
 
 }  // namespace
@@ -40,7 +44,7 @@ void ref_qconv_forward(const QConvForwardArgs& a) {
         }
       }
     }
-    store(sum, a.scale, a.bias, o, index, a.y, a.sums);
+    store(sum, a.scale, a.bias, o, index, a.y, false, a.sums);
   }
 }
 
@@ -67,9 +71,7 @@ void ref_qconv_backward_data(const QConvBackwardDataArgs& a) {
         }
       }
     }
-    const float before = a.accumulate ? a.dx[index] : 0.0f;
-    store(sum, a.scale, nullptr, 0, index, a.dx, a.sums);
-    if (a.accumulate) a.dx[index] += before;
+    store(sum, a.scale, nullptr, 0, index, a.dx, a.accumulate, a.sums);
   }
 }
 
@@ -94,7 +96,7 @@ void ref_qconv_backward_weight(const QConvBackwardWeightArgs& a) {
         sum += decode(a.dy_format, load_code(dy, o)) * decode(a.x_format, load_code(x, input_c));
       }
     }
-    store(sum, a.scale, nullptr, 0, index, a.dw, a.sums);
+    store(sum, a.scale, nullptr, 0, index, a.dw, false, a.sums);
   }
 }
 

@@ -3,6 +3,7 @@
 // The order of the statistics' sums is the contract (numerics.h); chunks are independent, so threads take whole chunks
 // and the chunks' results are added in order afterwards.
 
+#include "kernels/ref/as_float.h"
 #include "kernels/tables.h"
 
 namespace luq::kernels {
@@ -21,13 +22,14 @@ float fold(float* lanes) {
   return lanes[0];
 }
 
-ChunkSums sum_chunk(const float* x, int64_t count) {
+ChunkSums sum_chunk(ConstFloats x, int64_t first, int64_t count) {
   float abs_lanes[kStatsLanes] = {}, sq_lanes[kStatsLanes] = {};
   ChunkSums sums;
   for (int64_t i = 0; i < count; ++i) {
-    const uint32_t abs_bits = float_bits(x[i]) & 0x7fffffffu;
+    const float value = ref::load(x, first + i);
+    const uint32_t abs_bits = float_bits(value) & 0x7fffffffu;
     abs_lanes[i % kStatsLanes] += bits_float(abs_bits);
-    sq_lanes[i % kStatsLanes] += x[i] * x[i];
+    sq_lanes[i % kStatsLanes] += value * value;
     sums.nonzero += abs_bits != 0;
     if (abs_bits > sums.abs_bits_max) sums.abs_bits_max = abs_bits;
   }
@@ -41,7 +43,7 @@ void stats(const StatsArgs& a) {
   total.count = a.count;
   for (int64_t first = 0; first < a.count; first += kStatsChunk) {
     const int64_t left = a.count - first;
-    const ChunkSums sums = sum_chunk(a.x + first, left < kStatsChunk ? left : kStatsChunk);
+    const ChunkSums sums = sum_chunk(a.x, first, left < kStatsChunk ? left : kStatsChunk);
     total.sum_abs += static_cast<double>(sums.abs);
     total.sum_sq += static_cast<double>(sums.sq);
     total.nonzero += sums.nonzero;
@@ -86,19 +88,21 @@ void ref_encode_int(const EncodeIntArgs& a) {
   const int low = a.format == Format::uint4 ? 0 : -7, high = a.format == Format::uint4 ? 15 : 7;
   if (a.rounding == Rounding::nearest) {
     pack(a.rows, a.cols, a.codes,
-         [&](int64_t i) { return int4_code(int4_value_nearest(a.x[i], a.inverse_scale, low, high)); });
+         [&](int64_t i) { return int4_code(int4_value_nearest(ref::load(a.x, i), a.inverse_scale, low, high)); });
   } else {
     pack(a.rows, a.cols, a.codes, [&](int64_t i) {
-      return int4_code(int4_value_stochastic(a.x[i], a.inverse_scale, low, high, random_of(a.key, i)));
+      return int4_code(int4_value_stochastic(ref::load(a.x, i), a.inverse_scale, low, high, random_of(a.key, i)));
     });
   }
 }
 
 void ref_encode_fp4(const EncodeFp4Args& a) {
   if (a.rounding == Rounding::nearest) {
-    pack(a.rows, a.cols, a.codes, [&](int64_t i) { return fp4_code(a.x[i], a.inverse_alpha, kNearestBits); });
+    pack(a.rows, a.cols, a.codes,
+         [&](int64_t i) { return fp4_code(ref::load(a.x, i), a.inverse_alpha, kNearestBits); });
   } else {
-    pack(a.rows, a.cols, a.codes, [&](int64_t i) { return fp4_code(a.x[i], a.inverse_alpha, random_of(a.key, i)); });
+    pack(a.rows, a.cols, a.codes,
+         [&](int64_t i) { return fp4_code(ref::load(a.x, i), a.inverse_alpha, random_of(a.key, i)); });
   }
 }
 

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "kernels/kernels.h"
 #include "luq/autograd/ctx.h"
 #include "luq/core/error.h"
+#include "src/core/floats.h"
 
 namespace luq {
 
@@ -22,9 +22,13 @@ void add_gradient(const Kernels& kernels, GradSlot& slot, Tensor gradient, const
     fail("[add_gradient] expected {} {} as before, got {} {}", to_string(slot.grad.dtype()),
          to_string(slot.grad.shape()), to_string(gradient.dtype()), to_string(gradient.shape()));
   }
-  Tensor sum = slot.grad.unique() ? slot.grad : gradient.unique() ? gradient : Tensor::empty(gradient.shape());
-  kernels.add(
-      {.a = slot.grad.data<float>(), .b = gradient.data<float>(), .count = gradient.numel(), .y = sum.data<float>()});
+  Tensor sum = slot.grad.unique()  ? slot.grad
+               : gradient.unique() ? gradient
+                                   : Tensor::empty(gradient.shape(), gradient.dtype());
+  kernels.add({.a = floats(std::as_const(slot.grad)),
+               .b = floats(std::as_const(gradient)),
+               .count = gradient.numel(),
+               .y = floats(sum)});
   slot.grad = std::move(sum);
 }
 

@@ -231,8 +231,9 @@ std::vector<Field> schema(ExperimentConfig& c) {
        [&c] { return scalar(c.seed); }},
       integer("threads", c.threads, 0, 4096, "Threads of the kernels; 0: all cores. Results do not depend on it."),
       choice("device", c.device, {"cpu"}, "Where to train.", "cuda", "this build has no CUDA"),
-      choice("precision", c.precision, {"float32"}, "Arithmetic of everything that is not quantised.", "bfloat16",
-             "bfloat16 is not there yet"),
+      choice("precision", c.precision, {"float32", "bfloat16"},
+             "Type of activations and their gradients where they are not 4 bits, and of the matmuls that are not "
+             "quantised. Weights and statistics of norms are float32 either way."),
       boolean("deterministic", c.deterministic,
               "The same weights, to the bit, for any number of threads. This version has no faster way without."),
       text("run.directory", c.run.directory, "Folder of the run; empty: runs/<name of the configuration>."),

@@ -43,25 +43,29 @@ Cost conv(const ConvShape& s, double x, double w, double y, ComputeUnit unit) {
 
 constexpr double kCode = 0.5;
 
-Cost cost(const StatsArgs& a) { return flat(a.count, 4); }
-Cost cost(const EncodeIntArgs& a) { return flat(a.rows * a.cols, 4 + kCode); }
-Cost cost(const EncodeFp4Args& a) { return flat(a.rows * a.cols, 4 + kCode); }
+double size(ConstFloats x) { return static_cast<double>(x.element_bytes()); }
+ComputeUnit unit(ConstFloats x) { return x.bfloat16 ? ComputeUnit::bfloat16 : ComputeUnit::float32; }
+
+Cost cost(const ConvertArgs& a) { return flat(a.count, 6); }
+Cost cost(const StatsArgs& a) { return flat(a.count, size(a.x)); }
+Cost cost(const EncodeIntArgs& a) { return flat(a.rows * a.cols, size(a.x) + kCode); }
+Cost cost(const EncodeFp4Args& a) { return flat(a.rows * a.cols, size(a.x) + kCode); }
 Cost cost(const DecodeArgs& a) { return flat(a.rows * a.cols, 4 + kCode); }
-Cost cost(const QConvForwardArgs& a) { return conv(a.shape, kCode, kCode, 4, ComputeUnit::int8); }
-Cost cost(const QConvBackwardDataArgs& a) { return conv(a.shape, 4, kCode, kCode, ComputeUnit::int8); }
+Cost cost(const QConvForwardArgs& a) { return conv(a.shape, kCode, kCode, size(a.y), ComputeUnit::int8); }
+Cost cost(const QConvBackwardDataArgs& a) { return conv(a.shape, size(a.dx), kCode, kCode, ComputeUnit::int8); }
 Cost cost(const QConvBackwardWeightArgs& a) { return conv(a.shape, kCode, 4, kCode, ComputeUnit::int8); }
-Cost cost(const ConvForwardArgs& a) { return conv(a.shape, 4, 4, 4, ComputeUnit::float32); }
-Cost cost(const ConvBackwardDataArgs& a) { return conv(a.shape, 4, 4, 4, ComputeUnit::float32); }
-Cost cost(const ConvBackwardWeightArgs& a) { return conv(a.shape, 4, 4, 4, ComputeUnit::float32); }
+Cost cost(const ConvForwardArgs& a) { return conv(a.shape, size(a.x), 4, size(a.x), unit(a.x)); }
+Cost cost(const ConvBackwardDataArgs& a) { return conv(a.shape, size(a.dy), 4, size(a.dy), unit(a.dy)); }
+Cost cost(const ConvBackwardWeightArgs& a) { return conv(a.shape, size(a.x), 4, size(a.x), unit(a.x)); }
 Cost cost(const ColumnSumArgs& a) { return flat(a.rows * a.cols, 4); }
-Cost cost(const BatchNormStatsArgs& a) { return flat(a.rows * a.c, 4); }
-Cost cost(const BatchNormApplyArgs& a) { return flat(a.rows * a.c, 8); }
-Cost cost(const BatchNormBackwardArgs& a) { return flat(a.rows * a.c, 20); }  // x and dy are read twice
-Cost cost(const BatchNormActArgs& a) { return flat(a.rows * a.c, a.residual != nullptr ? 12.125 : 8.125); }
-Cost cost(const BatchNormActBackwardArgs& a) { return flat(a.rows * a.c, a.dresidual != nullptr ? 24.25 : 20.25); }
-Cost cost(const ReluArgs& a) { return flat(a.count, 8); }
-Cost cost(const ReluBackwardArgs& a) { return flat(a.count, 8); }
-Cost cost(const AddArgs& a) { return flat(a.count, 12); }
+Cost cost(const BatchNormStatsArgs& a) { return flat(a.rows * a.c, 1 * size(a.x)); }
+Cost cost(const BatchNormApplyArgs& a) { return flat(a.rows * a.c, 2 * size(a.x)); }
+Cost cost(const BatchNormBackwardArgs& a) { return flat(a.rows * a.c, 5 * size(a.x)); }  // x and dy are read twice
+Cost cost(const BatchNormActArgs& a) { return flat(a.rows * a.c, (a.residual ? 3 : 2) * size(a.x) + 0.125); }
+Cost cost(const BatchNormActBackwardArgs& a) { return flat(a.rows * a.c, (a.dresidual ? 6 : 5) * size(a.x) + 0.25); }
+Cost cost(const ReluArgs& a) { return flat(a.count, 2 * size(a.x)); }
+Cost cost(const ReluBackwardArgs& a) { return flat(a.count, 2 * size(a.dy)); }
+Cost cost(const AddArgs& a) { return flat(a.count, 3 * size(a.a)); }
 Cost cost(const DropoutArgs& a) { return flat(a.count, 8); }
 Cost pool(int64_t in, int64_t out, double in_bytes, double out_bytes) {
   return {.shape = fmt::format("{} -> {}", in, out),
@@ -69,8 +73,10 @@ Cost pool(int64_t in, int64_t out, double in_bytes, double out_bytes) {
 }
 int64_t pool_in(const PoolShape& s) { return s.n * s.h * s.w * s.c; }
 int64_t pool_out(const PoolShape& s) { return s.n * s.oh() * s.ow() * s.c; }
-Cost cost(const MaxPoolArgs& a) { return pool(pool_in(a.shape), pool_out(a.shape), 4, 8); }
-Cost cost(const MaxPoolBackwardArgs& a) { return pool(pool_in(a.shape), pool_out(a.shape), 4, 8); }
+Cost cost(const MaxPoolArgs& a) { return pool(pool_in(a.shape), pool_out(a.shape), size(a.x), size(a.x) + 4); }
+Cost cost(const MaxPoolBackwardArgs& a) {
+  return pool(pool_in(a.shape), pool_out(a.shape), size(a.dy), size(a.dy) + 4);
+}
 Cost cost(const AvgPoolArgs& a) { return pool(pool_in(a.shape), pool_out(a.shape), 4, 4); }
 Cost cost(const AvgPoolBackwardArgs& a) { return pool(pool_in(a.shape), pool_out(a.shape), 4, 4); }
 Cost cost(const AdaptiveAvgPoolArgs& a) { return pool(a.n * a.h * a.w * a.c, a.n * a.oh * a.ow * a.c, 4, 4); }

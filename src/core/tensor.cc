@@ -79,6 +79,7 @@ void Tensor::zero() { std::memset(raw(), 0, static_cast<size_t>(bytes())); }
   template T* Tensor::data<T>();                           \
   template const T* Tensor::data<T>() const;
 LUQ_INSTANTIATE(float)
+LUQ_INSTANTIATE(BFloat16)
 LUQ_INSTANTIATE(uint8_t)
 LUQ_INSTANTIATE(int32_t)
 LUQ_INSTANTIATE(int64_t)

@@ -1,11 +1,11 @@
 #include "luq/ops/batch_norm.h"
 
-#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <optional>
 
-#include "kernels/kernels.h"
 #include "luq/ops/plan.h"
+#include "src/core/floats.h"
 #include "src/ops/check.h"
 
 namespace luq {
@@ -38,7 +38,7 @@ void forward(const Kernels& kernels, const kernels::BatchNormActArgs& a) {
                             .beta = a.beta,
                             .y = a.y});
   const int64_t count = a.rows * a.c;
-  if (a.residual != nullptr) kernels.add({.a = a.y, .b = a.residual, .count = count, .y = a.y});
+  if (a.residual) kernels.add({.a = a.y, .b = a.residual, .count = count, .y = a.y});
   if (a.relu) kernels.relu({.x = a.y, .count = count, .y = a.y, .mask = a.mask});
   if (a.stats != nullptr) kernels.stats({.x = a.y, .count = count, .stats = a.stats});
 }
@@ -46,13 +46,13 @@ void forward(const Kernels& kernels, const kernels::BatchNormActArgs& a) {
 void backward(const Kernels& kernels, const kernels::BatchNormActBackwardArgs& a) {
   if (kernels.batch_norm_act_backward) return kernels.batch_norm_act_backward(a);
   const int64_t count = a.rows * a.c;
-  const float* dy = a.dy;
+  kernels::ConstFloats dy = a.dy;
   if (a.mask != nullptr) {
-    float* masked = a.dresidual != nullptr ? a.dresidual : a.dx;
+    const kernels::Floats masked = a.dresidual ? a.dresidual : a.dx;
     kernels.relu_backward({.dy = dy, .mask = a.mask, .count = count, .dx = masked});
     dy = masked;
-  } else if (a.dresidual != nullptr && a.dresidual != dy) {
-    std::copy_n(dy, count, a.dresidual);
+  } else if (a.dresidual && a.dresidual.data != dy.data) {
+    std::memcpy(a.dresidual.data, dy.data, static_cast<size_t>(count * dy.element_bytes()));
   }
   kernels.batch_norm_backward({.x = a.x,
                                .dy = dy,
@@ -77,7 +77,8 @@ void describe(Ctx& ctx, const std::string& layer, const NormActivation& activati
   const char* forward = k.batch_norm_act ? k.batch_norm_act.implementation : k.batch_norm_apply.implementation;
   const char* backward =
       k.batch_norm_act_backward ? k.batch_norm_act_backward.implementation : k.batch_norm_backward.implementation;
-  record_plan(ctx, op.c_str(), layer, y.shape(), y.shape(), forward, needs_grad ? backward : "-", parameters);
+  record_plan(ctx, op.c_str(), layer, y.shape(), y.shape(), forward, needs_grad ? backward : "-", parameters,
+              y.value().dtype());
 }
 
 }  // namespace
@@ -85,11 +86,12 @@ void describe(Ctx& ctx, const std::string& layer, const NormActivation& activati
 Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor& running_mean,
                Tensor& running_variance, const BatchNormOptions& options, const std::string& layer,
                const NormActivation& activation) {
-  check_float32("batch_norm", layer, "x", x.value());
+  check_float("batch_norm", layer, "x", x.value());
   if (activation.residual.value().defined()) {
-    check_float32("batch_norm", layer, "the residual", activation.residual.value());
-    if (activation.residual.shape() != x.shape()) {
-      fail("[batch_norm] {}: expected a residual of x's shape {}, got {}", layer, to_string(x.shape()),
+    check_float("batch_norm", layer, "the residual", activation.residual.value());
+    if (activation.residual.shape() != x.shape() || activation.residual.value().dtype() != x.value().dtype()) {
+      fail("[batch_norm] {}: expected a residual like x, {} {}, got {} {}", layer, to_string(x.value().dtype()),
+           to_string(x.shape()), to_string(activation.residual.value().dtype()),
            to_string(activation.residual.shape()));
     }
   }
@@ -114,7 +116,7 @@ Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor
   if (ctx.training) {
     mean = Tensor::empty({channels});
     variance = Tensor::empty({channels});
-    kernels.batch_norm_stats({.x = x.value().data<float>(),
+    kernels.batch_norm_stats({.x = floats(x.value()),
                               .rows = rows,
                               .c = channels,
                               .mean = mean.data<float>(),
@@ -130,22 +132,22 @@ Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor
   const bool has_residual = residual.value().defined();
   const bool needs_grad =
       ctx.tape != nullptr && (x.needs_grad() || gamma.needs_grad() || (has_residual && residual.needs_grad()));
-  Var y(Tensor::empty(x.shape()), needs_grad);
+  Var y(Tensor::empty(x.shape(), x.value().dtype()), needs_grad);
   y.set_non_negative(activation.relu);
   Tensor mask;
   if (needs_grad && activation.relu) mask = Tensor::empty({(y.value().numel() + 7) / 8}, DType::uint8);
   Stats statistics;
   const bool take_statistics = ctx.wants_statistics();
-  forward(kernels, {.x = x.value().data<float>(),
+  forward(kernels, {.x = floats(x.value()),
                     .rows = rows,
                     .c = channels,
                     .mean = std::as_const(mean).data<float>(),
                     .inverse_std = scale.data<float>(),
                     .gamma = gamma.value().data<float>(),
                     .beta = beta.value().data<float>(),
-                    .residual = has_residual ? residual.value().data<float>() : nullptr,
+                    .residual = floats(residual.value()),
                     .relu = activation.relu,
-                    .y = y.value().data<float>(),
+                    .y = floats(y.value()),
                     .mask = mask.defined() ? mask.data<uint8_t>() : nullptr,
                     .stats = take_statistics ? &statistics : nullptr});
   if (take_statistics) y.set_statistics(statistics);
@@ -157,12 +159,12 @@ Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor
                        beta_slot = beta.slot(), residual_slot = has_residual ? residual.slot() : nullptr](Tensor dy) {
     const bool in_place = dy.unique();
     Tensor dresidual;
-    if (residual_slot != nullptr) dresidual = in_place ? dy : Tensor::empty(dy.shape());
-    Tensor dx = in_place && residual_slot == nullptr ? dy : Tensor::empty(dy.shape());
+    if (residual_slot != nullptr) dresidual = in_place ? dy : Tensor::empty(dy.shape(), dy.dtype());
+    Tensor dx = in_place && residual_slot == nullptr ? dy : Tensor::empty(dy.shape(), dy.dtype());
     Tensor dgamma = Tensor::empty({channels}), dbeta = Tensor::empty({channels});
     Stats dx_statistics;
-    backward(kernels, {.x = x_value.data<float>(),
-                       .dy = std::as_const(dy).data<float>(),
+    backward(kernels, {.x = floats(x_value),
+                       .dy = floats(std::as_const(dy)),
                        .rows = rows,
                        .c = channels,
                        .mean = mean.data<float>(),
@@ -170,8 +172,8 @@ Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor
                        .gamma = gamma_value.data<float>(),
                        .training = training,
                        .mask = mask.defined() ? mask.data<uint8_t>() : nullptr,
-                       .dresidual = dresidual.defined() ? dresidual.data<float>() : nullptr,
-                       .dx = dx.data<float>(),
+                       .dresidual = floats(dresidual),
+                       .dx = floats(dx),
                        .dgamma = dgamma.data<float>(),
                        .dbeta = dbeta.data<float>(),
                        .stats = take_statistics ? &dx_statistics : nullptr});

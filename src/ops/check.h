@@ -8,10 +8,10 @@
 
 namespace luq {
 
-// Throws `[op] <layer>: expected <what> of dtype float32, got ...`; layer may be empty.
-inline void check_float32(const char* op, const std::string& layer, const char* what, const Tensor& tensor) {
-  if (tensor.defined() && tensor.dtype() == DType::float32) return;
-  fail("[{}] {}{}expected {} of dtype float32, got {}", op, layer, layer.empty() ? "" : ": ", what,
+// Throws `[op] <layer>: expected <what> of dtype float32 or bfloat16, got ...`; layer may be empty.
+inline void check_float(const char* op, const std::string& layer, const char* what, const Tensor& tensor) {
+  if (tensor.defined() && is_float(tensor.dtype())) return;
+  fail("[{}] {}{}expected {} of dtype float32 or bfloat16, got {}", op, layer, layer.empty() ? "" : ": ", what,
        tensor.defined() ? to_string(tensor.dtype()) : "an undefined tensor");
 }
 

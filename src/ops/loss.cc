@@ -1,13 +1,14 @@
 #include "luq/ops/loss.h"
 
 #include "kernels/kernels.h"
+#include "luq/core/convert.h"
 #include "luq/ops/plan.h"
 #include "src/ops/check.h"
 
 namespace luq {
 
 LossResult softmax_cross_entropy(Ctx& ctx, const Var& logits, const Tensor& labels, float label_smoothing) {
-  check_float32("softmax_cross_entropy", "", "logits", logits.value());
+  check_float("softmax_cross_entropy", "", "logits", logits.value());
   const Shape& s = logits.shape();
   if (s.rank() != 2 || s[0] < 1) {
     fail("[softmax_cross_entropy] expected logits of shape (N,classes) with N >= 1, got {}", to_string(s));
@@ -33,7 +34,9 @@ LossResult softmax_cross_entropy(Ctx& ctx, const Var& logits, const Tensor& labe
   Tensor gradient;
   if (needs_grad) gradient = Tensor::empty(s);
   LossResult result;
-  kernels.cross_entropy({.logits = logits.value().data<float>(),
+  const DType dtype = logits.value().dtype();
+  const Tensor values = convert(kernels, logits.value(), DType::float32);
+  kernels.cross_entropy({.logits = values.data<float>(),
                          .labels = labels.data<int32_t>(),
                          .rows = s[0],
                          .classes = s[1],
@@ -46,15 +49,15 @@ LossResult softmax_cross_entropy(Ctx& ctx, const Var& logits, const Tensor& labe
   for (int64_t row = 0; row < s[0]; ++row) sum += losses.data<float>()[row];
   result.loss = Var(Tensor::full({1}, static_cast<float>(sum / static_cast<double>(s[0]))), needs_grad);
   record_plan(ctx, "softmax_cross_entropy", "", s, result.loss.shape(), kernels.cross_entropy.implementation,
-              needs_grad ? kernels.cross_entropy.implementation : "-");
+              needs_grad ? kernels.cross_entropy.implementation : "-", 0, dtype);
   if (!needs_grad) return result;
 
-  ctx.tape->record(result.loss, [&kernels, gradient, slot = logits.slot()](Tensor dy) mutable {
+  ctx.tape->record(result.loss, [&kernels, gradient, dtype, slot = logits.slot()](Tensor dy) mutable {
     const float factor = dy.data<float>()[0];
     if (factor != 1.0f) {
       for (int64_t i = 0; i < gradient.numel(); ++i) gradient.data<float>()[i] *= factor;
     }
-    add_gradient(kernels, *slot, std::move(gradient));
+    add_gradient(kernels, *slot, convert(kernels, gradient, dtype));
   });
   return result;
 }

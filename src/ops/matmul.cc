@@ -1,6 +1,7 @@
 #include "luq/ops/matmul.h"
 
-#include "kernels/kernels.h"
+#include "luq/core/convert.h"
+#include "src/core/floats.h"
 #include "src/ops/check.h"
 
 namespace luq {
@@ -15,7 +16,10 @@ struct Operand {
 
   bool quantized() const { return codes.defined(); }
   Format format() const { return quantized() ? codes.format : Format::float32; }
-  Tensor as_float(const Kernels& kernels) const { return quantized() ? dequantize(kernels, codes) : values; }
+  // Its values, decoded where they are codes, in this type.
+  Tensor as_float(const Kernels& kernels, DType dtype) const {
+    return convert(kernels, quantized() ? dequantize(kernels, codes) : values, dtype);
+  }
 };
 
 // The codes of x, made once however many layers read it with the same spec and scale.
@@ -52,7 +56,7 @@ Operand quantize_weights(const Ctx& ctx, const Var& weight, const QuantSpec& spe
 bool in_integers(const Operand& a, const Operand& b) { return a.quantized() && b.quantized(); }
 
 void run_forward(const Kernels& kernels, const ConvShape& shape, const Operand& x, const Operand& w, const float* bias,
-                 float* y) {
+                 Tensor& y) {
   if (in_integers(x, w)) {
     kernels.qconv_forward({.shape = shape,
                            .x = x.codes.codes.data<uint8_t>(),
@@ -61,17 +65,18 @@ void run_forward(const Kernels& kernels, const ConvShape& shape, const Operand& 
                            .w_format = w.format(),
                            .scale = x.codes.scale * w.codes.scale,
                            .bias = bias,
-                           .y = y,
+                           .y = floats(y),
                            .sums = nullptr});
     return;
   }
-  const Tensor x_float = x.as_float(kernels), w_float = w.as_float(kernels);
-  kernels.conv_forward({.shape = shape, .x = x_float.data<float>(), .w = w_float.data<float>(), .bias = bias, .y = y});
+  const Tensor x_float = x.as_float(kernels, y.dtype()), w_float = w.as_float(kernels, DType::float32);
+  kernels.conv_forward(
+      {.shape = shape, .x = floats(x_float), .w = w_float.data<float>(), .bias = bias, .y = floats(y)});
 }
 
 // accumulate: adds to dx; in integers only.
 void run_backward_data(const Kernels& kernels, const ConvShape& shape, const Operand& dy, const Operand& w,
-                       bool accumulate, float* dx) {
+                       bool accumulate, Tensor& dx) {
   if (in_integers(dy, w)) {
     kernels.qconv_backward_data({.shape = shape,
                                  .dy = dy.codes.codes.data<uint8_t>(),
@@ -80,12 +85,12 @@ void run_backward_data(const Kernels& kernels, const ConvShape& shape, const Ope
                                  .w_format = w.format(),
                                  .scale = dy.codes.scale * w.codes.scale,
                                  .accumulate = accumulate,
-                                 .dx = dx,
+                                 .dx = floats(dx),
                                  .sums = nullptr});
     return;
   }
-  const Tensor dy_float = dy.as_float(kernels), w_float = w.as_float(kernels);
-  kernels.conv_backward_data({.shape = shape, .dy = dy_float.data<float>(), .w = w_float.data<float>(), .dx = dx});
+  const Tensor dy_float = dy.as_float(kernels, dx.dtype()), w_float = w.as_float(kernels, DType::float32);
+  kernels.conv_backward_data({.shape = shape, .dy = floats(dy_float), .w = w_float.data<float>(), .dx = floats(dx)});
 }
 
 void run_backward_weight(const Kernels& kernels, const ConvShape& shape, const Operand& dy, const Operand& x,
@@ -101,12 +106,14 @@ void run_backward_weight(const Kernels& kernels, const ConvShape& shape, const O
                                    .sums = nullptr});
     return;
   }
-  const Tensor dy_float = dy.as_float(kernels), x_float = x.as_float(kernels);
-  kernels.conv_backward_weight({.shape = shape, .dy = dy_float.data<float>(), .x = x_float.data<float>(), .dw = dw});
+  const bool bfloat16 = !dy.quantized() && !x.quantized() && dy.values.dtype() == DType::bfloat16;
+  const DType dtype = bfloat16 ? DType::bfloat16 : DType::float32;
+  const Tensor dy_float = dy.as_float(kernels, dtype), x_float = x.as_float(kernels, dtype);
+  kernels.conv_backward_weight({.shape = shape, .dy = floats(dy_float), .x = floats(x_float), .dw = dw});
 }
 
-std::string operand_formats(Format a, Format b) {
-  return is_4bit(a) && is_4bit(b) ? fmt::format("{} x {}", to_string(a), to_string(b)) : "float32";
+std::string operand_formats(Format a, Format b, DType dtype) {
+  return is_4bit(a) && is_4bit(b) ? fmt::format("{} x {}", to_string(a), to_string(b)) : to_string(dtype);
 }
 
 void describe(Ctx& ctx, const char* op, const std::string& layer, const Var& x, const Var& weight, const Var* bias,
@@ -117,6 +124,7 @@ void describe(Ctx& ctx, const char* op, const std::string& layer, const Var& x, 
     return is_4bit(a) && is_4bit(b) ? integer : floating;
   };
   const bool backward = x.needs_grad();
+  const DType dtype = x.value().dtype();
   ctx.plan->push_back(
       {.name = layer,
        .op = op,
@@ -124,9 +132,9 @@ void describe(Ctx& ctx, const char* op, const std::string& layer, const Var& x, 
        .output = output,
        .parameters = weight.value().numel() + (bias != nullptr ? bias->value().numel() : 0),
        .macs = shape.macs(),
-       .forward = operand_formats(x_format, w_format),
-       .backward = backward ? operand_formats(w_format, dy_format) : "-",
-       .update = operand_formats(dy_format, x_format),
+       .forward = operand_formats(x_format, w_format, dtype),
+       .backward = backward ? operand_formats(w_format, dy_format, dtype) : "-",
+       .update = operand_formats(dy_format, x_format, dtype),
        .forward_kernel = kernel(x_format, w_format, k.qconv_forward.implementation, k.conv_forward.implementation),
        .backward_kernel = backward ? kernel(w_format, dy_format, k.qconv_backward_data.implementation,
                                             k.conv_backward_data.implementation)
@@ -152,57 +160,59 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
   static const LayerQuant float32;
   const LayerQuant& quant = ctx.quant != nullptr ? (*ctx.quant)[layer] : float32;
   check_formats(op, layer, quant);
-  check_float32(op, layer, "x", x.value());
-  check_float32(op, layer, "w", weight.value());
+  check_float(op, layer, "x", x.value());
+  if (weight.value().dtype() != DType::float32) fail("[{}] {}: expected w of dtype float32", op, layer);
+  const DType dtype = x.value().dtype();
   Operand x_operand = quantize_activations(ctx, x, quant.activations, layer, activation_scale);
   Operand w_operand = quantize_weights(ctx, weight, quant.weights, layer);
 
   const bool needs_grad = ctx.tape != nullptr && (x.needs_grad() || weight.needs_grad());
-  Var y(Tensor::empty(output), needs_grad);
-  run_forward(kernels, shape, x_operand, w_operand, bias != nullptr ? bias->value().data<float>() : nullptr,
-              y.value().data<float>());
+  Var y(Tensor::empty(output, dtype), needs_grad);
+  run_forward(kernels, shape, x_operand, w_operand, bias != nullptr ? bias->value().data<float>() : nullptr, y.value());
   describe(ctx, op, layer, x, weight, bias, output, shape, x_operand.format(), w_operand.format(),
            quant.gradients.format);
   if (!needs_grad) return y;
 
   if (!weight.needs_grad()) x_operand = {};  // read by the update alone
   if (!x.needs_grad()) w_operand = {};
-  ctx.tape->record(y, [&kernels, shape, layer, x_operand = std::move(x_operand), w_operand = std::move(w_operand),
-                       spec = quant.gradients, key = ctx.rng(layer, "gradient"), x_shape = x.shape(),
-                       w_shape = weight.shape(), y_slot = y.slot(), x_slot = x.slot(), w_slot = weight.slot(),
-                       bias_slot = bias != nullptr ? bias->slot() : nullptr](Tensor dy) mutable {
-    if (bias_slot != nullptr) {
-      const int64_t channels = dy.size(-1);
-      Tensor db = Tensor::empty({channels});
-      kernels.column_sum(
-          {.x = dy.data<float>(), .rows = dy.numel() / channels, .cols = channels, .sum = db.data<float>()});
-      add_gradient(kernels, *bias_slot, std::move(db));
-    }
-    Operand dy_operand;
-    if (is_4bit(spec.format)) {
-      dy_operand.codes = quantize(kernels, dy, spec, false, key, fmt::format("gradient of layer {}", layer),
-                                  std::nullopt, y_slot->statistics);
-      dy = Tensor();
-    } else {
-      dy_operand.values = std::move(dy);
-    }
-    if (w_slot != nullptr) {
-      Tensor dw = Tensor::empty(w_shape);
-      run_backward_weight(kernels, shape, dy_operand, x_operand, dw.data<float>());
-      x_operand = {};
-      add_gradient(kernels, *w_slot, std::move(dw));
-    }
-    if (x_slot != nullptr) {
-      if (in_integers(dy_operand, w_operand) && x_slot->grad.defined() && x_slot->grad.unique()) {
-        x_slot->statistics.reset();
-        run_backward_data(kernels, shape, dy_operand, w_operand, true, x_slot->grad.data<float>());
-        return;
-      }
-      Tensor dx = Tensor::empty(x_shape);
-      run_backward_data(kernels, shape, dy_operand, w_operand, false, dx.data<float>());
-      add_gradient(kernels, *x_slot, std::move(dx));
-    }
-  });
+  ctx.tape->record(
+      y, [&kernels, shape, layer, dtype, x_operand = std::move(x_operand), w_operand = std::move(w_operand),
+          spec = quant.gradients, key = ctx.rng(layer, "gradient"), x_shape = x.shape(), w_shape = weight.shape(),
+          y_slot = y.slot(), x_slot = x.slot(), w_slot = weight.slot(),
+          bias_slot = bias != nullptr ? bias->slot() : nullptr](Tensor dy) mutable {
+        if (bias_slot != nullptr) {
+          const int64_t channels = dy.size(-1);
+          Tensor db = Tensor::empty({channels});
+          const Tensor values = convert(kernels, dy, DType::float32);
+          kernels.column_sum(
+              {.x = values.data<float>(), .rows = dy.numel() / channels, .cols = channels, .sum = db.data<float>()});
+          add_gradient(kernels, *bias_slot, std::move(db));
+        }
+        Operand dy_operand;
+        if (is_4bit(spec.format)) {
+          dy_operand.codes = quantize(kernels, dy, spec, false, key, fmt::format("gradient of layer {}", layer),
+                                      std::nullopt, y_slot->statistics);
+          dy = Tensor();
+        } else {
+          dy_operand.values = std::move(dy);
+        }
+        if (w_slot != nullptr) {
+          Tensor dw = Tensor::empty(w_shape);
+          run_backward_weight(kernels, shape, dy_operand, x_operand, dw.data<float>());
+          x_operand = {};
+          add_gradient(kernels, *w_slot, std::move(dw));
+        }
+        if (x_slot != nullptr) {
+          if (in_integers(dy_operand, w_operand) && x_slot->grad.defined() && x_slot->grad.unique()) {
+            x_slot->statistics.reset();
+            run_backward_data(kernels, shape, dy_operand, w_operand, true, x_slot->grad);
+            return;
+          }
+          Tensor dx = Tensor::empty(x_shape, dtype);
+          run_backward_data(kernels, shape, dy_operand, w_operand, false, dx);
+          add_gradient(kernels, *x_slot, std::move(dx));
+        }
+      });
   return y;
 }
 

@@ -1,7 +1,8 @@
 #include "luq/ops/pointwise.h"
 
-#include "kernels/kernels.h"
+#include "luq/core/convert.h"
 #include "luq/ops/plan.h"
+#include "src/core/floats.h"
 #include "src/ops/check.h"
 
 namespace luq {
@@ -9,12 +10,13 @@ namespace luq {
 namespace {
 
 // The buffer of a value that only the op's own argument holds, else a new one of its shape.
-Tensor reuse(Var& x) { return x.value().unique() ? x.value() : Tensor::empty(x.shape()); }
+Tensor reuse(Var& x) { return x.value().unique() ? x.value() : Tensor::empty(x.shape(), x.value().dtype()); }
+Tensor reuse(Tensor& dy) { return dy.unique() ? dy : Tensor::empty(dy.shape(), dy.dtype()); }
 
 }  // namespace
 
 Var relu(Ctx& ctx, Var x) {
-  check_float32("relu", "", "x", x.value());
+  check_float("relu", "", "x", x.value());
   const Kernels& kernels = *ctx.kernels;
   const int64_t count = x.value().numel();
   const bool needs_grad = ctx.records(x);
@@ -22,18 +24,18 @@ Var relu(Ctx& ctx, Var x) {
   y.set_non_negative(true);
   Tensor mask;
   if (needs_grad) mask = Tensor::empty({(count + 7) / 8}, DType::uint8);
-  kernels.relu({.x = std::as_const(x).value().data<float>(),
+  kernels.relu({.x = floats(std::as_const(x).value()),
                 .count = count,
-                .y = y.value().data<float>(),
+                .y = floats(y.value()),
                 .mask = needs_grad ? mask.data<uint8_t>() : nullptr});
   record_plan(ctx, "relu", "", y.shape(), y.shape(), kernels.relu.implementation,
-              needs_grad ? kernels.relu_backward.implementation : "-");
+              needs_grad ? kernels.relu_backward.implementation : "-", 0, y.value().dtype());
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, mask, count, x_slot = x.slot()](Tensor dy) {
-    Tensor dx = dy.unique() ? dy : Tensor::empty(dy.shape());
+    Tensor dx = reuse(dy);
     kernels.relu_backward(
-        {.dy = std::as_const(dy).data<float>(), .mask = mask.data<uint8_t>(), .count = count, .dx = dx.data<float>()});
+        {.dy = floats(std::as_const(dy)), .mask = mask.data<uint8_t>(), .count = count, .dx = floats(dx)});
     dy = Tensor();
     add_gradient(kernels, *x_slot, std::move(dx));
   });
@@ -41,20 +43,23 @@ Var relu(Ctx& ctx, Var x) {
 }
 
 Var add(Ctx& ctx, Var a, Var b) {
-  check_float32("add", "", "a", a.value());
-  check_float32("add", "", "b", b.value());
+  check_float("add", "", "a", a.value());
+  check_float("add", "", "b", b.value());
   if (a.shape() != b.shape()) {
     fail("[add] expected two equal shapes, got {} and {}", to_string(a.shape()), to_string(b.shape()));
+  }
+  if (a.value().dtype() != b.value().dtype()) {
+    fail("[add] expected two equal dtypes, got {} and {}", to_string(a.value().dtype()), to_string(b.value().dtype()));
   }
   const Kernels& kernels = *ctx.kernels;
   const bool needs_grad = ctx.records(a) || ctx.records(b);
   Var y(a.value().unique() ? a.value() : reuse(b), needs_grad);
   y.set_non_negative(a.non_negative() && b.non_negative());
-  kernels.add({.a = a.value().data<float>(),
-               .b = b.value().data<float>(),
+  kernels.add({.a = floats(std::as_const(a).value()),
+               .b = floats(std::as_const(b).value()),
                .count = y.value().numel(),
-               .y = y.value().data<float>()});
-  record_plan(ctx, "add", "", y.shape(), y.shape(), kernels.add.implementation, "-");
+               .y = floats(y.value())});
+  record_plan(ctx, "add", "", y.shape(), y.shape(), kernels.add.implementation, "-", 0, y.value().dtype());
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, a_slot = a.slot(), b_slot = b.slot()](Tensor dy) {
@@ -65,7 +70,7 @@ Var add(Ctx& ctx, Var a, Var b) {
 }
 
 Var dropout(Ctx& ctx, Var x, float probability, const std::string& layer) {
-  check_float32("dropout", layer, "x", x.value());
+  check_float("dropout", layer, "x", x.value());
   if (!(probability >= 0.0f && probability < 1.0f)) {
     fail("[dropout] {}: expected a probability in [0, 1), got {}", layer, probability);
   }
@@ -73,28 +78,29 @@ Var dropout(Ctx& ctx, Var x, float probability, const std::string& layer) {
   const Kernels& kernels = *ctx.kernels;
   const RngKey key = ctx.rng(layer, "dropout");
   const bool needs_grad = ctx.records(x);
-  Var y(reuse(x), needs_grad);
-  y.set_non_negative(x.non_negative());
+  const DType dtype = x.value().dtype();
   const int64_t count = x.value().numel();
-  kernels.dropout({.x = x.value().data<float>(),
-                   .count = count,
-                   .probability = probability,
-                   .key = key,
-                   .y = y.value().data<float>()});
-  record_plan(ctx, "dropout", layer, y.shape(), y.shape(), kernels.dropout.implementation,
-              needs_grad ? kernels.dropout.implementation : "-");
-  if (!needs_grad) return y;
-
-  ctx.tape->record(y, [&kernels, probability, key, count, x_slot = x.slot()](Tensor dy) {
-    Tensor dx = dy.unique() ? dy : Tensor::empty(dy.shape());
-    kernels.dropout({.x = std::as_const(dy).data<float>(),
+  const auto run = [&kernels, probability, key, count, dtype](Tensor from) {  // in float32
+    from = convert(kernels, std::move(from), DType::float32);
+    Tensor to = reuse(from);
+    kernels.dropout({.x = std::as_const(from).data<float>(),
                      .count = count,
                      .probability = probability,
                      .key = key,
-                     .y = dx.data<float>()});
-    dy = Tensor();
-    add_gradient(kernels, *x_slot, std::move(dx));
-  });
+                     .y = to.data<float>()});
+    return convert(kernels, to, dtype);
+  };
+  const bool non_negative = x.non_negative();
+  const std::shared_ptr<GradSlot> x_slot = x.slot();
+  Tensor value = std::move(x.value());
+  x = Var();
+  Var y(run(std::move(value)), needs_grad);
+  y.set_non_negative(non_negative);
+  record_plan(ctx, "dropout", layer, y.shape(), y.shape(), kernels.dropout.implementation,
+              needs_grad ? kernels.dropout.implementation : "-", 0, y.value().dtype());
+  if (!needs_grad) return y;
+
+  ctx.tape->record(y, [&kernels, run, x_slot](Tensor dy) { add_gradient(kernels, *x_slot, run(std::move(dy))); });
   return y;
 }
 
@@ -105,7 +111,7 @@ Var flatten(Ctx& ctx, const Var& x) {
   const bool needs_grad = ctx.records(x);
   Var y(x.value().reshape(shape), needs_grad);
   y.set_non_negative(x.non_negative());
-  record_plan(ctx, "flatten", "", x.shape(), y.shape(), "-", "-");
+  record_plan(ctx, "flatten", "", x.shape(), y.shape(), "-", "-", 0, y.value().dtype());
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels = *ctx.kernels, x_shape = x.shape(), x_slot = x.slot()](Tensor dy) {

@@ -1,8 +1,9 @@
 #include "luq/ops/pool.h"
 
-#include "kernels/kernels.h"
+#include "luq/core/convert.h"
 #include "luq/ops/plan.h"
 #include "luq/ops/pointwise.h"
+#include "src/core/floats.h"
 #include "src/ops/check.h"
 
 namespace luq {
@@ -11,7 +12,7 @@ namespace {
 using kernels::PoolShape;
 
 PoolShape pool_shape(const char* op, const Var& x, const Pool2dOptions& o) {
-  check_float32(op, "", "x", x.value());
+  check_float(op, "", "x", x.value());
   if (x.shape().rank() != 4) fail("[{}] expected x of shape (N,H,W,C), got {}", op, to_string(x.shape()));
   if (o.kernel < 1 || o.stride < 1 || o.padding < 0 || o.padding > o.kernel / 2) {
     fail("[{}] expected kernel, stride >= 1 and padding in 0..kernel/2, got {}, {} and {}", op, o.kernel, o.stride,
@@ -42,24 +43,22 @@ Var max_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
   const PoolShape shape = pool_shape("max_pool2d", x, options);
   const Shape output{shape.n, shape.oh(), shape.ow(), shape.c};
   const bool needs_grad = ctx.records(x);
-  Var y(Tensor::empty(output), needs_grad);
+  Var y(Tensor::empty(output, x.value().dtype()), needs_grad);
   y.set_non_negative(x.non_negative());
   Tensor index;
   if (needs_grad) index = Tensor::empty(output, DType::int32);
   kernels.max_pool({.shape = shape,
-                    .x = x.value().data<float>(),
-                    .y = y.value().data<float>(),
+                    .x = floats(x.value()),
+                    .y = floats(y.value()),
                     .index = needs_grad ? index.data<int32_t>() : nullptr});
   record_plan(ctx, "max_pool2d", "", x.shape(), y.shape(), kernels.max_pool.implementation,
-              needs_grad ? kernels.max_pool_backward.implementation : "-");
+              needs_grad ? kernels.max_pool_backward.implementation : "-", 0, y.value().dtype());
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, shape, index, x_shape = x.shape(), x_slot = x.slot()](Tensor dy) {
-    Tensor dx = Tensor::empty(x_shape);
-    kernels.max_pool_backward({.shape = shape,
-                               .dy = std::as_const(dy).data<float>(),
-                               .index = index.data<int32_t>(),
-                               .dx = dx.data<float>()});
+    Tensor dx = Tensor::empty(x_shape, dy.dtype());
+    kernels.max_pool_backward(
+        {.shape = shape, .dy = floats(std::as_const(dy)), .index = index.data<int32_t>(), .dx = floats(dx)});
     add_gradient(kernels, *x_slot, std::move(dx));
   });
   return y;
@@ -69,53 +68,61 @@ Var avg_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
   const PoolShape shape = pool_shape("avg_pool2d", x, options);
   const Kernels& kernels = *ctx.kernels;
   const bool needs_grad = ctx.records(x);
-  Var y(Tensor::empty({shape.n, shape.oh(), shape.ow(), shape.c}), needs_grad);
-  y.set_non_negative(x.non_negative());
+  const DType dtype = x.value().dtype();
+  const Tensor values = convert(kernels, x.value(), DType::float32);
+  Tensor means = Tensor::empty({shape.n, shape.oh(), shape.ow(), shape.c});
   kernels.avg_pool({.shape = shape,
-                    .x = x.value().data<float>(),
-                    .y = y.value().data<float>(),
+                    .x = values.data<float>(),
+                    .y = means.data<float>(),
                     .count_include_pad = options.count_include_pad});
+  Var y(convert(kernels, means, dtype), needs_grad);
+  y.set_non_negative(x.non_negative());
   record_plan(ctx, "avg_pool2d", "", x.shape(), y.shape(), kernels.avg_pool.implementation,
-              needs_grad ? kernels.avg_pool_backward.implementation : "-");
+              needs_grad ? kernels.avg_pool_backward.implementation : "-", 0, y.value().dtype());
   if (!needs_grad) return y;
 
-  ctx.tape->record(
-      y, [&kernels, shape, include_pad = options.count_include_pad, x_shape = x.shape(), x_slot = x.slot()](Tensor dy) {
-        Tensor dx = Tensor::empty(x_shape);
-        kernels.avg_pool_backward({.shape = shape,
-                                   .dy = std::as_const(dy).data<float>(),
-                                   .dx = dx.data<float>(),
-                                   .count_include_pad = include_pad});
-        add_gradient(kernels, *x_slot, std::move(dx));
-      });
+  ctx.tape->record(y, [&kernels, shape, dtype, include_pad = options.count_include_pad, x_shape = x.shape(),
+                       x_slot = x.slot()](Tensor dy) {
+    dy = convert(kernels, dy, DType::float32);
+    Tensor dx = Tensor::empty(x_shape);
+    kernels.avg_pool_backward({.shape = shape,
+                               .dy = std::as_const(dy).data<float>(),
+                               .dx = dx.data<float>(),
+                               .count_include_pad = include_pad});
+    add_gradient(kernels, *x_slot, convert(kernels, dx, dtype));
+  });
   return y;
 }
 
 Var global_avg_pool(Ctx& ctx, const Var& x) { return flatten(ctx, adaptive_avg_pool2d(ctx, x, 1)); }
 
 Var adaptive_avg_pool2d(Ctx& ctx, const Var& x, int64_t size) {
-  check_float32("adaptive_avg_pool2d", "", "x", x.value());
+  check_float("adaptive_avg_pool2d", "", "x", x.value());
   const Shape s = x.shape();
   if (s.rank() != 4 || s[1] < 1 || s[2] < 1 || size < 1) {
     fail("[adaptive_avg_pool2d] expected x of shape (N,H,W,C) and a size >= 1, got {} and {}", to_string(s), size);
   }
   const Kernels& kernels = *ctx.kernels;
   const bool needs_grad = ctx.records(x);
-  Var y(Tensor::empty({s[0], size, size, s[3]}), needs_grad);
-  y.set_non_negative(x.non_negative());
+  const DType dtype = x.value().dtype();
+  const Tensor values = convert(kernels, x.value(), DType::float32);
+  Tensor means = Tensor::empty({s[0], size, size, s[3]});
   kernels.adaptive_avg_pool({.n = s[0],
                              .h = s[1],
                              .w = s[2],
                              .c = s[3],
                              .oh = size,
                              .ow = size,
-                             .x = x.value().data<float>(),
-                             .y = y.value().data<float>()});
+                             .x = values.data<float>(),
+                             .y = means.data<float>()});
+  Var y(convert(kernels, means, dtype), needs_grad);
+  y.set_non_negative(x.non_negative());
   record_plan(ctx, "adaptive_avg_pool2d", "", x.shape(), y.shape(), kernels.adaptive_avg_pool.implementation,
-              needs_grad ? kernels.adaptive_avg_pool_backward.implementation : "-");
+              needs_grad ? kernels.adaptive_avg_pool_backward.implementation : "-", 0, y.value().dtype());
   if (!needs_grad) return y;
 
-  ctx.tape->record(y, [&kernels, s, size, x_slot = x.slot()](Tensor dy) {
+  ctx.tape->record(y, [&kernels, s, size, dtype, x_slot = x.slot()](Tensor dy) {
+    dy = convert(kernels, dy, DType::float32);
     Tensor dx = Tensor::empty(s);
     kernels.adaptive_avg_pool_backward({.n = s[0],
                                         .h = s[1],
@@ -125,7 +132,7 @@ Var adaptive_avg_pool2d(Ctx& ctx, const Var& x, int64_t size) {
                                         .ow = size,
                                         .dy = std::as_const(dy).data<float>(),
                                         .dx = dx.data<float>()});
-    add_gradient(kernels, *x_slot, std::move(dx));
+    add_gradient(kernels, *x_slot, convert(kernels, dx, dtype));
   });
   return y;
 }

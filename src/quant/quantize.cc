@@ -1,7 +1,7 @@
 #include "luq/quant/quantize.h"
 
-#include "kernels/kernels.h"
 #include "luq/core/error.h"
+#include "src/core/floats.h"
 
 namespace luq {
 namespace {
@@ -15,7 +15,7 @@ Stats statistics(const Kernels& kernels, const Tensor& x, const std::optional<St
   if (known) {
     stats = *known;
   } else {
-    kernels.stats({.x = x.data<float>(), .count = x.numel(), .stats = &stats});
+    kernels.stats({.x = floats(x), .count = x.numel(), .stats = &stats});
   }
   if (!kernels::stats_finite(stats)) {
     fail(
@@ -52,7 +52,7 @@ QTensor quantize(const Kernels& kernels, const Tensor& x, const QuantSpec& spec,
   if (inverse == 0.0f) q.scale = 0.0f;
   q.codes = Tensor::empty({q.rows() * packed_row_bytes(q.cols())}, DType::uint8);
   if (q.format == Format::fp4) {
-    kernels.encode_fp4({.x = x.data<float>(),
+    kernels.encode_fp4({.x = floats(x),
                         .rows = q.rows(),
                         .cols = q.cols(),
                         .inverse_alpha = inverse,
@@ -60,7 +60,7 @@ QTensor quantize(const Kernels& kernels, const Tensor& x, const QuantSpec& spec,
                         .key = key,
                         .codes = q.codes.data<uint8_t>()});
   } else {
-    kernels.encode_int({.x = x.data<float>(),
+    kernels.encode_int({.x = floats(x),
                         .rows = q.rows(),
                         .cols = q.cols(),
                         .inverse_scale = inverse,

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "luq/core/convert.h"
 #include "luq/core/error.h"
 #include "luq/ops/loss.h"
 
@@ -60,12 +61,15 @@ Ctx ExperimentParts::context(const ExperimentConfig& config) const {
   return ctx;
 }
 
+Var ExperimentParts::input(const Tensor& images) const { return Var(convert(*kernels, images, dtype)); }
+
 ExperimentParts make_parts(const ExperimentConfig& config, bool with_training) {
   ExperimentParts parts;
   parts.kernels = &kernels_for(parse_device(config.device));
-  if (config.precision != "float32") {
-    fail_user("[train] precision: expected float32, got '{}'", config.precision);
+  if (config.precision != "float32" && config.precision != "bfloat16") {
+    fail_user("[train] precision: expected float32 or bfloat16, got '{}'", config.precision);
   }
+  parts.dtype = config.precision == "bfloat16" ? DType::bfloat16 : DType::float32;
   if (config.eval.batch_size < 1)
     fail_user("[train] eval.batch_size: expected 1 or more, got {}", config.eval.batch_size);
   if (with_training) parts.train_set = open_split(config, Split::train);
@@ -103,7 +107,7 @@ EvalResult evaluate(const ExperimentConfig& config, ExperimentParts& parts,
   double loss_sum = 0;
   int64_t correct = 0;
   for (Batch batch; between_batches() && loader.next(batch);) {
-    const Var logits = parts.model->forward(ctx, Var(batch.images));
+    const Var logits = parts.model->forward(ctx, parts.input(batch.images));
     const LossResult loss = softmax_cross_entropy(ctx, logits, batch.labels);
     loss_sum += static_cast<double>(loss.loss.value().data<float>()[0]) * static_cast<double>(batch.size());
     correct += loss.correct;

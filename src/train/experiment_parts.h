@@ -19,8 +19,10 @@ struct ExperimentParts {
   std::unique_ptr<Module> model;
   QuantPlan plan;
   int threads = 1;
+  DType dtype = DType::float32;  // of activations
 
   Ctx context(const ExperimentConfig& config) const;
+  Var input(const Tensor& images) const;  // what the model takes
 };
 
 // Opens the data, builds the model and its quantisation plan, sets the number of threads. Throws UserError for what the

@@ -28,7 +28,7 @@ Probe probe(const ExperimentConfig& config, const ExperimentParts& parts) {
   ctx.training = true;
   ctx.plan = &result.entries;
   const int64_t before = memory_stats().live_bytes;
-  const Var images(Tensor::zeros({kProbeImages, info.height, info.width, info.channels}));
+  const Var images = parts.input(Tensor::zeros({kProbeImages, info.height, info.width, info.channels}));
   const Tensor labels = Tensor::zeros({kProbeImages}, DType::int32);
   const Var loss = softmax_cross_entropy(ctx, parts.model->forward(ctx, images), labels).loss;
   result.bytes_per_image = (memory_stats().live_bytes - before) / kProbeImages;

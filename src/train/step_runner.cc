@@ -44,7 +44,7 @@ StepRunner::Result StepRunner::step() {
   ctx.tape = &tape;
   ctx.training = true;
   ctx.step = state_->step++;
-  const Var logits = state_->parts.model->forward(ctx, Var(state_->batch.images));
+  const Var logits = state_->parts.model->forward(ctx, state_->parts.input(state_->batch.images));
   const LossResult result = softmax_cross_entropy(ctx, logits, state_->batch.labels,
                                                   static_cast<float>(state_->config.train.label_smoothing));
   phase("backward");

@@ -180,10 +180,10 @@ void Trainer::say_start() {
                          format_count(info.images), format_count(parts_.test_set->info().images), info.height,
                          info.width, info.channels, info.num_classes));
   if (quantized > 0) {
-    log_->info(fmt::format("formats  weights {}, activations {}, gradients {}", spec(quant.weights),
-                           spec(quant.activations), spec(quant.gradients)));
+    log_->info(fmt::format("formats  weights {}, activations {}, gradients {}; elsewhere {}", spec(quant.weights),
+                           spec(quant.activations), spec(quant.gradients), config_.precision));
   } else {
-    log_->info("formats  float32");
+    log_->info(fmt::format("formats  {}", config_.precision));
   }
   log_->info(fmt::format("kernels  {}; {} thread{}", kernels, parts_.threads, parts_.threads == 1 ? "" : "s"));
   machine_ = probe_machine(*parts_.kernels);
@@ -240,7 +240,7 @@ void Trainer::train_step(const Batch& batch) {
     optimizer_->use(profile->kernels());
   }
   try {
-    const Var logits = parts_.model->forward(ctx, Var(batch.images));
+    const Var logits = parts_.model->forward(ctx, parts_.input(batch.images));
     LossResult result =
         softmax_cross_entropy(ctx, logits, batch.labels, static_cast<float>(config_.train.label_smoothing));
     const float loss = result.loss.value().data<float>()[0];

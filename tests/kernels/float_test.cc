@@ -493,6 +493,7 @@ TEST_CASE("Every entry of the contract has a case in these files", "[kernels]") 
                                      "peak_bfloat16",
                                      "peak_read",
                                      "random_bits",
+                                     "convert",  // bfloat16_test.cc
                                      "relu",
                                      "relu_backward",
                                      "add",

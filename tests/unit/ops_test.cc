@@ -161,7 +161,7 @@ TEST_CASE("errors of conv2d and linear name the layer and both shapes", "[ops][e
                     contains_text("[linear] fc: expected C_in=6 from w (5,6), got 7 in x (2,7)"));
   CHECK_THROWS_WITH(
       linear(ctx, Var(Tensor::zeros({2, 6}, DType::uint8)), Var(Tensor::zeros({5, 6})), nullptr, "fc", scale),
-      contains_text("[linear] fc: expected x of dtype float32, got uint8"));
+      contains_text("[linear] fc: expected x of dtype float32 or bfloat16, got uint8"));
 }
 
 TEST_CASE("errors of the other ops say what was expected", "[ops][errors]") {

@@ -48,9 +48,10 @@ ExperimentConfig experiment(const std::string& name, const StepOptions& options)
                                 .activations = {Format::int4, ScaleMethod::sawb, Rounding::nearest},
                                 .gradients = {Format::fp4, ScaleMethod::max, Rounding::stochastic}};
     if (name == "luq_exempt_shortcuts") config.quantization.exempt = {"*downsample*"};
-  } else if (name != "fp32") {
-    fail_user("[luqbench] configuration: expected luq, luq_exempt_shortcuts or fp32, got '{}'", name);
+  } else if (name != "fp32" && name != "bf16") {
+    fail_user("[luqbench] configuration: expected luq, luq_exempt_shortcuts, fp32 or bf16, got '{}'", name);
   }
+  config.precision = name == "fp32" ? "float32" : "bfloat16";
   // Written and read again, so that --set means what it means for luqtrain.
   return parse_experiment(to_yaml(config), "luqbench", options.overrides);
 }
@@ -88,7 +89,7 @@ std::vector<Configuration> configurations(const StepOptions& options) {
                                  "--classes",    number(options.classes),
                                  "--threads",    number(options.threads)};
   std::vector<Configuration> all;
-  for (const char* name : {"luq", "luq_exempt_shortcuts", "fp32"}) {
+  for (const char* name : {"luq", "luq_exempt_shortcuts", "fp32", "bf16"}) {
     std::vector<std::string> command{fs::read_symlink("/proc/self/exe").string(), "step", "--worker", name};
     command.insert(command.end(), input.begin(), input.end());
     for (const std::string& override_text : options.overrides) {
@@ -142,7 +143,7 @@ struct Measured {
   }
 };
 
-// The three configurations of luqtrain begin with the same weights and the same batch: quantisation moves the first
+// The configurations of luqtrain begin with the same weights and the same batch: quantisation moves the first
 // loss a little, and only that.
 void check(const std::vector<Measured>& all) {
   const Measured* fp32 = nullptr;

@@ -10,7 +10,8 @@ namespace luq {
 // Appends a float32 op that multiplies no matrices to ctx.plan when it is set. layer: may be empty. The kernels' names
 // are Kernel::implementation, "-" where the op runs none.
 inline void record_plan(Ctx& ctx, const char* op, const std::string& layer, const Shape& input, const Shape& output,
-                        const char* forward_kernel, const char* backward_kernel, int64_t parameters = 0) {
+                        const char* forward_kernel, const char* backward_kernel, int64_t parameters = 0,
+                        DType dtype = DType::float32) {
   if (ctx.plan == nullptr) return;
   ctx.plan->push_back({.name = layer,
                        .op = op,
@@ -18,8 +19,8 @@ inline void record_plan(Ctx& ctx, const char* op, const std::string& layer, cons
                        .output = output,
                        .parameters = parameters,
                        .macs = 0,
-                       .forward = "float32",
-                       .backward = "float32",
+                       .forward = to_string(dtype),
+                       .backward = to_string(dtype),
                        .update = "-",
                        .forward_kernel = forward_kernel,
                        .backward_kernel = backward_kernel,

@@ -1,0 +1,60 @@
+// What ref does with bfloat16: operands become float32 first, results are rounded last.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace luq::kernels::ref {
+
+inline float load(ConstFloats x, int64_t i) { return x.bfloat16 ? to_float(x.as<BFloat16>()[i]) : x.as<float>()[i]; }
+
+inline void store(Floats y, int64_t i, float value) {
+  if (y.bfloat16) {
+    y.as<BFloat16>()[i] = to_bfloat16(value);
+  } else {
+    y.as<float>()[i] = value;
+  }
+}
+
+// `count` values as float32; null stays null.
+class Operand {
+ public:
+  Operand(ConstFloats x, int64_t count) : values_(x.bfloat16 ? nullptr : x.as<float>()) {
+    if (!x.bfloat16 || !x) return;
+    copy_.resize(static_cast<size_t>(count) + 1);
+    for (int64_t i = 0; i < count; ++i) copy_[static_cast<size_t>(i)] = load(x, i);
+    values_ = copy_.data();
+  }
+  operator const float*() const { return values_; }
+
+ private:
+  std::vector<float> copy_;
+  const float* values_;
+};
+
+// Where `count` results go: written when this ends.
+class Result {
+ public:
+  Result(Floats y, int64_t count) : to_(y), count_(count), values_(y.bfloat16 ? nullptr : y.as<float>()) {
+    if (!y.bfloat16 || !y) return;
+    copy_.resize(static_cast<size_t>(count) + 1);
+    values_ = copy_.data();
+  }
+  ~Result() {
+    if (copy_.empty()) return;
+    for (int64_t i = 0; i < count_; ++i) store(to_, i, values_[i]);
+  }
+  Result(const Result&) = delete;
+  Result& operator=(const Result&) = delete;
+  operator float*() const { return values_; }
+
+ private:
+  Floats to_;
+  int64_t count_;
+  std::vector<float> copy_;
+  float* values_;
+};
+
+}  // namespace luq::kernels::ref

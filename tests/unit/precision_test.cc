@@ -1,0 +1,45 @@
+// precision: bfloat16, from the configuration to the last op.
+
+#include <cmath>
+
+#include "luq/config/load.h"
+#include "luq/train/step_runner.h"
+#include "tests/catch.h"
+
+using namespace luq;
+
+namespace {
+
+std::vector<float> losses(const std::string& precision, const std::string& quantization, const std::string& model,
+                          int64_t threads) {
+  const std::string yaml =
+      "seed: 3\nmodel: {name: " + model +
+      "}\ndata: {name: synthetic, synthetic: {train_images: 16, test_images: 1, image_size: 32}}\n"
+      "optimizer: {lr: 0.001}\nlr_scheduler: {name: constant}\ntrain: {batch_size: 16}\nthreads: " +
+      std::to_string(threads) + "\nprecision: " + precision + "\n" + quantization;
+  StepRunner runner(parse_experiment(yaml, "test", {}));
+  std::vector<float> all;
+  for (int i = 0; i < 4; ++i) all.push_back(runner.step().loss);
+  return all;
+}
+
+const std::string luq_policy =
+    "quantization:\n  weights: {format: int4, scale: sawb}\n  activations: {format: int4, scale: sawb}\n"
+    "  gradients: {format: fp4, scale: max, rounding: stochastic}\n";
+
+}  // namespace
+
+TEST_CASE("Steps in bfloat16 stay near those in float32, and are the same for any threads", "[train][bfloat16]") {
+  const std::string model = "resnet20";
+  const std::string policy = GENERATE(std::string(), luq_policy);
+  CAPTURE(policy);
+  const std::vector<float> wide = losses("float32", policy, model, 2), narrow = losses("bfloat16", policy, model, 2);
+  for (size_t i = 0; i < wide.size(); ++i) {
+    CAPTURE(i, wide[i], narrow[i]);
+    CHECK(std::abs(narrow[i] - wide[i]) < 0.1f * wide[i]);
+  }
+  CHECK(std::abs(narrow[0] - wide[0]) < 0.05f * wide[0]);
+  CHECK(narrow != wide);
+  CHECK(narrow.back() < narrow.front());
+  CHECK(losses("bfloat16", policy, model, 1) == narrow);
+}
