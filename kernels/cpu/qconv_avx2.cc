@@ -18,6 +18,7 @@ struct Avx2 {
   static constexpr bool kChained = true;
 
   static Int zero() { return _mm256_setzero_si256(); }
+  static Int set(int x) { return _mm256_set1_epi32(x); }
   static Int load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static void store(void* p, Int v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
   static Int broadcast(const uint8_t* p) {

@@ -40,18 +40,24 @@ struct ConvTile {
   int64_t channels;  // columns to write
 };
 
-// Backward-weight: adds to row i, column j of `sums`, over all images, rows and pixels, x of row i times dy of column
-// j.
+// Backward-weight: row i, column j is the sum, over all images and steps, of four terms of dy of row i times x of
+// column j, modulo 2^32. It is added to `sums`, or written there; or, where those are null, written to dw as a float,
+// times scale, after the offset of x has been taken away.
 struct UpdateTile {
-  const uint8_t* x;  // (images, rows, x_stride planes) of 4 * quads pixels, the next rows x_stride apart
-  int64_t x_stride, x_row, x_image;
-  const int8_t* dy;  // (images, rows, quads, channels, 4)
-  int64_t dy_quad, dy_row, dy_image;
-  int64_t images, rows, quads;
+  const int8_t* dy;  // (images, rows of the tile, 4 * steps)
+  int64_t dy_stride, dy_image;
+  const uint8_t* x;  // (images, steps, x_step bytes): of which 16 * blocks channels of 4
+  int64_t x_step, x_image;
+  int64_t images, steps;
   int64_t chain;
-  uint32_t* sums;  // (rows of the tile, 16 * blocks), modulo 2^32
-  int64_t sums_stride;
+  int64_t stride;  // between rows of the result
+  uint32_t* sums;  // (rows of the tile, 16 * blocks)
   bool add;
+  float* dw;  // (rows of the tile, channels)
+  int64_t channels;
+  float scale;
+  int offset;
+  const int32_t* dy_sums;  // (rows of the tile) or null: no offset
 };
 
 struct QConvIsa {

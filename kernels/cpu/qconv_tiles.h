@@ -1,6 +1,6 @@
 // Register blocks of the 4-bit matmuls for a vector type V, which an instruction set's file defines:
 //   Int, kLanes (int32 lanes), kMaxRows (with one and two blocks of 16 columns), kMaxBlocks, kChained,
-//   zero, load, store, broadcast (4 bytes to every lane), add;
+//   zero, set (a number to every lane), load, store, broadcast (4 bytes to every lane), add;
 //   dot(sum, u, s): sum + the products of 4 unsigned by 4 signed bytes, lane by lane;
 //   kChained: pairs(u, s) gives sums of two products in int16, add16 adds those, widen(sum, pairs) adds them to int32;
 //   store_float(y, sums, scale, bias or null, accumulate, channels): one vector of results, of which `channels` are
@@ -35,7 +35,9 @@ struct RowPointers {
   }
 };
 
-template <class V, int R, int N>
+// kRowsUnsigned: the rows, which are broadcast, are the unsigned operand, and the columns the signed one; else the
+// other way round.
+template <class V, int R, int N, bool kRowsUnsigned>
 struct Accumulators {
   using Int = typename V::Int;
   Int sum[R][N];
@@ -48,7 +50,7 @@ struct Accumulators {
     }
   }
 
-  // `steps` x 4 terms; vector v of the signed operand is at s + offset(v).
+  // `steps` x 4 terms; vector v of the columns is at s + offset(v).
   template <class Offset>
   void multiply(const uint8_t* x, int64_t x_stride, const int8_t* s, int64_t s_step, Offset offset, int64_t steps) {
     RowPointers<R> row(x, x_stride);
@@ -62,9 +64,9 @@ struct Accumulators {
 #pragma GCC unroll 4
         for (int v = 0; v < N; ++v) {
           if constexpr (V::kChained) {
-            sum[i][v] = V::add16(sum[i][v], V::pairs(u, w[v]));
+            sum[i][v] = V::add16(sum[i][v], kRowsUnsigned ? V::pairs(u, w[v]) : V::pairs(w[v], u));
           } else {
-            sum[i][v] = V::dot(sum[i][v], u, w[v]);
+            sum[i][v] = kRowsUnsigned ? V::dot(sum[i][v], u, w[v]) : V::dot(sum[i][v], w[v], u);
           }
         }
       }
@@ -76,10 +78,10 @@ struct Accumulators {
 
 // Totals in int32. With a dot instruction the accumulators are the totals; else they hold int16 pairs, which are
 // widened into totals in memory before `chain` steps are exceeded.
-template <class V, int R, int N>
+template <class V, int R, int N, bool kRowsUnsigned>
 struct Sums {
   using Int = typename V::Int;
-  Accumulators<V, R, N> acc;
+  Accumulators<V, R, N, kRowsUnsigned> acc;
   Int total[V::kChained ? R : 1][V::kChained ? N : 1];
   int64_t used = 0;
 
@@ -131,7 +133,7 @@ void conv_tile(const ConvTile& t) {
   constexpr int64_t step_bytes = kBlock * 4;
   const int64_t w_block = t.w_block;
   const auto offset = [w_block](int v) { return (v / per_block) * w_block + (v % per_block) * V::kLanes * 4; };
-  Sums<V, R, N> sums;
+  Sums<V, R, N, true> sums;
   sums.clear();
   const int8_t* w = t.w;
   for (int64_t run = 0; run < t.runs; ++run) {
@@ -174,24 +176,31 @@ void conv_tile(const ConvTile& t) {
 template <class V, int R, int N>
 void update_tile(const UpdateTile& t) {
   const auto offset = [](int v) { return v * V::kLanes * 4; };
-  Sums<V, R, N> sums;
+  Sums<V, R, N, false> sums;
   sums.clear();
   for (int64_t image = 0; image < t.images; ++image) {
-    const uint8_t* x = t.x + image * t.x_image;
-    const int8_t* dy = t.dy + image * t.dy_image;
-    for (int64_t row = 0; row < t.rows; ++row) {
-      sums.multiply(x, t.x_stride, dy, t.dy_quad, offset, t.quads, t.chain);
-      x += t.x_row;
-      dy += t.dy_row;
-    }
+    sums.multiply(reinterpret_cast<const uint8_t*>(t.dy + image * t.dy_image), t.dy_stride,
+                  reinterpret_cast<const int8_t*>(t.x + image * t.x_image), t.x_step, offset, t.steps, t.chain);
   }
   sums.widen();
+  if (t.sums != nullptr) {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) {
+        uint32_t* to = t.sums + i * t.stride + v * V::kLanes;
+        V::store(to, t.add ? V::add(V::load(to), sums.get(i, v)) : sums.get(i, v));
+      }
+    }
+    return;
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
+    const auto start = V::set(t.dy_sums != nullptr ? -t.offset * t.dy_sums[i] : 0);
 #pragma GCC unroll 4
     for (int v = 0; v < N; ++v) {
-      uint32_t* to = t.sums + i * t.sums_stride + v * V::kLanes;
-      V::store(to, t.add ? V::add(V::load(to), sums.get(i, v)) : sums.get(i, v));
+      V::store_float(t.dw + i * t.stride + v * V::kLanes, V::add(sums.get(i, v), start), t.scale, nullptr, false,
+                     t.channels - v * V::kLanes);
     }
   }
 }

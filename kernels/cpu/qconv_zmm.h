@@ -14,6 +14,7 @@ struct Zmm {
   using Int = __m512i;
   static constexpr int kLanes = 16;
   static Int zero() { return _mm512_setzero_si512(); }
+  static Int set(int x) { return _mm512_set1_epi32(x); }
   static Int load(const void* p) { return _mm512_loadu_si512(p); }
   static void store(void* p, Int v) { _mm512_storeu_si512(p, v); }
   static Int broadcast(const uint8_t* p) {
