@@ -8,16 +8,20 @@
 // Random bits: a batch of kLanes Philox blocks is computed at once, one block a lane. Lane 4 q + i computes block
 // (kLanes / 4) i + q, so that a 4x4 transposition of words inside 128-bit lanes leaves vector i with kLanes / 4
 // consecutive blocks: 2 kLanes consecutive 16-bit numbers in memory order. Cost per element: about 0.7 instructions for
-// the generator, 0.6 for the rest, on 512-bit vectors; statistics and integer codes are bound by reading x.
+// the generator, 1 for the rest, on 512-bit vectors; statistics and integer codes are bound by reading x.
 
 #include "kernels/cpu/stats_impl.h"
 
 constexpr int64_t kRange = 8192;
+constexpr int64_t kAhead = 2048;  // bytes that the statistics ask memory for before they read them
 
 template <typename T>
 struct StoredValues {
   const T* x;
-  typename Simd::Float full(int64_t i) const { return Simd::load(x + i); }
+  typename Simd::Float full(int64_t i) const {
+    Simd::prefetch(x + i + kAhead / static_cast<int64_t>(sizeof(T)));
+    return Simd::load(x + i);
+  }
   typename Simd::Float part(int64_t i, int64_t count) const { return Simd::load(x + i, count); }
 };
 
@@ -46,9 +50,9 @@ RandomBatch random_batch(const RngKey& key, uint32_t first_block) {
     typename Simd::Int high0, low0, high1, low1;
     Simd::multiply(c0, 0xD2511F53u, high0, low0);
     Simd::multiply(c2, 0xCD9E8D57u, high1, low1);
-    c0 = Simd::xor_int(Simd::xor_int(high1, c1), Simd::set_int(k0));
+    c0 = Simd::xor_int(high1, c1, Simd::set_int(k0));
     c1 = low1;
-    c2 = Simd::xor_int(Simd::xor_int(high0, c3), Simd::set_int(k1));
+    c2 = Simd::xor_int(high0, c3, Simd::set_int(k1));
     c3 = low0;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
@@ -123,6 +127,16 @@ void encode_random(const T* x, const RngKey& key, int64_t index, uint8_t* out, C
   }
 }
 
+// LUQ codes of kBatch elements.
+template <typename T>
+void encode_luq(const T* x, const RngKey& key, int64_t index, typename Simd::Float inverse, uint8_t* out) {
+  const RandomBatch batch = random_batch(key, static_cast<uint32_t>(index / 8));
+  for (int i = 0; i < 4; ++i) {
+    const T* from = x + 2 * i * Simd::kLanes;
+    Simd::store_fp4(out + i * Simd::kLanes, Simd::load(from), Simd::load(from + Simd::kLanes), inverse, batch.words[i]);
+  }
+}
+
 template <typename T, typename Code>
 void encode_plain(const T* x, uint8_t* out, Code code) {
 #pragma GCC unroll 8
@@ -174,27 +188,23 @@ template <typename T>
 void encode_fp4_from(const EncodeFp4Args& a) {
   const T* x = a.x.as<T>();
   const auto inverse = Simd::set(a.inverse_alpha);
-  const auto one = Simd::set(1.0f);
-  // fp4_code of numerics.h, lane by lane.
-  const auto code = [&](typename Simd::Float value, typename Simd::Int random) {
-    const auto r = Simd::mul(Simd::abs(value), inverse);
-    const auto s = Simd::add_below(r, one);
-    const auto sum = Simd::add_int(Simd::add_int(Simd::bits(s), Simd::set_int(64)), Simd::shift_left_7(random));
-    return Simd::fp4_from_exponent(value, r, one, Simd::shift_right_23(sum));
-  };
   const auto scalar = [&](int64_t i) {
     return fp4_code(as_float(x[i]), a.inverse_alpha,
                     a.rounding == Rounding::nearest ? kNearestBits : random_of(a.key, i));
   };
   if (a.rounding == Rounding::nearest) {
-    const auto nearest = [&](typename Simd::Float value) { return code(value, Simd::set_int(kNearestBits)); };
-    encode(
-        a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_plain(x + i, out, nearest); }, scalar);
+    const auto nearest = [&](int64_t i, uint8_t* out) {
+      const auto half = Simd::set_int(kNearestBits * 0x10001u);
+      for (int64_t at = i; at < i + kBatch; at += 2 * Simd::kLanes, out += Simd::kLanes) {
+        Simd::store_fp4(out, Simd::load(x + at), Simd::load(x + at + Simd::kLanes), inverse, half);
+      }
+    };
+    encode(a.rows, a.cols, a.codes, nearest, scalar);
     return;
   }
   if (!indices_fit(a.rows * a.cols)) return ref_encode_fp4(a);
   encode(
-      a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_random(x + i, a.key, i, out, code); }, scalar);
+      a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_luq(x + i, a.key, i, inverse, out); }, scalar);
 }
 
 void encode_fp4(const EncodeFp4Args& a) {

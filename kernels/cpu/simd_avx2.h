@@ -37,7 +37,19 @@ struct Simd {
   static void store_int(void* p, Int x) { _mm256_storeu_si256(static_cast<Int*>(p), x); }
   static Int add_int(Int a, Int b) { return _mm256_add_epi32(a, b); }
   static Int xor_int(Int a, Int b) { return _mm256_xor_si256(a, b); }
+  static Int xor_int(Int a, Int b, Int c) { return xor_int(xor_int(a, b), c); }
   static Int and_int(Int a, Int b) { return _mm256_and_si256(a, b); }
+  // The sum of all lanes: lane i += lane i + half, for halves 4, 2, 1.
+  static float fold(Float x) {
+    const __m128 x4 = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 x2 = _mm_add_ps(x4, _mm_movehl_ps(x4, x4));
+    return _mm_cvtss_f32(_mm_add_ss(x2, _mm_movehdup_ps(x2)));
+  }
+  static uint32_t largest(Int x) {
+    const __m128i x4 = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    const __m128i x2 = _mm_max_epi32(x4, _mm_shuffle_epi32(x4, 0x4e));
+    return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epi32(x2, _mm_shuffle_epi32(x2, 0xb1))));
+  }
   static Int max_int(Int a, Int b) { return _mm256_max_epi32(a, b); }
   static Int shift_left_7(Int x) { return _mm256_slli_epi32(x, 7); }
   static Int shift_right_23(Int x) { return _mm256_srli_epi32(x, 23); }
@@ -70,6 +82,13 @@ struct Simd {
     memcpy(p, &bytes, sizeof bytes);
   }
 
+  // LUQ codes of 16 values, numerics.h's fp4_code, with 16 random numbers of 16 bits in order.
+  static void store_fp4(uint8_t* p, Float x0, Float x1, Float inverse, Int random) {
+    store_codes(p, fp4_code(x0, inverse, low_half(random)));
+    store_codes(p + kLanes / 2, fp4_code(x1, inverse, high_half(random)));
+  }
+  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
   static Int block_order() { return _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7); }
   static void multiply(Int x, uint32_t factor, Int& high, Int& low) {
     const Int m = _mm256_set1_epi64x(factor);
@@ -84,6 +103,11 @@ struct Simd {
     out[1] = _mm256_unpackhi_epi64(ab_low, cd_low);
     out[2] = _mm256_unpacklo_epi64(ab_high, cd_high);
     out[3] = _mm256_unpackhi_epi64(ab_high, cd_high);
+  }
+  static Int fp4_code(Float x, Float inverse, Int random) {
+    const Float one = set(1.0f), r = mul(abs(x), inverse);
+    const Int sum = add_int(add_int(bits(add_below(r, one)), set_int(64)), shift_left_7(random));
+    return fp4_from_exponent(x, r, one, shift_right_23(sum));
   }
   static Int low_half(Int x) { return _mm256_cvtepu16_epi32(_mm256_castsi256_si128(x)); }
   static Int high_half(Int x) { return _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x, 1)); }

@@ -36,27 +36,49 @@ struct Simd {
   static void store_int(void* p, Int x) { _mm512_storeu_si512(p, x); }
   static Int add_int(Int a, Int b) { return _mm512_add_epi32(a, b); }
   static Int xor_int(Int a, Int b) { return _mm512_xor_si512(a, b); }
+  static Int xor_int(Int a, Int b, Int c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
   static Int and_int(Int a, Int b) { return _mm512_and_si512(a, b); }
+  // The sum of all lanes: lane i += lane i + half, for halves 8, 4, 2, 1.
+  static float fold(Float x) {
+    const __m256 x8 = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    const __m128 x4 = _mm_add_ps(_mm256_castps256_ps128(x8), _mm256_extractf128_ps(x8, 1));
+    const __m128 x2 = _mm_add_ps(x4, _mm_movehl_ps(x4, x4));
+    return _mm_cvtss_f32(_mm_add_ss(x2, _mm_movehdup_ps(x2)));
+  }
+  static uint32_t largest(Int x) { return static_cast<uint32_t>(_mm512_reduce_max_epi32(x)); }
   static Int max_int(Int a, Int b) { return _mm512_max_epi32(a, b); }
-  static Int shift_left_7(Int x) { return _mm512_slli_epi32(x, 7); }
-  static Int shift_right_23(Int x) { return _mm512_srli_epi32(x, 23); }
   static int64_t count_zeros(Float x) { return _mm_popcnt_u32(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_EQ_OQ)); }
   // value + 1 where a > b.
   static Int add_where_greater(Int value, Float a, Float b) {
     return _mm512_mask_add_epi32(value, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), value, _mm512_set1_epi32(1));
   }
-  // r + 1 where r < 1.
-  static Float add_below(Float r, Float one) {
-    return _mm512_mask_add_ps(r, _mm512_cmp_ps_mask(r, one, _CMP_LT_OQ), r, one);
+  // LUQ codes of 32 values, numerics.h's fp4_code, with 32 random numbers of 16 bits in order. The upper 16 bits of the
+  // mantissas, and the exponents, of all 32 are brought together in lanes of 16 bits.
+  static void store_fp4(uint8_t* p, Float x0, Float x1, Float inverse, Int random) {
+    const Float one = set(1.0f);
+    const Float r0 = mul(abs(x0), inverse), r1 = mul(abs(x1), inverse);
+    const __mmask16 below0 = _mm512_cmp_ps_mask(r0, one, _CMP_LT_OQ), below1 = _mm512_cmp_ps_mask(r1, one, _CMP_LT_OQ);
+    const Int s0 = bits(_mm512_mask_add_ps(r0, below0, r0, one)), s1 = bits(_mm512_mask_add_ps(r1, below1, r1, one));
+    const Int half = _mm512_set1_epi32(64);
+    const Int t0 = _mm512_srli_epi32(_mm512_add_epi32(s0, half), 7),
+              t1 = _mm512_srli_epi32(_mm512_add_epi32(s1, half), 7);
+    const Int low_words = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26,
+                                           24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const Int high_words = _mm512_add_epi16(low_words, _mm512_set1_epi16(1));
+    const Int sum = _mm512_add_epi16(_mm512_permutex2var_epi16(t0, low_words, t1), random);
+    const __mmask32 carry = _mm512_cmplt_epu16_mask(sum, random);
+    const Int exponent = _mm512_permutex2var_epi16(t0, high_words, t1), unit = _mm512_set1_epi16(1);
+    Int magnitude = _mm512_sub_epi16(exponent, _mm512_set1_epi16(126));
+    magnitude = _mm512_mask_add_epi16(magnitude, carry, magnitude, unit);
+    magnitude = _mm512_mask_sub_epi16(magnitude, _mm512_kunpackw(below1, below0), magnitude, unit);
+    magnitude = _mm512_min_epu16(magnitude, _mm512_set1_epi16(7));
+    const __mmask32 negative = _mm512_movepi16_mask(_mm512_permutex2var_epi16(bits(x0), high_words, bits(x1)));
+    const __mmask32 nonzero = _mm512_test_epi16_mask(magnitude, magnitude);
+    const Int code = _mm512_or_si512(magnitude, _mm512_maskz_mov_epi16(negative & nonzero, _mm512_set1_epi16(8)));
+    const Int pairs = _mm512_or_si512(code, _mm512_srli_epi32(code, 12));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(pairs));
   }
-  // Sign and magnitude from the biased exponent: exponent - 127 below 1, else - 126, at most 7.
-  static Int fp4_from_exponent(Float x, Float r, Float one, Int exponent) {
-    const __mmask16 below = _mm512_cmp_ps_mask(r, one, _CMP_LT_OQ);
-    const Int bias = _mm512_mask_blend_epi32(below, _mm512_set1_epi32(126), _mm512_set1_epi32(127));
-    const Int magnitude = _mm512_min_epi32(_mm512_sub_epi32(exponent, bias), _mm512_set1_epi32(7));
-    const __mmask16 signed_lanes = _mm512_movepi32_mask(bits(x)) & _mm512_test_epi32_mask(magnitude, magnitude);
-    return _mm512_mask_or_epi32(magnitude, signed_lanes, magnitude, _mm512_set1_epi32(8));
-  }
+  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
   // 16 codes in int32 lanes to 8 bytes.
   static void store_codes(uint8_t* p, Int codes) {
     const Int pairs = _mm512_or_si512(codes, _mm512_srli_epi64(codes, 28));
@@ -67,8 +89,8 @@ struct Simd {
   static void multiply(Int x, uint32_t factor, Int& high, Int& low) {
     const Int m = _mm512_set1_epi64(factor);
     const Int even = _mm512_mul_epu32(x, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), m);
-    low = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
-    high = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+    low = _mm512_mask_shuffle_epi32(even, 0xAAAA, odd, _MM_PERM_CCAA);
+    high = _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
   }
   static void transpose(Int a, Int b, Int c, Int d, Int* out) {
     const Int ab_low = _mm512_unpacklo_epi32(a, b), ab_high = _mm512_unpackhi_epi32(a, b);

@@ -15,18 +15,20 @@ struct Extremes {
   uint32_t abs_bits_max = 0;
 };
 
-inline float fold(float* lanes) {
-  for (int half = kStatsLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+constexpr int kStatsVectors = kStatsLanes / Simd::kLanes;
+
+inline float fold(typename Simd::Float* vectors) {
+  for (int half = kStatsVectors / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) vectors[i] = Simd::add(vectors[i], vectors[i + half]);
   }
-  return lanes[0];
+  return Simd::fold(vectors[0]);
 }
 
 // source.full(i): the vector of values i..i + kLanes - 1 of the chunk; source.part(i, count): its first `count` lanes,
 // the others 0. Called once for each vector, in order.
 template <typename Source>
 ChunkSums sum_chunk(int64_t count, Source source, Extremes& extremes) {
-  constexpr int kVectors = kStatsLanes / Simd::kLanes;
+  constexpr int kVectors = kStatsVectors;
   typename Simd::Float abs_sums[kVectors], sq_sums[kVectors];
   typename Simd::Int largest = Simd::zero_int();
   for (int v = 0; v < kVectors; ++v) abs_sums[v] = sq_sums[v] = Simd::zero();
@@ -49,17 +51,9 @@ ChunkSums sum_chunk(int64_t count, Source source, Extremes& extremes) {
     if (left < Simd::kLanes) zeros -= Simd::kLanes - left;
   }
   extremes.nonzero += count - zeros;
-  uint32_t lane_max[Simd::kLanes];
-  Simd::store_int(lane_max, largest);
-  for (int lane = 0; lane < Simd::kLanes; ++lane) {
-    if (lane_max[lane] > extremes.abs_bits_max) extremes.abs_bits_max = lane_max[lane];
-  }
-  float abs_lanes[kStatsLanes], sq_lanes[kStatsLanes];
-  for (int v = 0; v < kVectors; ++v) {
-    Simd::store(abs_lanes + v * Simd::kLanes, abs_sums[v]);
-    Simd::store(sq_lanes + v * Simd::kLanes, sq_sums[v]);
-  }
-  return {fold(abs_lanes), fold(sq_lanes)};
+  const uint32_t chunk_max = Simd::largest(largest);
+  if (chunk_max > extremes.abs_bits_max) extremes.abs_bits_max = chunk_max;
+  return {fold(abs_sums), fold(sq_sums)};
 }
 
 // Runs over `total` values in chunks, shared among threads; source(begin): of the chunk that starts there.
