@@ -198,7 +198,7 @@ struct BatchNormBackwardArgs {
 };
 
 // The fused kernels around batch norm. Each does in few passes what a chain of entries above and below does, to the bit
-// of the same table's chain.
+// of the same table's chain; in bfloat16 the result is rounded once, where the chain rounds after each entry.
 
 struct BatchNormActArgs {  // batch_norm_apply, then add, relu and stats
   ConstFloats x;           // (rows, c)

@@ -210,11 +210,11 @@ void append_quantization(std::vector<Field>& fields, QuantPolicy& q) {
   operand("gradients", q.spec.gradients, {Format::float32, Format::fp4, Format::int4}, {max, sawb},
           "gradients of the layers' outputs (fp4 with max and stochastic is LUQ)");
   fields.push_back(
-      boolean("quantization.exempt_first_conv", q.exempt_first_conv, "Leave the first convolution in float32."));
+      boolean("quantization.exempt_first_conv", q.exempt_first_conv, "Leave the first convolution unquantised."));
   fields.push_back(
-      boolean("quantization.exempt_last_linear", q.exempt_last_linear, "Leave the last linear layer in float32."));
-  fields.push_back(
-      texts("quantization.exempt", q.exempt, "Patterns (* and ?) of the names of further layers to leave in float32."));
+      boolean("quantization.exempt_last_linear", q.exempt_last_linear, "Leave the last linear layer unquantised."));
+  fields.push_back(texts("quantization.exempt", q.exempt,
+                         "Patterns (* and ?) of the names of further layers to leave unquantised."));
 }
 
 }  // namespace

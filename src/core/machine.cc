@@ -8,7 +8,6 @@
 
 #include "kernels/kernels.h"
 #include "luq/core/allocator.h"
-#include "luq/core/tensor.h"
 
 namespace luq {
 namespace {
@@ -47,18 +46,13 @@ double peak_rate(const Kernel<kernels::PeakArgs>& kernel) {
   return best;
 }
 
-double read_rate(const Kernel<kernels::PeakReadArgs>& kernel) {
-  if (!kernel) return 0;
+double read_rate(const Kernels& kernels) {
+  if (!kernels.peak_read) return 0;
   const Tensor memory = Tensor::zeros({kReadBytes}, DType::uint8);
   double best = 0;
   for (int repeat = 0; repeat < kRepeats; ++repeat) {
     const Clock::time_point start = Clock::now();
-#pragma omp parallel
-    {
-      const int64_t share = kReadBytes / 1024 / omp_get_num_threads() * 1024;
-      uint8_t all = 0;
-      kernel({.x = memory.data<uint8_t>() + omp_get_thread_num() * share, .bytes = share, .all = &all});
-    }
+    read_memory(kernels, memory);
     best = std::max(best, static_cast<double>(kReadBytes) / seconds_since(start));
   }
   return best;
@@ -84,9 +78,20 @@ MachineLimits probe_machine(const Kernels& kernels) {
   limits.int8 = peak_rate(kernels.peak_int8);
   limits.float32 = peak_rate(kernels.peak_float32);
   limits.bfloat16 = peak_rate(kernels.peak_bfloat16);
-  limits.read = read_rate(kernels.peak_read);
+  limits.read = read_rate(kernels);
   release_cached_memory();
   return limits;
+}
+
+void read_memory(const Kernels& kernels, const Tensor& tensor) {
+  if (!kernels.peak_read) return;
+#pragma omp parallel
+  {
+    const int64_t share = tensor.bytes() / 1024 / omp_get_num_threads() * 1024;
+    uint8_t all = 0;
+    kernels.peak_read(
+        {.x = static_cast<const uint8_t*>(tensor.raw()) + omp_get_thread_num() * share, .bytes = share, .all = &all});
+  }
 }
 
 std::string to_string(const MachineLimits& limits) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -50,5 +51,8 @@ Json bench_kernels(const KernelsOptions& options);
 // What the model is usually trained on, in the fields that are 0.
 void fill_input(const std::string& model, int64_t& image_size, int64_t& channels, int64_t& classes);
 double median(std::vector<double> values);
+double time_once(const std::function<void()>& run);  // seconds
+// Every operand in 4 bits, as the paper has it.
+LayerQuant luq_quantization();
 
 }  // namespace luq::bench

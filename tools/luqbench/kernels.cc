@@ -1,9 +1,5 @@
 #include "kernels/kernels.h"
 
-#include <omp.h>
-
-#include <chrono>
-#include <cmath>
 #include <cstring>
 #include <functional>
 #include <iostream>
@@ -16,14 +12,6 @@
 
 namespace luq::bench {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double time_once(const std::function<void()>& run) {
-  const Clock::time_point start = Clock::now();
-  run();
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // One pass: what it does on the whole input, on this table and on ref, and the bytes that it must move.
 struct Pass {
@@ -43,7 +31,6 @@ Json bench_kernels(const KernelsOptions& options) {
   Tensor x = Tensor::empty({count}), y = Tensor::empty({count});
   Tensor codes = Tensor::empty({(count + 1) / 2}, DType::uint8),
          other = Tensor::empty({(checked + 1) / 2}, DType::uint8);
-  const Tensor weight = Tensor::zeros({count / 8}), gradient = Tensor::zeros({count / 8});
 #pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t bits = philox({1, 2, 3, 4}, static_cast<uint64_t>(i)).word[0];
@@ -123,16 +110,7 @@ Json bench_kernels(const KernelsOptions& options) {
     std::vector<double> seconds, reads;
     for (int64_t repeat = 0; repeat < options.repeats; ++repeat) {  // in turns with reading the same input alone
       if (kernels.peak_read) {
-        reads.push_back(time_once([&] {
-#pragma omp parallel
-          {
-            const int64_t share = count * 4 / 1024 / omp_get_num_threads() * 1024;
-            uint8_t all = 0;
-            kernels.peak_read({.x = reinterpret_cast<const uint8_t*>(x.data<float>()) + omp_get_thread_num() * share,
-                               .bytes = share,
-                               .all = &all});
-          }
-        }));
+        reads.push_back(time_once([&] { read_memory(kernels, x); }));
       }
       seconds.push_back(time_once([&] { pass.run(kernels, count); }));
     }

@@ -1,8 +1,4 @@
-#include <omp.h>
-
-#include <chrono>
 #include <cstring>
-#include <functional>
 #include <iostream>
 #include <oneapi/dnnl/dnnl.hpp>
 
@@ -17,7 +13,6 @@
 namespace luq::bench {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using dnnl::memory;
 
 struct Layer {
@@ -42,8 +37,7 @@ std::vector<Layer> layers_of(const LayersOptions& options) {
   };
   const auto model = make_model(options.model, {options.channels, options.classes, options.image_size}, 0);
   QuantPolicy policy;
-  policy.spec.weights = policy.spec.activations = {Format::int4, ScaleMethod::sawb, Rounding::nearest};
-  policy.spec.gradients = {Format::fp4, ScaleMethod::max, Rounding::stochastic};
+  policy.spec = luq_quantization();
   const QuantPlan plan(policy, model->matmul_layers());
   Ctx ctx;
   ctx.kernels = &kernels;
@@ -51,12 +45,6 @@ std::vector<Layer> layers_of(const LayersOptions& options) {
   model->forward(ctx, Var(Tensor::zeros({1, options.image_size, options.image_size, options.channels})));
   for (Layer& layer : found) layer.shape.n = options.batch;
   return found;
-}
-
-double time_once(const std::function<void()>& run) {
-  const Clock::time_point start = Clock::now();
-  run();
-  return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 Tensor random_codes(int64_t rows, int64_t cols, Format format, uint64_t seed) {
@@ -123,7 +111,7 @@ struct Operands {
                              .sums = nullptr});
   }
 
-  // Visits (pixel of y, pixel of x, tap) wherever they meet, for one image, one tap or one pixel: see check().
+  // The pixel of x that the tap of this pixel of y reads; false outside the image.
   bool meets(int64_t oy, int64_t ox, int64_t ky, int64_t kx, int64_t& iy, int64_t& ix) const {
     iy = oy * shape.stride_h - shape.pad_h + ky * shape.dilation_h;
     ix = ox * shape.stride_w - shape.pad_w + kx * shape.dilation_w;

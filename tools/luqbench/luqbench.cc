@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -31,6 +32,18 @@ double median(std::vector<double> values) {
   std::ranges::sort(values);
   const size_t middle = values.size() / 2;
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+double time_once(const std::function<void()>& run) {
+  const auto start = std::chrono::steady_clock::now();
+  run();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+LayerQuant luq_quantization() {
+  return {.weights = {Format::int4, ScaleMethod::sawb, Rounding::nearest},
+          .activations = {Format::int4, ScaleMethod::sawb, Rounding::nearest},
+          .gradients = {Format::fp4, ScaleMethod::max, Rounding::stochastic}};
 }
 
 }  // namespace luq::bench

@@ -44,9 +44,7 @@ ExperimentConfig experiment(const std::string& name, const StepOptions& options)
   config.lr_scheduler.name = "constant";
   config.train.batch_size = options.batch;
   if (name == "luq" || name == "luq_exempt_shortcuts") {
-    config.quantization.spec = {.weights = {Format::int4, ScaleMethod::sawb, Rounding::nearest},
-                                .activations = {Format::int4, ScaleMethod::sawb, Rounding::nearest},
-                                .gradients = {Format::fp4, ScaleMethod::max, Rounding::stochastic}};
+    config.quantization.spec = luq_quantization();
     if (name == "luq_exempt_shortcuts") config.quantization.exempt = {"*downsample*"};
   } else if (name != "fp32" && name != "bf16") {
     fail_user("[luqbench] configuration: expected luq, luq_exempt_shortcuts, fp32 or bf16, got '{}'", name);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "luq/core/profile.h"
+#include "luq/core/tensor.h"
 
 namespace luq {
 
@@ -21,6 +22,9 @@ struct MachineLimits {
 
 // Measures for about a fifth of a second with as many threads as OpenMP would use, and the kernels' own instructions.
 MachineLimits probe_machine(const Kernels& kernels);
+
+// Reads all of a tensor once, with all threads, and does nothing else; nothing where the table has no peak_read.
+void read_memory(const Kernels& kernels, const Tensor& tensor);
 
 // "int8 905 GOP/s, float32 226 GFLOP/s, bfloat16 455 GFLOP/s, reading 38.0 GB/s, 2 threads"
 std::string to_string(const MachineLimits& limits);

@@ -13,7 +13,8 @@ struct BatchNormOptions {
 };
 
 // What follows the norm: relu(norm(x) + residual), each part where asked for. The result is that of the ops add and
-// relu to the bit; taken together they need fewer passes over memory.
+// relu, to the bit in float32; in bfloat16 it is rounded once instead of after each. Taken together they need fewer
+// passes over memory.
 struct NormActivation {
   bool relu = false;
   Var residual = {};  // of x's shape; undefined: none

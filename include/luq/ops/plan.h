@@ -7,8 +7,8 @@
 
 namespace luq {
 
-// Appends a float32 op that multiplies no matrices to ctx.plan when it is set. layer: may be empty. The kernels' names
-// are Kernel::implementation, "-" where the op runs none.
+// Appends an op that multiplies no matrices, on this type, to ctx.plan when it is set. layer: may be empty. The
+// kernels' names are Kernel::implementation, "-" where the op runs none.
 inline void record_plan(Ctx& ctx, const char* op, const std::string& layer, const Shape& input, const Shape& output,
                         const char* forward_kernel, const char* backward_kernel, int64_t parameters = 0,
                         DType dtype = DType::float32) {

@@ -18,7 +18,7 @@ struct MatmulLayer {
 };
 
 // The three operands of a layer's three matmuls. A matmul whose two operands both have 4 bits runs in integers; any
-// other runs in float32 on the (dequantised) operands.
+// other runs in floats, of the experiment's precision, on the (dequantised) operands.
 struct LayerQuant {
   QuantSpec weights, activations;
   QuantSpec gradients{Format::float32, ScaleMethod::max, Rounding::stochastic};
