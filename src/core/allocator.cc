@@ -28,8 +28,10 @@ int64_t rounded(int64_t bytes) {
 // Large blocks ask for huge pages: fewer page faults at first touch, fewer misses of the address cache ever after.
 void* obtain(int64_t size) {
   const bool large = size >= 2 * kHugePage;
-  void* block = std::aligned_alloc(static_cast<size_t>(large ? kHugePage : kAlignment), static_cast<size_t>(size));
-  if (large && block != nullptr) madvise(block, static_cast<size_t>(size), MADV_HUGEPAGE);
+  void* block = nullptr;  // posix_memalign: aligned_alloc wants a size that is a multiple of the alignment
+  const auto alignment = static_cast<size_t>(large ? kHugePage : kAlignment);
+  if (posix_memalign(&block, alignment, static_cast<size_t>(size)) != 0) return nullptr;
+  if (large) madvise(block, static_cast<size_t>(size), MADV_HUGEPAGE);
   return block;
 }
 
