@@ -7,13 +7,16 @@
 //
 // Random bits: a batch of kLanes Philox blocks is computed at once, one block a lane. Lane 4 q + i computes block
 // (kLanes / 4) i + q, so that a 4x4 transposition of words inside 128-bit lanes leaves vector i with kLanes / 4
-// consecutive blocks: 2 kLanes consecutive 16-bit numbers in memory order. Cost per element: about 0.7 instructions for
-// the generator, 1 for the rest, on 512-bit vectors; statistics and integer codes are bound by reading x.
+// consecutive blocks: 2 kLanes consecutive 16-bit numbers in memory order. LUQ works on elements of even and of odd
+// index apart, as a word of random bits holds the numbers of two neighbours and a byte of codes holds both their codes.
+// Cost per element: about 0.8 instructions for the generator, 0.9 for the rest, on 512-bit vectors; statistics and
+// integer codes are bound by reading x. A batch writes a whole cache line at once and asks for memory ahead of what it
+// reads.
 
 #include "kernels/cpu/stats_impl.h"
 
 constexpr int64_t kRange = 8192;
-constexpr int64_t kAhead = 2048;  // bytes that the statistics ask memory for before they read them
+constexpr int64_t kAhead = 4096;  // bytes ahead of those being read that memory is asked for
 
 template <typename T>
 struct StoredValues {
@@ -40,33 +43,57 @@ struct RandomBatch {
   typename Simd::Int words[4];  // words[i]: 16-bit numbers 2 kLanes i .. 2 kLanes (i + 1) - 1, in memory order
 };
 
-// The numbers of elements 8 * first_block onwards; first_block + kLanes must not pass 2^32.
-RandomBatch random_batch(const RngKey& key, uint32_t first_block) {
-  typename Simd::Int c0 = Simd::add_int(Simd::set_int(first_block), Simd::block_order());
-  typename Simd::Int c1 = Simd::zero_int();
-  typename Simd::Int c2 = Simd::set_int(key.c2), c3 = Simd::set_int(key.c3);
-  uint32_t k0 = key.k0, k1 = key.k1;
-  for (int round = 0; round < 7; ++round) {
-    typename Simd::Int high0, low0, high1, low1;
-    Simd::multiply(c0, 0xD2511F53u, high0, low0);
-    Simd::multiply(c2, 0xCD9E8D57u, high1, low1);
-    c0 = Simd::xor_int(high1, c1, Simd::set_int(k0));
-    c1 = low1;
-    c2 = Simd::xor_int(high0, c3, Simd::set_int(k1));
-    c3 = low0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+// The generator for one key. Of the counter only the first word varies: half of the first two rounds is the same for
+// every block, and computed once. The words of the key lie in memory as vectors.
+class RandomBatches {
+ public:
+  explicit RandomBatches(const RngKey& key) {
+    for (uint32_t round = 0; round < kRounds; ++round) {
+      k0_[round] = Simd::set_int(key.k0 + round * 0x9E3779B9u);
+      k1_[round] = Simd::set_int(key.k1 + round * 0xBB67AE85u);
+    }
+    const uint64_t first = uint64_t{kFactor1} * key.c2;
+    const uint64_t second = uint64_t{kFactor0} * (static_cast<uint32_t>(first >> 32) ^ key.k0);
+    k1_[0] = Simd::xor_int(k1_[0], Simd::set_int(key.c3));
+    k0_[1] = Simd::xor_int(k0_[1], Simd::set_int(static_cast<uint32_t>(first)));
+    k1_[1] = Simd::xor_int(k1_[1], Simd::set_int(static_cast<uint32_t>(second >> 32)));
+    c3_ = Simd::set_int(static_cast<uint32_t>(second));
   }
-  RandomBatch batch;
-  Simd::transpose(c0, c1, c2, c3, batch.words);
-  return batch;
-}
+
+  // The numbers of elements 8 * first_block onwards; first_block + kLanes must not pass 2^32.
+  [[gnu::always_inline]] RandomBatch at(uint32_t first_block) const {
+    using Int = typename Simd::Int;
+    Int high0, low0, high1, low1;
+    Simd::multiply(Simd::add_int(Simd::set_int(first_block), Simd::block_order()), kFactor0, high0, low0);
+    Simd::multiply(Simd::xor_int(high0, k1_[0]), kFactor1, high1, low1);
+    Int c0 = Simd::xor_int(high1, k0_[1]), c1 = low1, c2 = Simd::xor_int(low0, k1_[1]), c3 = c3_;
+#pragma GCC unroll 8
+    for (int round = 2; round < kRounds; ++round) {
+      Simd::multiply(c0, kFactor0, high0, low0);
+      Simd::multiply(c2, kFactor1, high1, low1);
+      c0 = Simd::xor_int(high1, c1, k0_[round]);
+      c1 = low1;
+      c2 = Simd::xor_int(high0, c3, k1_[round]);
+      c3 = low0;
+    }
+    RandomBatch batch;
+    Simd::transpose(c0, c1, c2, c3, batch.words);
+    return batch;
+  }
+
+ private:
+  static constexpr int kRounds = 7;
+  static constexpr uint32_t kFactor0 = 0xD2511F53u, kFactor1 = 0xCD9E8D57u;
+  typename Simd::Int k0_[kRounds], k1_[kRounds];  // with what else is the same for every block
+  typename Simd::Int c3_;                         // before round 2
+};
 
 uint32_t random_of(const RngKey& key, int64_t index) {
   return random16(philox(key, static_cast<uint64_t>(index) / 8), static_cast<int>(index % 8));
 }
 
 void random_bits(const RandomBitsArgs& a) {
+  const RandomBatches batches(a.key);
   uint32_t all = 0;
 #pragma omp parallel for schedule(static) reduction(^ : all) if (a.count > kSmall)
   for (int64_t begin = 0; begin < a.count; begin += kRange) {
@@ -74,7 +101,7 @@ void random_bits(const RandomBitsArgs& a) {
     typename Simd::Int words = Simd::zero_int();
     int64_t i = begin;
     for (; i + kBatch <= end; i += kBatch) {
-      const RandomBatch batch = random_batch(a.key, static_cast<uint32_t>(i / 8));
+      const RandomBatch batch = batches.at(static_cast<uint32_t>(i / 8));
       for (int v = 0; v < 4; ++v) words = Simd::xor_int(words, batch.words[v]);
     }
     uint32_t lanes[Simd::kLanes];
@@ -115,35 +142,89 @@ void encode(int64_t rows, int64_t cols, uint8_t* codes, Vector vector, Code code
   }
 }
 
-// Codes of kBatch elements from vectors of kLanes, with random numbers: code(x, 16 random bits per lane).
-template <typename T, typename Code>
-void encode_random(const T* x, const RngKey& key, int64_t index, uint8_t* out, Code code) {
-  const RandomBatch batch = random_batch(key, static_cast<uint32_t>(index / 8));
-  for (int i = 0; i < 4; ++i) {
-    const int64_t at = 2 * i * Simd::kLanes;
-    Simd::store_codes(out + at / 2, code(Simd::load(x + at), Simd::low_half(batch.words[i])));
-    Simd::store_codes(out + at / 2 + Simd::kLanes / 2,
-                      code(Simd::load(x + at + Simd::kLanes), Simd::high_half(batch.words[i])));
-  }
+template <typename T>
+[[gnu::always_inline]] inline void prefetch_batch(const T* x) {
+  const char* ahead = reinterpret_cast<const char*>(x) + kAhead;
+#pragma GCC unroll 8
+  for (int64_t at = 0; at < kBatch * static_cast<int64_t>(sizeof(T)); at += 64) Simd::prefetch(ahead + at);
 }
 
-// LUQ codes of kBatch elements.
-template <typename T>
-void encode_luq(const T* x, const RngKey& key, int64_t index, typename Simd::Float inverse, uint8_t* out) {
-  const RandomBatch batch = random_batch(key, static_cast<uint32_t>(index / 8));
+// Codes of kBatch elements from vectors of values, with random numbers: value(x, 16 random bits per lane).
+template <typename T, typename Value>
+[[gnu::always_inline]] inline void encode_random(const T* x, const RandomBatch& batch, uint8_t* out, Value value) {
+  prefetch_batch(x);
+  typename Simd::Int values[8];
+#pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     const T* from = x + 2 * i * Simd::kLanes;
-    Simd::store_fp4(out + i * Simd::kLanes, Simd::load(from), Simd::load(from + Simd::kLanes), inverse, batch.words[i]);
+    values[2 * i] = value(Simd::load(from), Simd::low_half(batch.words[i]));
+    values[2 * i + 1] = value(Simd::load(from + Simd::kLanes), Simd::high_half(batch.words[i]));
   }
+  Simd::store_codes(out, values);
 }
 
-template <typename T, typename Code>
-void encode_plain(const T* x, uint8_t* out, Code code) {
+template <typename T, typename Value>
+[[gnu::always_inline]] inline void encode_plain(const T* x, uint8_t* out, Value value) {
+  prefetch_batch(x);
+  typename Simd::Int values[8];
 #pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    Simd::store_codes(out + i * Simd::kLanes / 2, code(Simd::load(x + i * Simd::kLanes)));
-  }
+  for (int i = 0; i < 8; ++i) values[i] = value(Simd::load(x + i * Simd::kLanes));
+  Simd::store_codes(out, values);
 }
+
+// numerics.h's fp4_code. Half of its s is the larger of (1 + r) / 2 and r; the exponent of that less 126, after the
+// random bits have carried into it, is the code of the magnitude.
+class Fp4Encoder {
+ public:
+  explicit Fp4Encoder(float inverse) : inverse_(Simd::set(inverse)) {
+    uint8_t codes[16];
+    for (uint8_t code = 0; code < 16; ++code) codes[code] = code == 8 ? 0 : code;
+    no_negative_zero_ = Simd::repeat16(codes);
+  }
+
+  // Codes of kBatch elements; words[i]: the random numbers of 2 kLanes of them.
+  template <typename T>
+  [[gnu::always_inline]] void batch(const T* x, const typename Simd::Int* words, uint8_t* out) const {
+    prefetch_batch(x);
+    Int codes[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) codes[i] = signed_codes(x + 2 * i * Simd::kLanes, words[i]);
+    Int pairs[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const Int bytes = Simd::look_up_bytes(no_negative_zero_, Simd::words_to_bytes(codes[2 * i], codes[2 * i + 1]));
+      pairs[i] = Simd::multiply_add_bytes(bytes, Simd::set_int(0x10011001u));
+    }
+    Simd::store_in_order(out, Simd::words_to_bytes(pairs[0], pairs[1]));
+  }
+
+ private:
+  using Int = typename Simd::Int;
+  using Float = typename Simd::Float;
+
+  // Codes of 2 kLanes elements in words, 8 among them. `random`: of even elements in the low words, of odd in the high.
+  template <typename T>
+  [[gnu::always_inline]] Int signed_codes(const T* x, Int random) const {
+    Float even, odd;
+    Simd::split(x, even, odd);
+    const Int low = Simd::template shift_right<23>(carried(even, Simd::template shift_left<7>(random)));
+    const Int high = Simd::template shift_right<7>(carried(odd, Simd::template shift_right<9>(random)));
+    // In words: the sign in bit 8, and a magnitude that may be too large below it.
+    const Int parts = Simd::min_bytes(Simd::choose(low, high, Simd::set_int(0xffff0000u)), Simd::set_int(0x01070107u));
+    return Simd::multiply_add_bytes(parts, Simd::set_int(0x08010801u));
+  }
+
+  // The sign, then the magnitude's code in 8 bits, then what is left of the sum. `random`: in bits 7 to 22.
+  [[gnu::always_inline]] Int carried(Float x, Int random) const {
+    const Float r = Simd::mul(Simd::abs(x), inverse_), half = Simd::set(0.5f);
+    const Float s = Simd::max(Simd::multiply_add(r, half, half), r);
+    const Int addend = Simd::or_masked(Simd::set_int(64u - (126u << 23)), random, Simd::set_int(0x7fff80u));
+    return Simd::or_masked(Simd::add_int(Simd::bits(s), addend), Simd::bits(x), Simd::set_int(0x80000000u));
+  }
+
+  Float inverse_;
+  Int no_negative_zero_;
+};
 
 bool indices_fit(int64_t count) { return count / 8 + Simd::kLanes < int64_t{1} << 32; }
 
@@ -157,24 +238,23 @@ void encode_int_from(const EncodeIntArgs& a) {
     return Simd::min(Simd::max(Simd::mul(value, inverse), lowest), highest);
   };
   if (a.rounding == Rounding::nearest) {
-    const auto code = [&](typename Simd::Float value) {
-      return Simd::and_int(Simd::round(clamp(value)), Simd::set_int(15));
-    };
+    const auto rounded = [&](typename Simd::Float value) { return Simd::round(clamp(value)); };
     encode(
-        a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_plain(x + i, out, code); },
+        a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_plain(x + i, out, rounded); },
         [&](int64_t i) { return int4_code(int4_value_nearest(as_float(x[i]), a.inverse_scale, low, high)); });
     return;
   }
   if (!indices_fit(a.rows * a.cols)) return ref_encode_int(a);
-  const auto code = [&](typename Simd::Float from, typename Simd::Int random) {
+  const RandomBatches batches(a.key);
+  const auto rounded = [&](typename Simd::Float from, typename Simd::Int random) {
     const auto scaled = clamp(from);
     const auto whole = Simd::floor(scaled);
     const auto fraction = Simd::mul(Simd::sub(scaled, whole), Simd::set(65536.0f));
-    const auto value = Simd::add_where_greater(Simd::round(whole), fraction, Simd::to_float(random));
-    return Simd::and_int(value, Simd::set_int(15));
+    return Simd::add_where_greater(Simd::round(whole), fraction, Simd::to_float(random));
   };
   encode(
-      a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_random(x + i, a.key, i, out, code); },
+      a.rows, a.cols, a.codes,
+      [&](int64_t i, uint8_t* out) { encode_random(x + i, batches.at(static_cast<uint32_t>(i / 8)), out, rounded); },
       [&](int64_t i) {
         return int4_code(int4_value_stochastic(as_float(x[i]), a.inverse_scale, low, high, random_of(a.key, i)));
       });
@@ -187,24 +267,26 @@ void encode_int(const EncodeIntArgs& a) {
 template <typename T>
 void encode_fp4_from(const EncodeFp4Args& a) {
   const T* x = a.x.as<T>();
-  const auto inverse = Simd::set(a.inverse_alpha);
+  const Fp4Encoder encoder(a.inverse_alpha);
   const auto scalar = [&](int64_t i) {
     return fp4_code(as_float(x[i]), a.inverse_alpha,
                     a.rounding == Rounding::nearest ? kNearestBits : random_of(a.key, i));
   };
   if (a.rounding == Rounding::nearest) {
-    const auto nearest = [&](int64_t i, uint8_t* out) {
-      const auto half = Simd::set_int(kNearestBits * 0x10001u);
-      for (int64_t at = i; at < i + kBatch; at += 2 * Simd::kLanes, out += Simd::kLanes) {
-        Simd::store_fp4(out, Simd::load(x + at), Simd::load(x + at + Simd::kLanes), inverse, half);
-      }
+    const auto half = Simd::set_int(kNearestBits * 0x10001u);
+    const typename Simd::Int halves[4] = {half, half, half, half};
+    const auto nearest = [&](int64_t i, uint8_t * out) __attribute__((always_inline)) {
+      encoder.batch(x + i, halves, out);
     };
     encode(a.rows, a.cols, a.codes, nearest, scalar);
     return;
   }
   if (!indices_fit(a.rows * a.cols)) return ref_encode_fp4(a);
-  encode(
-      a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_luq(x + i, a.key, i, inverse, out); }, scalar);
+  const RandomBatches batches(a.key);
+  const auto luq = [&](int64_t i, uint8_t * out) __attribute__((always_inline)) {
+    encoder.batch(x + i, batches.at(static_cast<uint32_t>(i / 8)).words, out);
+  };
+  encode(a.rows, a.cols, a.codes, luq, scalar);
 }
 
 void encode_fp4(const EncodeFp4Args& a) {

@@ -22,6 +22,8 @@ struct Simd {
   static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
   static Float sub(Float a, Float b) { return _mm256_sub_ps(a, b); }
   static Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
+  // a * b + c, rounded once.
+  static Float multiply_add(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
   // The second operand where the first is NaN.
   static Float min(Float a, Float b) { return _mm256_min_ps(a, b); }
   static Float max(Float a, Float b) { return _mm256_max_ps(a, b); }
@@ -30,7 +32,6 @@ struct Simd {
   static Float to_float(Int x) { return _mm256_cvtepi32_ps(x); }
   static Int round(Float x) { return _mm256_cvtps_epi32(x); }  // nearest, ties to even
   static Int bits(Float x) { return _mm256_castps_si256(x); }
-  static Float below_mask(Float r, Float one) { return _mm256_cmp_ps(r, one, _CMP_LT_OQ); }
 
   static Int zero_int() { return _mm256_setzero_si256(); }
   static Int set_int(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
@@ -51,8 +52,6 @@ struct Simd {
     return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epi32(x2, _mm_shuffle_epi32(x2, 0xb1))));
   }
   static Int max_int(Int a, Int b) { return _mm256_max_epi32(a, b); }
-  static Int shift_left_7(Int x) { return _mm256_slli_epi32(x, 7); }
-  static Int shift_right_23(Int x) { return _mm256_srli_epi32(x, 23); }
   static int64_t count_zeros(Float x) {
     const int mask = _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_EQ_OQ));
     return _mm_popcnt_u32(static_cast<uint32_t>(mask));
@@ -61,33 +60,58 @@ struct Simd {
   static Int add_where_greater(Int value, Float a, Float b) {
     return _mm256_sub_epi32(value, bits(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
   }
-  // r + 1 where r < 1.
-  static Float add_below(Float r, Float one) { return _mm256_blendv_ps(r, _mm256_add_ps(r, one), below_mask(r, one)); }
-  // Sign and magnitude from the biased exponent: exponent - 127 below 1, else - 126, at most 7.
-  static Int fp4_from_exponent(Float x, Float r, Float one, Int exponent) {
-    const Int bias = _mm256_sub_epi32(_mm256_set1_epi32(126), bits(below_mask(r, one)));
-    const Int magnitude = _mm256_min_epi32(_mm256_sub_epi32(exponent, bias), _mm256_set1_epi32(7));
-    const Int sign = _mm256_and_si256(_mm256_srai_epi32(bits(x), 31), _mm256_set1_epi32(8));
-    const Int is_zero = _mm256_cmpeq_epi32(magnitude, _mm256_setzero_si256());
-    return _mm256_or_si256(magnitude, _mm256_andnot_si256(is_zero, sign));
+  // a | (b & mask)
+  static Int or_masked(Int a, Int b, Int mask) { return _mm256_or_si256(a, _mm256_and_si256(b, mask)); }
+  // (a & ~mask) | (b & mask)
+  static Int choose(Int a, Int b, Int mask) { return or_masked(_mm256_andnot_si256(mask, a), b, mask); }
+  template <int kBits>
+  static Int shift_left(Int x) {
+    return _mm256_slli_epi32(x, kBits);
   }
-  // 8 codes in int32 lanes to 4 bytes.
-  static void store_codes(uint8_t* p, Int codes) {
-    const Int pairs = _mm256_or_si256(codes, _mm256_srli_epi64(codes, 28));
-    const Int low_bytes = _mm256_setr_epi8(0, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 8, -1, -1,
-                                           -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-    const Int packed = _mm256_shuffle_epi8(pairs, low_bytes);
-    const uint32_t bytes = (static_cast<uint32_t>(_mm256_extract_epi32(packed, 0)) & 0xffffu) |
-                           static_cast<uint32_t>(_mm256_extract_epi32(packed, 4)) << 16;
-    memcpy(p, &bytes, sizeof bytes);
+  template <int kBits>
+  static Int shift_right(Int x) {
+    return _mm256_srli_epi32(x, kBits);
   }
-
-  // LUQ codes of 16 values, numerics.h's fp4_code, with 16 random numbers of 16 bits in order.
-  static void store_fp4(uint8_t* p, Float x0, Float x1, Float inverse, Int random) {
-    store_codes(p, fp4_code(x0, inverse, low_half(random)));
-    store_codes(p + kLanes / 2, fp4_code(x1, inverse, high_half(random)));
+  static Int min_bytes(Int a, Int b) { return _mm256_min_epu8(a, b); }
+  // Sums in int16 of two products of an unsigned and a signed byte.
+  static Int multiply_add_bytes(Int a, Int b) { return _mm256_maddubs_epi16(a, b); }
+  // table[x] of bytes of x below 16; `table` repeats its 16 bytes.
+  static Int look_up_bytes(Int table, Int x) { return _mm256_shuffle_epi8(table, x); }
+  static Int repeat16(const uint8_t* bytes) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
   }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  // Elements of even and of odd index of 2 kLanes.
+  static void split(const float* p, Float& even, Float& odd) {
+    const Float first = load(p), second = load(p + kLanes);
+    const auto in_order = [](Float x) {
+      return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(x), _MM_SHUFFLE(3, 1, 2, 0)));
+    };
+    even = in_order(_mm256_shuffle_ps(first, second, _MM_SHUFFLE(2, 0, 2, 0)));
+    odd = in_order(_mm256_shuffle_ps(first, second, _MM_SHUFFLE(3, 1, 3, 1)));
+  }
+  static void split(const BFloat16* p, Float& even, Float& odd) {
+    const Int both = _mm256_loadu_si256(reinterpret_cast<const Int*>(p));
+    even = _mm256_castsi256_ps(shift_left<16>(both));
+    odd = _mm256_castsi256_ps(and_int(both, set_int(0xffff0000u)));
+  }
+  // Bytes of the words of x and y, below 256; every 8 bytes of the result are of one of them, x first.
+  static Int words_to_bytes(Int x, Int y) { return _mm256_packus_epi16(x, y); }
+  // Stores what words_to_bytes made twice over from 4 vectors, in their order.
+  static void store_in_order(uint8_t* p, Int x) {
+    store_int(p, _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+  }
+  // 8 vectors of int4 or uint4 values in int32 lanes to 32 bytes of codes, in order.
+  static void store_codes(uint8_t* p, const Int (&x)[8]) {
+    const Int low = _mm256_set1_epi8(15), places = _mm256_set1_epi16(0x1001);
+    const Int first = _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
+    const Int second = _mm256_packs_epi16(_mm256_packs_epi32(x[4], x[5]), _mm256_packs_epi32(x[6], x[7]));
+    const Int bytes = _mm256_packus_epi16(multiply_add_bytes(and_int(first, low), places),
+                                          multiply_add_bytes(and_int(second, low), places));
+    const __m128i halves[2] = {_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)};
+    store_int(p, _mm256_set_m128i(_mm_unpackhi_epi16(halves[0], halves[1]), _mm_unpacklo_epi16(halves[0], halves[1])));
+  }
+  // GCC 12 takes a function that only prefetches for one without effect and drops its calls, were it not for volatile.
+  static void prefetch(const void* p) { asm volatile("prefetcht0 %a0" : : "p"(p)); }
 
   static Int block_order() { return _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7); }
   static void multiply(Int x, uint32_t factor, Int& high, Int& low) {
@@ -103,11 +127,6 @@ struct Simd {
     out[1] = _mm256_unpackhi_epi64(ab_low, cd_low);
     out[2] = _mm256_unpacklo_epi64(ab_high, cd_high);
     out[3] = _mm256_unpackhi_epi64(ab_high, cd_high);
-  }
-  static Int fp4_code(Float x, Float inverse, Int random) {
-    const Float one = set(1.0f), r = mul(abs(x), inverse);
-    const Int sum = add_int(add_int(bits(add_below(r, one)), set_int(64)), shift_left_7(random));
-    return fp4_from_exponent(x, r, one, shift_right_23(sum));
   }
   static Int low_half(Int x) { return _mm256_cvtepu16_epi32(_mm256_castsi256_si128(x)); }
   static Int high_half(Int x) { return _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x, 1)); }

@@ -22,6 +22,8 @@ struct Simd {
   static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
   static Float sub(Float a, Float b) { return _mm512_sub_ps(a, b); }
   static Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
+  // a * b + c, rounded once.
+  static Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
   // The second operand where the first is NaN.
   static Float min(Float a, Float b) { return _mm512_min_ps(a, b); }
   static Float max(Float a, Float b) { return _mm512_max_ps(a, b); }
@@ -52,37 +54,57 @@ struct Simd {
   static Int add_where_greater(Int value, Float a, Float b) {
     return _mm512_mask_add_epi32(value, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), value, _mm512_set1_epi32(1));
   }
-  // LUQ codes of 32 values, numerics.h's fp4_code, with 32 random numbers of 16 bits in order. The upper 16 bits of the
-  // mantissas, and the exponents, of all 32 are brought together in lanes of 16 bits.
-  static void store_fp4(uint8_t* p, Float x0, Float x1, Float inverse, Int random) {
-    const Float one = set(1.0f);
-    const Float r0 = mul(abs(x0), inverse), r1 = mul(abs(x1), inverse);
-    const __mmask16 below0 = _mm512_cmp_ps_mask(r0, one, _CMP_LT_OQ), below1 = _mm512_cmp_ps_mask(r1, one, _CMP_LT_OQ);
-    const Int s0 = bits(_mm512_mask_add_ps(r0, below0, r0, one)), s1 = bits(_mm512_mask_add_ps(r1, below1, r1, one));
-    const Int half = _mm512_set1_epi32(64);
-    const Int t0 = _mm512_srli_epi32(_mm512_add_epi32(s0, half), 7),
-              t1 = _mm512_srli_epi32(_mm512_add_epi32(s1, half), 7);
-    const Int low_words = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26,
-                                           24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    const Int high_words = _mm512_add_epi16(low_words, _mm512_set1_epi16(1));
-    const Int sum = _mm512_add_epi16(_mm512_permutex2var_epi16(t0, low_words, t1), random);
-    const __mmask32 carry = _mm512_cmplt_epu16_mask(sum, random);
-    const Int exponent = _mm512_permutex2var_epi16(t0, high_words, t1), unit = _mm512_set1_epi16(1);
-    Int magnitude = _mm512_sub_epi16(exponent, _mm512_set1_epi16(126));
-    magnitude = _mm512_mask_add_epi16(magnitude, carry, magnitude, unit);
-    magnitude = _mm512_mask_sub_epi16(magnitude, _mm512_kunpackw(below1, below0), magnitude, unit);
-    magnitude = _mm512_min_epu16(magnitude, _mm512_set1_epi16(7));
-    const __mmask32 negative = _mm512_movepi16_mask(_mm512_permutex2var_epi16(bits(x0), high_words, bits(x1)));
-    const __mmask32 nonzero = _mm512_test_epi16_mask(magnitude, magnitude);
-    const Int code = _mm512_or_si512(magnitude, _mm512_maskz_mov_epi16(negative & nonzero, _mm512_set1_epi16(8)));
-    const Int pairs = _mm512_or_si512(code, _mm512_srli_epi32(code, 12));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(pairs));
+  // GCC 12 takes a function that only prefetches for one without effect and drops its calls, were it not for volatile.
+  static void prefetch(const void* p) { asm volatile("prefetcht0 %a0" : : "p"(p)); }
+  // a | (b & mask)
+  static Int or_masked(Int a, Int b, Int mask) { return _mm512_ternarylogic_epi32(a, b, mask, 0xF8); }
+  // (a & ~mask) | (b & mask)
+  static Int choose(Int a, Int b, Int mask) { return _mm512_ternarylogic_epi32(mask, a, b, 0xAC); }
+  template <int kBits>
+  static Int shift_left(Int x) {
+    return _mm512_slli_epi32(x, kBits);
   }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-  // 16 codes in int32 lanes to 8 bytes.
-  static void store_codes(uint8_t* p, Int codes) {
-    const Int pairs = _mm512_or_si512(codes, _mm512_srli_epi64(codes, 28));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm512_cvtepi64_epi8(pairs));
+  template <int kBits>
+  static Int shift_right(Int x) {
+    return _mm512_srli_epi32(x, kBits);
+  }
+  static Int min_bytes(Int a, Int b) { return _mm512_min_epu8(a, b); }
+  // Sums in int16 of two products of an unsigned and a signed byte.
+  static Int multiply_add_bytes(Int a, Int b) { return _mm512_maddubs_epi16(a, b); }
+  // table[x] of bytes of x below 16; `table` repeats its 16 bytes.
+  static Int look_up_bytes(Int table, Int x) { return _mm512_shuffle_epi8(table, x); }
+  static Int repeat16(const uint8_t* bytes) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+  }
+  // Elements of even and of odd index of 2 kLanes.
+  static void split(const float* p, Float& even, Float& odd) {
+    const Int evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const Float first = load(p), second = load(p + kLanes);
+    even = _mm512_permutex2var_ps(first, evens, second);
+    odd = _mm512_permutex2var_ps(first, add_int(evens, set_int(1)), second);
+  }
+  static void split(const BFloat16* p, Float& even, Float& odd) {
+    const Int both = _mm512_loadu_si512(p);
+    even = _mm512_castsi512_ps(shift_left<16>(both));
+    odd = _mm512_castsi512_ps(and_int(both, set_int(0xffff0000u)));
+  }
+  // Bytes of the words of x and y, below 256; every 8 bytes of the result are of one of them, x first.
+  static Int words_to_bytes(Int x, Int y) { return _mm512_packus_epi16(x, y); }
+  // Stores what words_to_bytes made twice over from 4 vectors, in their order.
+  static void store_in_order(uint8_t* p, Int x) {
+    const Int order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    store_int(p, _mm512_permutexvar_epi32(order, x));
+  }
+  // 8 vectors of int4 or uint4 values in int32 lanes to 64 bytes of codes, in order.
+  static void store_codes(uint8_t* p, const Int (&x)[8]) {
+    const Int low = _mm512_set1_epi8(15), places = _mm512_set1_epi16(0x1001);
+    const Int first = _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
+    const Int second = _mm512_packs_epi16(_mm512_packs_epi32(x[4], x[5]), _mm512_packs_epi32(x[6], x[7]));
+    const Int bytes = _mm512_packus_epi16(multiply_add_bytes(and_int(first, low), places),
+                                          multiply_add_bytes(and_int(second, low), places));
+    const Int order = _mm512_set_epi16(31, 23, 15, 7, 30, 22, 14, 6, 29, 21, 13, 5, 28, 20, 12, 4, 27, 19, 11, 3, 26,
+                                       18, 10, 2, 25, 17, 9, 1, 24, 16, 8, 0);
+    store_int(p, _mm512_permutexvar_epi16(order, bytes));
   }
 
   static Int block_order() { return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); }
