@@ -144,8 +144,10 @@ struct QConvBackwardWeightArgs {
   int64_t* sums;  // (o, kh, kw, c/groups) or null
 };
 
-// ---- Float convolutions (also linear layers: h = w = kh = kw = 1)
-// ----------------------------------------------------- Sums run in an order that depends on the shape alone.
+// ---- Float convolutions ---------------------------------------------------------------------------------------------
+
+// Also linear layers: h = w = kh = kw = 1. Sums run in an order that depends on the shape alone. Beside activations of
+// bfloat16, w is rounded to bfloat16 too.
 
 struct ConvForwardArgs {
   ConvShape shape;
@@ -325,8 +327,7 @@ struct SgdArgs {
   bool first_step;  // velocity is set to the gradient (PyTorch), not read
 };
 
-// ---- What the machine can do
-// -----------------------------------------------------------------------------------------
+// ---- What the machine can do ----------------------------------------------------------------------------------------
 
 struct PeakArgs {  // a loop of nothing but multiply-adds, in registers, on the calling thread: the unit's rate
   int64_t iterations;

@@ -21,7 +21,8 @@ void add_avx512_peak(Kernels& table);
 void add_avx512vnni_qconv(Kernels& table);
 void add_avx512vnni_peak(Kernels& table);
 void add_avx512bf16_peak(Kernels& table);
-void add_onednn(Kernels& table);
+void add_onednn(Kernels& table);           // bfloat16 is computed in float32
+void add_onednn_bfloat16(Kernels& table);  // and here as it is; for CPUs with AVX-512
 
 // The scalar kernels that vector ones leave some inputs to: matmuls with sums past the int32 bound, and stochastic
 // rounding of tensors with more random blocks than 32 bits count.

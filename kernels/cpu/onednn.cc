@@ -1,5 +1,9 @@
 // Float convolutions and linear layers on oneDNN, on float32 or bfloat16 activations.
 //
+// Products of bfloat16 are left to oneDNN only where the CPU multiplies them faster than float32. Elsewhere a part (see
+// below) is widened, computed in float32 and rounded, while it is in the cache; the weights are rounded to bfloat16
+// either way, so that both compute the same sums, if in another order.
+//
 // oneDNN's sums may depend on how it shares work among threads, so it never does: the batch is cut into parts whose
 // number follows from the shape alone, each part runs on one thread, and threads take parts. The partial weight
 // gradients of the parts are added in their order. A part is a primitive of its own, made once per thread and shape and
@@ -29,6 +33,7 @@ using Tag = memory::format_tag;
 using Type = memory::data_type;
 
 constexpr int64_t kParts = 16;
+constexpr int64_t kPartRows = 32;  // of a matrix product: fewer rows would not repay reading the weights
 constexpr int64_t kPartialFloats = int64_t{8} << 20;  // of all partial weight gradients together
 constexpr size_t kCachedPrimitives = 512;             // per thread
 
@@ -79,8 +84,6 @@ ConvShape as_rows(const ConvShape& s) {
   rows.o = s.o;
   return rows;
 }
-
-Type type_of(ConstFloats x) { return x.bfloat16 ? Type::bf16 : Type::f32; }
 
 memory::desc float_desc(const memory::dims& dims, Tag tag, Type type = Type::f32) { return {dims, type, tag}; }
 
@@ -156,12 +159,13 @@ const Part& part_for(const ConvShape& s, Phase phase, Type type) {
 
 memory wrap(const memory::desc& desc, const void* data) { return memory(desc, engine(), const_cast<void*>(data)); }
 
-// `first` elements behind the beginning.
-const void* at(ConstFloats x, int64_t first) { return static_cast<const char*>(x.data) + first * x.element_bytes(); }
-
 dnnl::stream& stream() {
   thread_local dnnl::stream own(engine());
   return own;
+}
+
+int64_t most_parts(const ConvShape& s) {
+  return is_matrix_product(s) ? std::clamp<int64_t>(s.n / kPartRows, 1, kParts) : kParts;
 }
 
 // Calls run(part's shape, first image) for every part, on one thread each.
@@ -225,66 +229,98 @@ ConvShape first_part(const ConvShape& s, int64_t parts) {
   return part;
 }
 
-// Where oneDNN has no bfloat16 (it wants AVX-512), the call is made in float32 and its results are rounded.
-bool converts_bfloat16(ConstFloats x) { return x.bfloat16 && !__builtin_cpu_supports("avx512bw"); }
-
-const float* widened(ConstFloats x, int64_t count, std::vector<float>& buffer) {
-  float* to = grown(buffer, static_cast<size_t>(count) * sizeof(float));
-  const BFloat16* from = x.as<BFloat16>();
-#pragma omp parallel for simd schedule(static)
-  for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
-  return to;
+// The arithmetic of a call: bfloat16 as it is (native), or in float32.
+template <bool kNative>
+Type computed_in(ConstFloats x) {
+  return kNative && x.bfloat16 ? Type::bf16 : Type::f32;
 }
 
-void narrow(const float* from, int64_t count, Floats y) {
-  BFloat16* to = y.as<BFloat16>();
-#pragma omp parallel for simd schedule(static)
-  for (int64_t i = 0; i < count; ++i) to[i] = to_bfloat16(from[i]);
+void convert(ConstFloats from, int64_t count, Floats to) { kernels_for({}).convert({from, count, to}); }
+
+ConstFloats moved(ConstFloats x, int64_t first) {
+  return x.bfloat16 ? ConstFloats(x.as<BFloat16>() + first) : ConstFloats(x.as<float>() + first);
+}
+Floats moved(Floats x, int64_t first) {
+  return x.bfloat16 ? Floats(x.as<BFloat16>() + first) : Floats(x.as<float>() + first);
 }
 
+// An operand of a part, in the type computed in.
+const void* operand(ConstFloats x, int64_t count, Type type, std::vector<float>& buffer) {
+  if (!x.bfloat16 || type == Type::bf16) return x.data;
+  float* wide = grown(buffer, static_cast<size_t>(count) * sizeof(float));
+  convert(x, count, wide);
+  return wide;
+}
+
+// The result of a part: run(pointer) writes it in the type computed in.
+template <typename Run>
+void write_result(Floats y, int64_t count, Type type, const Run& run) {
+  if (!y.bfloat16 || type == Type::bf16) return run(y.data);
+  thread_local std::vector<float> buffer;
+  float* wide = grown(buffer, static_cast<size_t>(count) * sizeof(float));
+  run(wide);
+  convert(wide, count, y);
+}
+
+// The weights of a call on bfloat16 that is computed in float32: rounded.
+const float* weight_operand(const float* w, int64_t count, bool bfloat16, Type type) {
+  if (!bfloat16 || type == Type::bf16) return w;
+  thread_local std::vector<float> wide;
+  thread_local std::vector<BFloat16> narrow;
+  if (narrow.size() < static_cast<size_t>(count)) narrow.resize(static_cast<size_t>(count));
+  float* rounded = grown(wide, static_cast<size_t>(count) * sizeof(float));
+  convert(w, count, narrow.data());
+  convert(narrow.data(), count, rounded);
+  return rounded;
+}
+
+template <bool kNative>
 void conv_forward(const ConvForwardArgs& a) {
   const ConvShape s = as_rows(a.shape);
   if (s.y_size() == 0) return;
-  if (converts_bfloat16(a.x)) {
-    std::vector<float> x, y(static_cast<size_t>(s.y_size()));
-    conv_forward({a.shape, widened(a.x, s.x_size(), x), a.w, a.bias, y.data()});
-    return narrow(y.data(), s.y_size(), a.y);
-  }
-  const Type type = type_of(a.x);
+  const Type type = computed_in<kNative>(a.x);
   const Phase phase = a.bias != nullptr ? Phase::forward_bias : Phase::forward;
-  const PreparedWeights weights = prepare_weights(s, first_part(s, kParts), phase, type, a.w);
-  for_each_part(s, kParts, [&](const ConvShape& part, int64_t first) {
+  const float* w = weight_operand(a.w, s.w_size(), a.x.bfloat16, type);
+  const int64_t parts = most_parts(s);
+  const PreparedWeights weights = prepare_weights(s, first_part(s, parts), phase, type, w);
+  for_each_part(s, parts, [&](const ConvShape& part, int64_t first) {
+    thread_local std::vector<float> x_buffer;
     const Part& p = part_for(part, phase, type);
-    std::unordered_map<int, memory> args{{DNNL_ARG_SRC, wrap(p.x, at(a.x, first * s.h * s.w * s.c))},
-                                         {DNNL_ARG_WEIGHTS, weights_for(part, p, weights, a.w)},
-                                         {DNNL_ARG_DST, wrap(p.y, at(a.y, first * s.oh() * s.ow() * s.o))}};
-    if (a.bias != nullptr) args.emplace(DNNL_ARG_BIAS, wrap(p.bias, a.bias));
-    p.primitive.execute(stream(), args);
-    stream().wait();
+    const void* x = operand(moved(a.x, first * s.h * s.w * s.c), part.x_size(), type, x_buffer);
+    write_result(moved(a.y, first * s.oh() * s.ow() * s.o), part.y_size(), type, [&](void* y) {
+      std::unordered_map<int, memory> args{{DNNL_ARG_SRC, wrap(p.x, x)},
+                                           {DNNL_ARG_WEIGHTS, weights_for(part, p, weights, w)},
+                                           {DNNL_ARG_DST, wrap(p.y, y)}};
+      if (a.bias != nullptr) args.emplace(DNNL_ARG_BIAS, wrap(p.bias, a.bias));
+      p.primitive.execute(stream(), args);
+      stream().wait();
+    });
   });
 }
 
+template <bool kNative>
 void conv_backward_data(const ConvBackwardDataArgs& a) {
   const ConvShape s = as_rows(a.shape);
   if (s.x_size() == 0) return;
-  if (converts_bfloat16(a.dy)) {
-    std::vector<float> dy, dx(static_cast<size_t>(s.x_size()));
-    conv_backward_data({a.shape, widened(a.dy, s.y_size(), dy), a.w, dx.data()});
-    return narrow(dx.data(), s.x_size(), a.dx);
-  }
-  const Type type = type_of(a.dy);
-  const PreparedWeights weights = prepare_weights(s, first_part(s, kParts), Phase::backward_data, type, a.w);
+  const Type type = computed_in<kNative>(a.dy);
+  const float* w = weight_operand(a.w, s.w_size(), a.dy.bfloat16, type);
+  const int64_t parts = most_parts(s);
+  const PreparedWeights weights = prepare_weights(s, first_part(s, parts), Phase::backward_data, type, w);
   const bool matrix = is_matrix_product(s);
-  for_each_part(s, kParts, [&](const ConvShape& part, int64_t first) {
+  for_each_part(s, parts, [&](const ConvShape& part, int64_t first) {
+    thread_local std::vector<float> dy_buffer;
     const Part& p = part_for(part, Phase::backward_data, type);
-    p.primitive.execute(
-        stream(), {{matrix ? DNNL_ARG_SRC : DNNL_ARG_DIFF_DST, wrap(p.y, at(a.dy, first * s.oh() * s.ow() * s.o))},
-                   {DNNL_ARG_WEIGHTS, weights_for(part, p, weights, a.w)},
-                   {matrix ? DNNL_ARG_DST : DNNL_ARG_DIFF_SRC, wrap(p.x, at(a.dx, first * s.h * s.w * s.c))}});
-    stream().wait();
+    const void* dy = operand(moved(a.dy, first * s.oh() * s.ow() * s.o), part.y_size(), type, dy_buffer);
+    write_result(moved(a.dx, first * s.h * s.w * s.c), part.x_size(), type, [&](void* dx) {
+      p.primitive.execute(stream(), {{matrix ? DNNL_ARG_SRC : DNNL_ARG_DIFF_DST, wrap(p.y, dy)},
+                                     {DNNL_ARG_WEIGHTS, weights_for(part, p, weights, w)},
+                                     {matrix ? DNNL_ARG_DST : DNNL_ARG_DIFF_SRC, wrap(p.x, dx)}});
+      stream().wait();
+    });
   });
 }
 
+template <bool kNative>
 void conv_backward_weight(const ConvBackwardWeightArgs& a) {
   const ConvShape s = as_rows(a.shape);
   const int64_t count = s.w_size();
@@ -293,25 +329,21 @@ void conv_backward_weight(const ConvBackwardWeightArgs& a) {
     std::fill_n(a.dw, count, 0.0f);
     return;
   }
-  if (converts_bfloat16(a.x)) {
-    std::vector<float> x, dy;
-    return conv_backward_weight({a.shape, widened(a.dy, s.y_size(), dy), widened(a.x, s.x_size(), x), a.dw});
-  }
-  const Type type = type_of(a.x);
-  const int64_t most = std::clamp<int64_t>(kPartialFloats / count, 1, kParts);
+  const Type type = computed_in<kNative>(a.x);
+  const int64_t most = std::clamp<int64_t>(kPartialFloats / count, 1, most_parts(s));
   const int64_t images = (s.n + most - 1) / most, parts = (s.n + images - 1) / images;
   const bool matrix = is_matrix_product(s);
   thread_local std::vector<float> partial_buffer;
-  float* partials = grown(partial_buffer, static_cast<size_t>(parts * count) * sizeof(float));
+  float* partials = parts == 1 ? a.dw : grown(partial_buffer, static_cast<size_t>(parts * count) * sizeof(float));
   for_each_part(s, parts, [&](const ConvShape& part, int64_t first) {
-    thread_local std::vector<float> own;
+    thread_local std::vector<float> own, x_buffer, dy_buffer;
     const Part& p = part_for(part, Phase::backward_weight, type);
     float* partial = partials + first / images * count;
     const memory stored = matrix ? wrap(p.w, partial) : wrap(stored_weights(s), partial);
     const bool direct = matrix || p.w == stored.get_desc();
     memory result = direct ? stored : wrap(p.w, grown(own, p.w.get_size()));
-    const memory x = wrap(p.x, at(a.x, first * s.h * s.w * s.c));
-    const memory dy = wrap(p.y, at(a.dy, first * s.oh() * s.ow() * s.o));
+    const memory x = wrap(p.x, operand(moved(a.x, first * s.h * s.w * s.c), part.x_size(), type, x_buffer));
+    const memory dy = wrap(p.y, operand(moved(a.dy, first * s.oh() * s.ow() * s.o), part.y_size(), type, dy_buffer));
     if (matrix) {
       p.primitive.execute(stream(), {{DNNL_ARG_SRC, dy}, {DNNL_ARG_WEIGHTS, x}, {DNNL_ARG_DST, result}});
     } else {
@@ -320,6 +352,7 @@ void conv_backward_weight(const ConvBackwardWeightArgs& a) {
     if (!direct) dnnl::reorder(result, stored).execute(stream(), result, const_cast<memory&>(stored));
     stream().wait();
   });
+  if (parts == 1) return;
 #pragma omp parallel for simd schedule(static)
   for (int64_t i = 0; i < count; ++i) {
     float sum = partials[i];
@@ -331,9 +364,15 @@ void conv_backward_weight(const ConvBackwardWeightArgs& a) {
 }  // namespace
 
 void add_onednn(Kernels& table) {
-  table.conv_forward = {conv_forward, "onednn"};
-  table.conv_backward_data = {conv_backward_data, "onednn"};
-  table.conv_backward_weight = {conv_backward_weight, "onednn"};
+  table.conv_forward = {conv_forward<false>, "onednn"};
+  table.conv_backward_data = {conv_backward_data<false>, "onednn"};
+  table.conv_backward_weight = {conv_backward_weight<false>, "onednn"};
+}
+
+void add_onednn_bfloat16(Kernels& table) {
+  table.conv_forward = {conv_forward<true>, "onednn"};
+  table.conv_backward_data = {conv_backward_data<true>, "onednn"};
+  table.conv_backward_weight = {conv_backward_weight<true>, "onednn"};
 }
 
 }  // namespace luq::kernels

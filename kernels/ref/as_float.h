@@ -57,4 +57,20 @@ class Result {
   float* values_;
 };
 
+// Weights as they multiply activations of a type: rounded to it.
+class Weights {
+ public:
+  Weights(const float* w, int64_t count, bool bfloat16) : w_(w) {
+    if (!bfloat16) return;
+    rounded_.reserve(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) rounded_.push_back(to_float(to_bfloat16(w[i])));
+    w_ = rounded_.data();
+  }
+  operator const float*() const { return w_; }
+
+ private:
+  const float* w_;
+  std::vector<float> rounded_;
+};
+
 }  // namespace luq::kernels::ref

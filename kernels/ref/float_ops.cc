@@ -8,18 +8,20 @@
 namespace luq::kernels {
 
 void add_ref_float(Kernels& table) {
-  using ref::Operand, ref::Result;
+  using ref::Operand, ref::Result, ref::Weights;
   table.convert = {[](const ConvertArgs& a) {
                      for (int64_t i = 0; i < a.count; ++i) ref::store(a.y, i, ref::load(a.x, i));
                    },
                    "ref"};
   table.conv_forward = {[](const ConvForwardArgs& a) {
-                          ref::conv_forward<float>(a.shape, Operand(a.x, a.shape.x_size()), a.w, a.bias,
+                          ref::conv_forward<float>(a.shape, Operand(a.x, a.shape.x_size()),
+                                                   Weights(a.w, a.shape.w_size(), a.x.bfloat16), a.bias,
                                                    Result(a.y, a.shape.y_size()));
                         },
                         "ref"};
   table.conv_backward_data = {[](const ConvBackwardDataArgs& a) {
-                                ref::conv_backward_data<float>(a.shape, Operand(a.dy, a.shape.y_size()), a.w,
+                                ref::conv_backward_data<float>(a.shape, Operand(a.dy, a.shape.y_size()),
+                                                               Weights(a.w, a.shape.w_size(), a.dy.bfloat16),
                                                                Result(a.dx, a.shape.x_size()));
                               },
                               "ref"};
