@@ -413,7 +413,7 @@ struct Kernels {
 
 // Every table this machine can run on the CPU, "ref" first, for tests and benchmarks.
 struct NamedKernels {
-  std::string name;  // ref, avx2, avx512, vnni
+  std::string name;  // ref, avx2, avx512, vnni, bf16
   Kernels table;
 };
 std::vector<NamedKernels> cpu_kernel_tables();

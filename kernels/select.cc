@@ -16,12 +16,10 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi"); }
+bool has_bf16() { return has_vnni() && __builtin_cpu_supports("avx512bf16"); }
 
 // Intel's CPUs without AMX take twice as long for products of bfloat16 as for those of float32.
-bool has_fast_bfloat16() {
-  if (!has_avx512()) return false;
-  return __builtin_cpu_supports("amx-bf16") || (__builtin_cpu_supports("avx512bf16") && !__builtin_cpu_is("intel"));
-}
+bool has_fast_bfloat16() { return has_bf16() && (__builtin_cpu_supports("amx-bf16") || !__builtin_cpu_is("intel")); }
 
 struct Level {
   const char* name;
@@ -52,13 +50,17 @@ constexpr Level kLevels[] = {
        kernels::add_avx512_float(table);
        kernels::add_avx512_norm(table);
        kernels::add_avx512_peak(table);
-       if (has_fast_bfloat16()) kernels::add_onednn_bfloat16(table);
      }},
     {"vnni", has_vnni,
      [](Kernels& table) {
        kernels::add_avx512vnni_qconv(table);
        kernels::add_avx512vnni_peak(table);
-       if (__builtin_cpu_supports("avx512bf16")) kernels::add_avx512bf16_peak(table);
+     }},
+    {"bf16", has_bf16,
+     [](Kernels& table) {
+       kernels::add_avx512bf16_qconv(table);
+       kernels::add_avx512bf16_peak(table);
+       if (has_fast_bfloat16()) kernels::add_onednn_bfloat16(table);
      }},
 };
 
@@ -77,7 +79,7 @@ Kernels select_cpu() {
   if (cap != nullptr && *cap == '\0') cap = nullptr;
   bool known = cap == nullptr;
   for (const Level& level : kLevels) known = known || std::strcmp(cap, level.name) == 0;
-  if (!known) fail_user("[kernels] expected LUQ_KERNELS to be ref, avx2, avx512 or vnni, got '{}'", cap);
+  if (!known) fail_user("[kernels] expected LUQ_KERNELS to be ref, avx2, avx512, vnni or bf16, got '{}'", cap);
   Kernels table;
   for (const Level& level : kLevels) {
     if (level.available()) level.add(table);

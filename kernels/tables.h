@@ -20,6 +20,7 @@ void add_avx512_norm(Kernels& table);
 void add_avx512_peak(Kernels& table);
 void add_avx512vnni_qconv(Kernels& table);
 void add_avx512vnni_peak(Kernels& table);
+void add_avx512bf16_qconv(Kernels& table);
 void add_avx512bf16_peak(Kernels& table);
 void add_onednn(Kernels& table);           // bfloat16 is computed in float32
 void add_onednn_bfloat16(Kernels& table);  // and here as it is; for CPUs with AVX-512

@@ -24,14 +24,18 @@ struct Zmm {
   }
   static Int add(Int a, Int b) { return _mm512_add_epi32(a, b); }
 
+  // `channels` results, to be stored in y or, accumulated, already with what is there.
+  template <typename T>
+  static __m512 scaled(const T* y, Int sums, float scale, const float* bias, bool accumulate, int64_t channels) {
+    __m512 value = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(0xffff, sums), _mm512_set1_ps(scale));
+    if (bias != nullptr) value = _mm512_add_ps(value, Simd::load(bias, channels));
+    if (accumulate) value = _mm512_add_ps(value, Simd::load(y, channels));
+    return value;
+  }
   template <typename T>
   static void store_float(T* y, Int sums, float scale, const float* bias, bool accumulate, int64_t channels) {
     if (channels <= 0) return;
-    const __mmask16 mask = channels >= kLanes ? 0xffff : static_cast<__mmask16>((1u << channels) - 1);
-    __m512 value = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(0xffff, sums), _mm512_set1_ps(scale));
-    if (bias != nullptr) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias));
-    if (accumulate) value = _mm512_add_ps(value, Simd::load(y, channels));
-    Simd::store(y, value, channels);
+    Simd::store(y, scaled(y, sums, scale, bias, accumulate, channels), channels);
   }
 
   static void unpack(const uint8_t* packed, int64_t bytes, const uint8_t* table, uint8_t* values) {

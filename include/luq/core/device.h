@@ -19,7 +19,7 @@ struct Device {
 std::string to_string(const Device& device);  // "cpu", "cuda:0"
 
 // The table of kernels of a device (kernels/kernels.h), chosen once: the CPU's from cpuid, capped by
-// LUQ_KERNELS=ref|avx2|avx512|vnni (another value is a UserError). cuda throws UserError in a build without CUDA.
+// LUQ_KERNELS=ref|avx2|avx512|vnni|bf16 (another value is a UserError). cuda throws UserError in a build without CUDA.
 struct Kernels;
 const Kernels& kernels_for(Device device);
 // (entry, implementation) in the order of the contract.
