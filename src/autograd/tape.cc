@@ -36,7 +36,7 @@ void Tape::record(const Var& output, std::function<void(Tensor dy)> backward) {
   closures_.push_back({output.slot(), std::move(backward)});
 }
 
-void Tape::backward(const Var& loss, float seed) {
+void Tape::backward(const Var& loss, float seed, const std::function<void()>& after_each) {
   if (!loss.needs_grad()) fail("[backward] expected a loss that depends on a parameter");
   if (loss.value().numel() != 1) fail("[backward] expected a loss of one element, got {}", to_string(loss.shape()));
   const bool recorded = std::any_of(closures_.begin(), closures_.end(),
@@ -45,12 +45,15 @@ void Tape::backward(const Var& loss, float seed) {
   loss.slot()->grad = Tensor::full(loss.shape(), seed);
   loss.slot()->statistics.reset();
   while (!closures_.empty()) {
-    Entry entry = std::move(closures_.back());
-    closures_.pop_back();
-    if (!entry.output->grad.defined()) continue;
-    Tensor dy = std::move(entry.output->grad);
-    entry.output->grad = Tensor();
-    entry.backward(std::move(dy));
+    {
+      Entry entry = std::move(closures_.back());
+      closures_.pop_back();
+      if (!entry.output->grad.defined()) continue;
+      Tensor dy = std::move(entry.output->grad);
+      entry.output->grad = Tensor();
+      entry.backward(std::move(dy));
+    }
+    if (after_each) after_each();
   }
 }
 

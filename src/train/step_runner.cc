@@ -48,7 +48,11 @@ StepRunner::Result StepRunner::step() {
   const LossResult result = softmax_cross_entropy(ctx, logits, state_->batch.labels,
                                                   static_cast<float>(state_->config.train.label_smoothing));
   phase("backward");
-  tape.backward(result.loss);
+  tape.backward(result.loss, 1.0f, [&] {
+    phase("update");
+    state_->optimizer.update_complete(state_->config.optimizer.lr);
+    phase("backward");
+  });
   phase("update");
   state_->optimizer.step(state_->config.optimizer.lr);
   const float loss = result.loss.value().data<float>()[0];

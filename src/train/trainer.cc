@@ -250,8 +250,9 @@ void Trainer::train_step(const Batch& batch) {
            name.empty() ? "every parameter and buffer is finite, so the activations overflowed"
                         : "the first parameter or buffer that holds NaN or infinity is " + name);
     }
-    tape.backward(result.loss);
-    optimizer_->step(current_lr(state_.step));
+    const double lr = current_lr(state_.step);
+    tape.backward(result.loss, 1.0f, [&] { optimizer_->update_complete(lr); });
+    optimizer_->step(lr);
     window_.loss_sum += static_cast<double>(loss) * static_cast<double>(batch.size());
     window_.correct += result.correct;
     window_.images += batch.size();

@@ -128,4 +128,30 @@ TEST_CASE("optimizer: settings that make no sense are refused", "[optimizer]") {
   CHECK_THROWS_AS(Sgd(config, {}, kernels_for(Device{})), UserError);
 }
 
+TEST_CASE("optimizer: updates inside backward give the same weights, and leave slots that others hold", "[optimizer]") {
+  for (const double momentum : {0.0, 0.9}) {
+    const auto inside = make_parameter("w", ParameterRole::weight), after = make_parameter("w", ParameterRole::weight);
+    Sgd first(sgd_config(momentum, false, 0.01), {inside.get()}, kernels_for(Device{}));
+    Sgd second(sgd_config(momentum, false, 0.01), {after.get()}, kernels_for(Device{}));
+    for (int step = 0; step < 3; ++step) {
+      set_gradient(*inside, step);
+      set_gradient(*after, step);
+      const float before = inside->var.value().data<float>()[0];
+      {
+        const std::shared_ptr<GradSlot> closure = inside->var.slot();
+        first.update_complete(rates[step]);
+        CHECK(inside->var.value().data<float>()[0] == before);
+        CHECK(inside->var.grad().defined());
+      }
+      first.update_complete(rates[step]);
+      CHECK_FALSE(inside->var.grad().defined());
+      first.step(rates[step]);
+      second.step(rates[step]);
+      for (size_t i = 0; i < 3; ++i) {
+        CHECK(inside->var.value().data<float>()[i] == after->var.value().data<float>()[i]);
+      }
+    }
+  }
+}
+
 }  // namespace luq

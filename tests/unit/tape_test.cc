@@ -137,3 +137,15 @@ TEST_CASE("a closure and what it holds is destroyed before the next one runs", "
   tape.backward(b);
   CHECK(holders == std::vector<long>{0});
 }
+
+TEST_CASE("backward calls after each closure, when it is gone", "[tape]") {
+  Tape tape;
+  Ctx ctx = make_ctx(&tape);
+  const Var x(tensor_of({2}, {1, 2}), true), w(tensor_of({2}, {3, 4}), true);
+  const Var y = add(ctx, relu(ctx, x), w);
+  const Var loss = weighted_sum(ctx, y, tensor_of({2}, {5, 6}));
+  std::vector<long> holders;
+  tape.backward(loss, 1.0f, [&] { holders.push_back(w.slot().use_count()); });
+  CHECK(holders == std::vector<long>{2, 1, 1});  // of the sum, of the addition that reads w, of the relu
+  CHECK(values(w.grad()) == std::vector<float>{5, 6});
+}

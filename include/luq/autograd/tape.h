@@ -77,9 +77,10 @@ class Tape {
   // dy: gradient of `output`, moved out of its slot (the closure may write in it when it is unique()). The closure is
   // skipped when no gradient reached the output.
   void record(const Var& output, std::function<void(Tensor dy)> backward);
-  // Runs the tape from the back with d(loss)/d(loss) = seed and leaves it empty. loss: one element. Throws Error
-  // when it was not recorded on this tape, or was consumed by an earlier backward().
-  void backward(const Var& loss, float seed = 1.0f);
+  // Runs the tape from the back with d(loss)/d(loss) = seed and leaves it empty. loss: one element. after_each, where
+  // given, is called when a closure has run and is gone: a slot that no closure holds any more is complete. Throws
+  // Error when the loss was not recorded on this tape, or was consumed by an earlier backward().
+  void backward(const Var& loss, float seed = 1.0f, const std::function<void()>& after_each = {});
   void clear() { closures_.clear(); }
   size_t size() const { return closures_.size(); }
 

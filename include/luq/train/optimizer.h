@@ -21,7 +21,11 @@ class Sgd {
 
   // Another table from the next step on: one that keeps a record, for example.
   void use(const Kernels& kernels) { kernels_ = &kernels; }
-  // Updates every parameter that has a gradient and drops the gradients. lr > 0.
+  // For backward to call after each closure: updates the parameters whose gradients are complete, since nothing but the
+  // model holds their slots, and drops these gradients, so that a full set of them never exists. A parameter that
+  // someone else holds waits for step(). lr > 0.
+  void update_complete(double lr);
+  // Updates every parameter that still has a gradient, drops the gradients, and ends the step. lr > 0.
   void step(double lr);
 
   // The velocities, as "optimizer.momentum.<parameter>", sharing their buffers; empty when momentum is 0. Whoever
@@ -30,6 +34,8 @@ class Sgd {
   void set_resumed() { first_step_ = false; }
 
  private:
+  void update(size_t index, double lr);
+
   OptimizerConfig config_;
   std::vector<Parameter*> parameters_;
   const Kernels* kernels_;
