@@ -1,19 +1,17 @@
 #include <cstring>
 #include <iostream>
-#include <oneapi/dnnl/dnnl.hpp>
 
 #include "kernels/kernels.h"
 #include "luq/autograd/ctx.h"
 #include "luq/core/error.h"
 #include "luq/core/machine.h"
-#include "luq/core/rng.h"
 #include "luq/models/registry.h"
 #include "tools/luqbench/bench.h"
+#include "tools/luqbench/onednn_peers.h"
+#include "tools/luqbench/operands.h"
 
 namespace luq::bench {
 namespace {
-
-using dnnl::memory;
 
 struct Layer {
   ConvShape shape;
@@ -45,192 +43,6 @@ std::vector<Layer> layers_of(const LayersOptions& options) {
   model->forward(ctx, Var(Tensor::zeros({1, options.image_size, options.image_size, options.channels})));
   for (Layer& layer : found) layer.shape.n = options.batch;
   return found;
-}
-
-Tensor random_codes(int64_t rows, int64_t cols, Format format, uint64_t seed) {
-  Tensor codes = Tensor::empty({rows * packed_row_bytes(cols)}, DType::uint8);
-  RngStream random(make_rng_key(seed, to_string(format)));
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t col = 0; col < cols; ++col) {
-      uint32_t code = static_cast<uint32_t>(random.uniform() * 16) & 15;
-      if ((format == Format::int4 || format == Format::fp4) && code == 8) code = 0;  // -8 and -0 are no codes
-      uint8_t& byte = codes.data<uint8_t>()[row * packed_row_bytes(cols) + col / 2];
-      byte = static_cast<uint8_t>(col % 2 == 0 ? code : byte | code << 4);
-    }
-  }
-  return codes;
-}
-
-int64_t value_at(const Tensor& codes, int64_t row, int64_t col, int64_t cols, Format format) {
-  return kernels::decode(format, kernels::load_code(codes.data<uint8_t>() + row * packed_row_bytes(cols), col));
-}
-
-struct Operands {
-  ConvShape shape;
-  Tensor x, w, dy;  // codes
-  Tensor y, dx, dw;
-
-  explicit Operands(const ConvShape& s)
-      : shape(s),
-        x(random_codes(s.n * s.h * s.w, s.c, Format::uint4, 1)),
-        w(random_codes(s.o * s.kh * s.kw, s.c_group(), Format::int4, 2)),
-        dy(random_codes(s.n * s.oh() * s.ow(), s.o, Format::fp4, 3)),
-        y(Tensor::zeros({s.y_size()})),
-        dx(Tensor::zeros({s.x_size()})),
-        dw(Tensor::zeros({s.w_size()})) {}
-
-  void forward(const Kernels& k) {
-    k.qconv_forward({.shape = shape,
-                     .x = x.data<uint8_t>(),
-                     .x_format = Format::uint4,
-                     .w = w.data<uint8_t>(),
-                     .w_format = Format::int4,
-                     .scale = 1,
-                     .bias = nullptr,
-                     .y = y.data<float>(),
-                     .sums = nullptr});
-  }
-  void backward_data(const Kernels& k) {
-    k.qconv_backward_data({.shape = shape,
-                           .dy = dy.data<uint8_t>(),
-                           .dy_format = Format::fp4,
-                           .w = w.data<uint8_t>(),
-                           .w_format = Format::int4,
-                           .scale = 1,
-                           .dx = dx.data<float>(),
-                           .sums = nullptr});
-  }
-  void update(const Kernels& k) {
-    k.qconv_backward_weight({.shape = shape,
-                             .dy = dy.data<uint8_t>(),
-                             .dy_format = Format::fp4,
-                             .x = x.data<uint8_t>(),
-                             .x_format = Format::uint4,
-                             .scale = 1,
-                             .dw = dw.data<float>(),
-                             .sums = nullptr});
-  }
-
-  // The pixel of x that the tap of this pixel of y reads; false outside the image.
-  bool meets(int64_t oy, int64_t ox, int64_t ky, int64_t kx, int64_t& iy, int64_t& ix) const {
-    iy = oy * shape.stride_h - shape.pad_h + ky * shape.dilation_h;
-    ix = ox * shape.stride_w - shape.pad_w + kx * shape.dilation_w;
-    return iy >= 0 && iy < shape.h && ix >= 0 && ix < shape.w;
-  }
-  int64_t x_at(int64_t n, int64_t iy, int64_t ix, int64_t c) const {
-    return value_at(x, (n * shape.h + iy) * shape.w + ix, c, shape.c, Format::uint4);
-  }
-  int64_t w_at(int64_t o, int64_t ky, int64_t kx, int64_t c) const {
-    return value_at(w, (o * shape.kh + ky) * shape.kw + kx, c, shape.c_group(), Format::int4);
-  }
-  int64_t dy_at(int64_t n, int64_t oy, int64_t ox, int64_t o) const {
-    return value_at(dy, (n * shape.oh() + oy) * shape.ow() + ox, o, shape.o, Format::fp4);
-  }
-
-  // A few results of each phase against the definition.
-  void check(const Kernels& k) {
-    forward(k);
-    backward_data(k);
-    update(k);
-    const ConvShape& s = shape;
-    RngStream random(make_rng_key(9, "samples"));
-    const auto draw = [&](int64_t size) {
-      return std::min(static_cast<int64_t>(random.uniform() * static_cast<float>(size)), size - 1);
-    };
-    for (int sample = 0; sample < 24; ++sample) {
-      const int64_t n = draw(s.n), o = draw(s.o), ci = draw(s.c_group()), group = o / s.o_group();
-      const int64_t c = group * s.c_group() + ci, y0 = draw(s.oh()), x0 = draw(s.ow()), ky0 = draw(s.kh),
-                    kx0 = draw(s.kw);
-      int64_t sum_y = 0, sum_w = 0, sum_x = 0, iy = 0, ix = 0;
-      for (int64_t ky = 0; ky < s.kh; ++ky) {
-        for (int64_t kx = 0; kx < s.kw; ++kx) {
-          if (!meets(y0, x0, ky, kx, iy, ix)) continue;
-          for (int64_t i = 0; i < s.c_group(); ++i)
-            sum_y += x_at(n, iy, ix, group * s.c_group() + i) * w_at(o, ky, kx, i);
-        }
-      }
-      for (int64_t image = 0; image < s.n; ++image) {
-        for (int64_t oy = 0; oy < s.oh(); ++oy) {
-          for (int64_t ox = 0; ox < s.ow(); ++ox) {
-            if (meets(oy, ox, ky0, kx0, iy, ix)) sum_w += x_at(image, iy, ix, c) * dy_at(image, oy, ox, o);
-          }
-        }
-      }
-      const int64_t row = draw(s.h), column = draw(s.w);
-      for (int64_t ky = 0; ky < s.kh; ++ky) {
-        for (int64_t kx = 0; kx < s.kw; ++kx) {
-          const int64_t at_y = row + s.pad_h - ky * s.dilation_h, at_x = column + s.pad_w - kx * s.dilation_w;
-          if (at_y % s.stride_h != 0 || at_x % s.stride_w != 0) continue;
-          const int64_t oy = at_y / s.stride_h, ox = at_x / s.stride_w;
-          if (at_y < 0 || at_x < 0 || oy >= s.oh() || ox >= s.ow()) continue;
-          for (int64_t i = 0; i < s.o_group(); ++i)
-            sum_x += dy_at(n, oy, ox, group * s.o_group() + i) * w_at(group * s.o_group() + i, ky, kx, ci);
-        }
-      }
-      const auto expect = [&](const char* phase, float got, int64_t sum) {
-        if (got != static_cast<float>(sum)) {
-          fail("[luqbench] {} of {}x{}x{}x{} to {}: got {}, expected {}: not timed", phase, s.n, s.h, s.w, s.c, s.o,
-               got, sum);
-        }
-      };
-      expect("forward", y.data<float>()[((n * s.oh() + y0) * s.ow() + x0) * s.o + o], sum_y);
-      expect("update", dw.data<float>()[((o * s.kh + ky0) * s.kw + kx0) * s.c_group() + ci], sum_w);
-      expect("backward", dx.data<float>()[((n * s.h + row) * s.w + column) * s.c + c], sum_x);
-    }
-  }
-};
-
-const dnnl::engine& engine() {
-  static const dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
-  return cpu;
-}
-
-// oneDNN's u8 x s8 -> s32 on the same size, with operands in the layouts it asks for.
-struct Peer {
-  dnnl::primitive primitive;
-  std::unordered_map<int, memory> arguments;
-  void run() {
-    static dnnl::stream stream(engine());
-    primitive.execute(stream, arguments);
-    stream.wait();
-  }
-};
-
-memory filled(const memory::desc& desc) {
-  memory m(desc, engine());
-  std::memset(m.get_data_handle(), 1, desc.get_size());
-  return m;
-}
-
-Peer matmul_peer(int64_t rows, int64_t columns, int64_t terms) {
-  using Type = memory::data_type;
-  using Tag = memory::format_tag;
-  const memory::desc a({rows, terms}, Type::u8, Tag::ab), b({terms, columns}, Type::s8, Tag::any),
-      c({rows, columns}, Type::s32, Tag::ab);
-  const dnnl::matmul::primitive_desc desc({a, b, c}, engine());
-  return {dnnl::matmul(desc),
-          {{DNNL_ARG_SRC, filled(a)}, {DNNL_ARG_WEIGHTS, filled(desc.weights_desc())}, {DNNL_ARG_DST, filled(c)}}};
-}
-
-Peer conv_peer(const ConvShape& s) {
-  using Type = memory::data_type;
-  using Tag = memory::format_tag;
-  const memory::desc x({s.n, s.c, s.h, s.w}, Type::u8, Tag::nhwc), y({s.n, s.o, s.oh(), s.ow()}, Type::s32, Tag::nhwc);
-  const memory::desc w(
-      s.groups == 1 ? memory::dims{s.o, s.c, s.kh, s.kw} : memory::dims{s.groups, s.o_group(), s.c_group(), s.kh, s.kw},
-      Type::s8, Tag::any);
-  const dnnl::convolution_forward::primitive_desc desc({dnnl::prop_kind::forward_inference,
-                                                        dnnl::algorithm::convolution_direct,
-                                                        x,
-                                                        w,
-                                                        y,
-                                                        {s.stride_h, s.stride_w},
-                                                        {s.dilation_h - 1, s.dilation_w - 1},
-                                                        {s.pad_h, s.pad_w},
-                                                        {s.pad_h, s.pad_w}},
-                                                       engine());
-  return {dnnl::convolution_forward(desc),
-          {{DNNL_ARG_SRC, filled(x)}, {DNNL_ARG_WEIGHTS, filled(desc.weights_desc())}, {DNNL_ARG_DST, filled(y)}}};
 }
 
 struct Phase {

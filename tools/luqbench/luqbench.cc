@@ -54,6 +54,14 @@ using namespace luq::bench;
 
 constexpr int kFailure = 1, kUserMistake = 2;
 
+// Before minutes of measuring, not after them.
+void require_writable(const std::string& file) {
+  if (file.empty()) return;
+  const bool existed = std::filesystem::exists(file);
+  if (!std::ofstream(file, std::ios::app)) luq::fail_user("[luqbench] --json {}: cannot be written", file);
+  if (!existed) std::filesystem::remove(file);
+}
+
 void write_json(const std::string& file, const Json& json) {
   if (file.empty()) return;
   std::ofstream out(file);
@@ -115,6 +123,7 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : kUserMistake;
   }
   try {
+    require_writable(json_file);
     for (int64_t* threads : {&kernels.threads, &layers.threads, &step.threads}) {
       if (*threads == 0) *threads = omp_get_num_procs();
     }

@@ -12,6 +12,7 @@
 #include "luq/config/load.h"
 #include "luq/core/error.h"
 #include "luq/core/system_info.h"
+#include "luq/models/registry.h"
 #include "luq/train/step_runner.h"
 #include "tools/luqbench/bench.h"
 #include "tools/luqbench/process.h"
@@ -55,6 +56,8 @@ ExperimentConfig experiment(const std::string& name, const StepOptions& options)
 }
 
 std::string torch_python(const std::string& given) {
+  if (given.find('/') != std::string::npos && !fs::exists(given))
+    fail_user("[luqbench] --python {}: no such file", given);
   if (!given.empty()) return given;
   const char* data = std::getenv("XDG_DATA_HOME");
   const char* home = std::getenv("HOME");
@@ -172,8 +175,14 @@ void run_step_worker(const std::string& configuration, const StepOptions& option
 
 Json bench_step(const StepOptions& options) {
   if (options.rounds < 1) fail_user("[luqbench] --rounds: expected 1 or more, got {}", options.rounds);
+  const std::vector<Configuration> chosen = configurations(options);
+  // A mistake of the user is his here; in the processes it would be their failure.
+  make_model(options.model, {options.channels, options.classes, options.image_size}, 0);
+  for (const Configuration& configuration : chosen) {
+    if (!configuration.name.starts_with("torch")) experiment(configuration.name, options);
+  }
   std::vector<Measured> all;
-  for (const Configuration& configuration : configurations(options)) {
+  for (const Configuration& configuration : chosen) {
     std::cerr << fmt::format("starting {} {}\n", configuration.name, configuration.detail);
     Measured measured{.configuration = configuration, .process = nullptr, .seconds = {}, .version = {}};
     measured.process =

@@ -1,0 +1,76 @@
+"""luqbench and luqtrain profile: what they print and write. That they are fast is nothing a test may ask."""
+import json
+import pathlib
+
+from harness import Case, LUQTRAIN, SMALL, LUQ_CONFIG, main, run
+
+LUQBENCH = pathlib.Path(LUQTRAIN).with_name("luqbench")
+SMALL_MODEL = ["--model", "resnet20", "--batch", "4", "--image-size", "12", "--threads", "2"]
+
+
+class Bench(Case):
+    def luqbench(self, *words, code=0):
+        process = run([LUQBENCH, *words], self.folder)
+        self.assert_exit(process, code)
+        return process
+
+    def test_step(self):
+        process = self.luqbench("step", *SMALL_MODEL, "--rounds", "2", "--json", "step.json")
+        result = json.loads((self.folder / "step.json").read_text())
+        names = {"luq", "luq_exempt_shortcuts", "fp32", "bf16"}
+        for key in ("images_per_second", "peak_rss_bytes", "step_seconds"):
+            self.assertEqual(set(result[key]), names)
+        for name in names:
+            self.assertIn(name, process.stdout)
+            self.assertGreater(result["images_per_second"][name], 0)
+            self.assertGreater(result["peak_rss_bytes"][name], 1 << 20)
+            self.assertEqual(len(result["step_seconds"][name]), 2)
+        self.assertEqual((result["model"], result["batch"], result["threads"]), ("resnet20", 4, 2))
+
+    def test_step_of_some_configurations(self):
+        self.luqbench("step", *SMALL_MODEL, "--rounds", "1", "--only", "luq", "--set", "precision=float32", "--json",
+                      "step.json")
+        self.assertEqual(set(json.loads((self.folder / "step.json").read_text())["images_per_second"]), {"luq"})
+
+    def test_layers(self):
+        process = self.luqbench("layers", *SMALL_MODEL, "--repeats", "1", "--json", "layers.json")
+        result = json.loads((self.folder / "layers.json").read_text())
+        self.assertEqual({row["phase"] for row in result["layers"]}, {"forward", "backward", "update"})
+        self.assertEqual(sum(row["count"] for row in result["layers"]), 3 * 20)
+        self.assertEqual(set(result["all"]), {"forward", "backward", "update"})
+        self.assertIn("16 -> 16, 3x3", process.stdout)
+
+    def test_kernels(self):
+        self.luqbench("kernels", "--mebibytes", "1", "--repeats", "1", "--json", "kernels.json")
+        result = json.loads((self.folder / "kernels.json").read_text())
+        self.assertLessEqual({"stats", "encode_int", "encode_fp4"}, set(result["kernels"]))
+
+    def test_mistakes(self):
+        for words, part in ((["step", "--model", "resnet19"], "resnet19"),
+                            (["step", *SMALL_MODEL, "--only", "luk"], "luk"),
+                            (["step", *SMALL_MODEL, "--rounds", "0"], "--rounds"),
+                            (["step", *SMALL_MODEL, "--set", "optimizer.rate=1"], "optimizer.rate"),
+                            (["step", *SMALL_MODEL, "--json", "nowhere/step.json"], "nowhere/step.json"),
+                            (["step", *SMALL_MODEL, "--compare", "torch", "--python", "nowhere/python"], "nowhere/python"),
+                            (["layers", "--model", "resnet19"], "resnet19"),
+                            (["kernels", "--mebibytes", "0"], "--mebibytes")):
+            process = self.luqbench(*words, code=2)
+            self.assertIn(part, process.stderr)
+            self.assertFalse((self.folder / "nowhere").exists())
+
+
+class Profile(Case):
+    def test_profile(self):
+        line = [LUQTRAIN, "profile", "--config", LUQ_CONFIG, "--steps", "1", "--shapes"]
+        for key, value in SMALL.items():
+            line += ["--set", f"{key}={value}"]
+        process = run(line, self.folder)
+        self.assert_exit(process, 0)
+        for word in ("machine", "% of limit", "forward", "backward", "update", "encode_fp4", "qconv_backward_weight",
+                     "sgd", "images/s", "8x8x8x16 -> 16, 3x3"):
+            self.assertIn(word, process.stdout)
+        self.assertFalse((self.folder / "run").exists())
+
+
+if __name__ == "__main__":
+    main()
