@@ -121,6 +121,22 @@ struct QConvForwardArgs {
   int64_t* sums;      // (n, oh, ow, o) or null
 };
 
+// qconv_forward, and mean and variance of each output channel as batch_norm_stats would find them in the results before
+// they are rounded to their type. The moments are added up in integers, so that they are the same for every order.
+struct QConvForwardMomentsArgs {
+  QConvForwardArgs conv;  // bias and sums are null
+  float* mean;            // (o)
+  float* variance;        // (o) biased
+
+  // True when int32 and int64 hold what is added up, and there is something to add.
+  bool fit() const {
+    const ConvShape& s = conv.shape;
+    const int64_t rows = s.n * s.oh() * s.ow(), terms = s.kh * s.kw * s.c_group();
+    const int64_t largest = terms * max_magnitude(conv.x_format) * max_magnitude(conv.w_format);
+    return rows > 0 && largest > 0 && largest <= 0x7fffffff / 16 && rows <= INT64_MAX / largest / largest;
+  }
+};
+
 struct QConvBackwardDataArgs {
   ConvShape shape;
   const uint8_t* dy;  // (n, oh, ow, o) packed, dy_format
@@ -380,6 +396,7 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
   X(sgd, SgdArgs)
 
 #define LUQ_OPTIONAL_KERNEL_ENTRIES(X)                 \
+  X(qconv_forward_moments, QConvForwardMomentsArgs)    \
   X(batch_norm_act, BatchNormActArgs)                  \
   X(batch_norm_act_backward, BatchNormActBackwardArgs) \
   X(peak_int8, PeakArgs)                               \

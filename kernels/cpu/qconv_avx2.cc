@@ -13,6 +13,7 @@ namespace {
 struct Avx2 {
   using Int = __m256i;
   static constexpr int kLanes = 8;
+  static constexpr bool kMoments = false;
   static constexpr int kMaxRows = 6;  // 12 sums, two vectors of weights, one broadcast, one product
   static constexpr int kMaxBlocks = 1;
   static constexpr bool kChained = true;

@@ -126,6 +126,7 @@ struct Problem {
   bool accumulate;
   Floats y;
   int64_t* sums;
+  bool with_moments = false;
 
   Dimension rows{}, columns{};
   int64_t images = 0;
@@ -141,7 +142,9 @@ struct Problem {
   const int8_t* packed_w = nullptr;
   const uint32_t* start = nullptr;  // (phases, sets, blocks * 16) minus the offset's share, modulo 2^32
   int64_t chain = 1;
+  int64_t* moments = nullptr;  // (threads, 2, sets, blocks * 16), as ConvTile has them
 
+  int64_t moment_stride() const { return merged * blocks * kBlock; }
   int64_t set_groups(int64_t set) const { return std::min(merge, shape.groups - set * merge); }
   int64_t w_block_bytes(const Phase& phase) const { return phase.runs() * phase.steps * kBlock * 4; }
 };
@@ -369,6 +372,11 @@ void run_tiles(const Problem& p, const Cut& cut, const Band& band, const Phase& 
   tile.scale = p.scale;
   tile.bias = p.bias != nullptr ? p.bias + channel : nullptr;
   tile.accumulate = p.accumulate;
+  tile.moments = nullptr;
+  tile.moment_stride = p.moment_stride();
+  if (p.moments != nullptr) {
+    tile.moments = p.moments + omp_get_thread_num() * 2 * tile.moment_stride + (set * p.blocks + block) * kBlock;
+  }
   tile.channels = std::min<int64_t>(blocks * kBlock, set_channel + p.set_groups(set) * p.out_group - channel);
   const uint8_t* origin = band.data + set * p.merge * p.in_group;
   const int64_t x_step = p.columns.step * p.pixel, y_step = p.columns.output_step * p.out_channels;
@@ -410,6 +418,12 @@ void run_problem(Problem& p) {
   p.chain = int16_chain(p.table, p.w_table);
   plan_phases(p);
   pack_weights(p);
+  static thread_local Scratch moments_scratch;
+  if (p.with_moments) {
+    const int64_t count = omp_get_max_threads() * 2 * p.moment_stride();
+    p.moments = moments_scratch.get<int64_t>(count);
+    std::fill_n(p.moments, count, int64_t{0});
+  }
   const Cut cut = cut_work(p);
   const int64_t bands = ceil_div(p.rows.positions, cut.rows), groups = ceil_div(p.images, cut.images);
   const int64_t pairs = ceil_div(p.blocks, p.isa.max_blocks);
@@ -434,6 +448,28 @@ void run_problem(Problem& p) {
   }
 }
 
+// Mean and variance of each channel from the moments of all threads. rows * squares - sums^2 is exact in 128 bits.
+void finish_moments(const Problem& p, float* mean, float* variance) {
+  const auto rows = static_cast<double>(p.images * p.out_h * p.out_w);
+  const double scale = static_cast<double>(p.scale);
+  const int64_t stride = p.moment_stride();
+  for (int64_t set = 0; set < p.merged; ++set) {
+    for (int64_t lane = 0; lane < p.set_groups(set) * p.out_group; ++lane) {
+      const int64_t place =
+          set * p.blocks * kBlock + lane / kBlock * kBlock + lane % 2 * (kBlock / 2) + lane % kBlock / 2;
+      __int128 sum = 0, square = 0;
+      for (int64_t thread = 0; thread < omp_get_max_threads(); ++thread) {
+        sum += p.moments[thread * 2 * stride + place];
+        square += p.moments[(thread * 2 + 1) * stride + place];
+      }
+      const __int128 spread = square * (p.images * p.out_h * p.out_w) - sum * sum;
+      const int64_t channel = set * p.merge * p.out_group + lane;
+      mean[channel] = static_cast<float>(scale * (static_cast<double>(sum) / rows));
+      variance[channel] = static_cast<float>(scale * scale * (static_cast<double>(spread) / rows / rows));
+    }
+  }
+}
+
 // A 1x1 convolution of stride 1 without padding is a matrix product: every pixel becomes an image of one.
 ConvShape flatten_pointwise(const ConvShape& shape) {
   ConvShape s = shape;
@@ -444,15 +480,8 @@ ConvShape flatten_pointwise(const ConvShape& shape) {
   return s;
 }
 
-}  // namespace
-
-void run_qconv_forward(const QConvIsa& isa, const QConvForwardArgs& args) {
-  const ConvShape s = flatten_pointwise(args.shape);
-  if (s.y_size() <= 0) return;
-  if (s.kh * s.kw * s.c_group() > max_int32_terms(args.x_format, args.w_format)) {
-    ref_qconv_forward(args);
-    return;
-  }
+// `s` is flattened, and has results.
+Problem forward_problem(const QConvIsa& isa, const ConvShape& s, const QConvForwardArgs& args) {
   Problem p{.isa = isa,
             .shape = s,
             .transposed = false,
@@ -470,7 +499,28 @@ void run_qconv_forward(const QConvIsa& isa, const QConvForwardArgs& args) {
   p.images = s.n;
   p.out_h = s.oh();
   p.out_w = s.ow();
+  return p;
+}
+
+}  // namespace
+
+void run_qconv_forward(const QConvIsa& isa, const QConvForwardArgs& args) {
+  const ConvShape s = flatten_pointwise(args.shape);
+  if (s.y_size() <= 0) return;
+  if (s.kh * s.kw * s.c_group() > max_int32_terms(args.x_format, args.w_format)) {
+    ref_qconv_forward(args);
+    return;
+  }
+  Problem p = forward_problem(isa, s, args);
   run_problem(p);
+}
+
+void run_qconv_forward_moments(const QConvIsa& isa, const QConvForwardMomentsArgs& args) {
+  const ConvShape s = flatten_pointwise(args.conv.shape);
+  Problem p = forward_problem(isa, s, args.conv);
+  p.with_moments = true;
+  run_problem(p);
+  finish_moments(p, args.mean, args.variance);
 }
 
 void run_qconv_backward_data(const QConvIsa& isa, const QConvBackwardDataArgs& args) {

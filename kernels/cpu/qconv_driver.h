@@ -38,6 +38,10 @@ struct ConvTile {
   int64_t* sums;      // the same, or null
   int64_t y_stride;
   int64_t channels;  // columns to write
+  // Or null: to the sums of the columns, and `moment_stride` behind to those of their squares, what the rows add. Of
+  // every 16 columns the even ones lie first.
+  int64_t* moments;
+  int64_t moment_stride;
 };
 
 // Backward-weight: row i, column j is the sum, over all images and steps, of four terms of dy of row i times x of
@@ -70,6 +74,7 @@ struct QConvIsa {
 };
 
 void run_qconv_forward(const QConvIsa& isa, const QConvForwardArgs& args);
+void run_qconv_forward_moments(const QConvIsa& isa, const QConvForwardMomentsArgs& args);
 void run_qconv_backward_data(const QConvIsa& isa, const QConvBackwardDataArgs& args);
 void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArgs& args);
 

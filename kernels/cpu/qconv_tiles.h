@@ -3,6 +3,7 @@
 //   zero, set (a number to every lane), load, store, broadcast (4 bytes to every lane), add;
 //   dot(sum, u, s): sum + the products of 4 unsigned by 4 signed bytes, lane by lane;
 //   kChained: pairs(u, s) gives sums of two products in int16, add16 adds those, widen(sum, pairs) adds them to int32;
+//   kMoments: whether there is add_moments<rows>(sums, squares, get), which adds get(row) and its square over all rows;
 //   store_float(y, sums, scale, bias or null, accumulate, channels): one vector of results, of which `channels` are
 //   written, or added to y, float or BFloat16.
 //
@@ -158,6 +159,18 @@ void conv_tile(const ConvTile& t) {
     }
     return;
   }
+  if constexpr (V::kMoments) {
+    if (t.moments != nullptr) {
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) {
+        int64_t* to = t.moments + v * V::kLanes;
+        V::template add_moments<R>(
+            to, to + t.moment_stride, [&](int i) __attribute__((always_inline)) {
+              return V::add(sums.get(i, v), start[v]);
+            });
+      }
+    }
+  }
   with_type(
       t.y.bfloat16, [&](auto type) __attribute__((always_inline)) {
         auto* y = t.y.as<decltype(type)>();
@@ -231,10 +244,14 @@ const QConvIsa& isa_of() {
   return isa;
 }
 
-// The three entries of the table.
+// The entries of the table.
 template <class V>
 void forward(const QConvForwardArgs& args) {
   run_qconv_forward(isa_of<V>(), args);
+}
+template <class V>
+void forward_moments(const QConvForwardMomentsArgs& args) {
+  run_qconv_forward_moments(isa_of<V>(), args);
 }
 template <class V>
 void backward_data(const QConvBackwardDataArgs& args) {
@@ -247,6 +264,7 @@ void backward_weight(const QConvBackwardWeightArgs& args) {
 template <class V>
 void add_qconv(Kernels& table, const char* name) {
   table.qconv_forward = {forward<V>, name};
+  if constexpr (V::kMoments) table.qconv_forward_moments = {forward_moments<V>, name};
   table.qconv_backward_data = {backward_data<V>, name};
   table.qconv_backward_weight = {backward_weight<V>, name};
 }

@@ -24,6 +24,24 @@ struct Zmm {
   }
   static Int add(Int a, Int b) { return _mm512_add_epi32(a, b); }
 
+  static constexpr bool kMoments = true;
+  template <int kRows, class Get>
+  [[gnu::always_inline]] static void add_moments(int64_t* sums, int64_t* squares, Get get) {
+    Int total = zero(), even = zero(), odd = zero();
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      const Int x = get(row), high = _mm512_srli_epi64(x, 32);
+      total = add(total, x);
+      even = _mm512_add_epi64(even, _mm512_mul_epi32(x, x));
+      odd = _mm512_add_epi64(odd, _mm512_mul_epi32(high, high));
+    }
+    const auto add_to = [](int64_t* to, Int x) { store(to, _mm512_add_epi64(load(to), x)); };
+    add_to(sums, _mm512_srai_epi64(_mm512_slli_epi64(total, 32), 32));
+    add_to(sums + 8, _mm512_srai_epi64(total, 32));
+    add_to(squares, even);
+    add_to(squares + 8, odd);
+  }
+
   // `channels` results, to be stored in y or, accumulated, already with what is there.
   template <typename T>
   static __m512 scaled(const T* y, Int sums, float scale, const float* bias, bool accumulate, int64_t channels) {

@@ -52,6 +52,7 @@ Cost cost(const EncodeIntArgs& a) { return flat(a.rows * a.cols, size(a.x) + kCo
 Cost cost(const EncodeFp4Args& a) { return flat(a.rows * a.cols, size(a.x) + kCode); }
 Cost cost(const DecodeArgs& a) { return flat(a.rows * a.cols, 4 + kCode); }
 Cost cost(const QConvForwardArgs& a) { return conv(a.shape, kCode, kCode, size(a.y), ComputeUnit::int8); }
+Cost cost(const QConvForwardMomentsArgs& a) { return cost(a.conv); }
 Cost cost(const QConvBackwardDataArgs& a) { return conv(a.shape, size(a.dx), kCode, kCode, ComputeUnit::int8); }
 Cost cost(const QConvBackwardWeightArgs& a) { return conv(a.shape, kCode, 4, kCode, ComputeUnit::int8); }
 Cost cost(const ConvForwardArgs& a) { return conv(a.shape, size(a.x), 4, size(a.x), unit(a.x)); }

@@ -114,13 +114,18 @@ Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor
   const Kernels& kernels = *ctx.kernels;
   Tensor mean = running_mean, variance = running_variance;
   if (ctx.training) {
-    mean = Tensor::empty({channels});
-    variance = Tensor::empty({channels});
-    kernels.batch_norm_stats({.x = floats(x.value()),
-                              .rows = rows,
-                              .c = channels,
-                              .mean = mean.data<float>(),
-                              .variance = variance.data<float>()});
+    if (x.channel_moments()) {
+      mean = x.channel_moments()->mean;
+      variance = x.channel_moments()->variance;
+    } else {
+      mean = Tensor::empty({channels});
+      variance = Tensor::empty({channels});
+      kernels.batch_norm_stats({.x = floats(x.value()),
+                                .rows = rows,
+                                .c = channels,
+                                .mean = mean.data<float>(),
+                                .variance = variance.data<float>()});
+    }
     update_running(running_mean, mean, options.momentum, 1.0f);
     update_running(running_variance, variance, options.momentum,
                    static_cast<float>(static_cast<double>(rows) / static_cast<double>(rows - 1)));

@@ -55,18 +55,30 @@ Operand quantize_weights(const Ctx& ctx, const Var& weight, const QuantSpec& spe
 
 bool in_integers(const Operand& a, const Operand& b) { return a.quantized() && b.quantized(); }
 
+// moments: wanted, for a norm that follows; given where a kernel takes them on the way.
 void run_forward(const Kernels& kernels, const ConvShape& shape, const Operand& x, const Operand& w, const float* bias,
-                 Tensor& y) {
+                 bool moments, Var& result) {
+  Tensor& y = result.value();
   if (in_integers(x, w)) {
-    kernels.qconv_forward({.shape = shape,
-                           .x = x.codes.codes.data<uint8_t>(),
-                           .x_format = x.format(),
-                           .w = w.codes.codes.data<uint8_t>(),
-                           .w_format = w.format(),
-                           .scale = x.codes.scale * w.codes.scale,
-                           .bias = bias,
-                           .y = floats(y),
-                           .sums = nullptr});
+    const kernels::QConvForwardArgs args{.shape = shape,
+                                         .x = x.codes.codes.data<uint8_t>(),
+                                         .x_format = x.format(),
+                                         .w = w.codes.codes.data<uint8_t>(),
+                                         .w_format = w.format(),
+                                         .scale = x.codes.scale * w.codes.scale,
+                                         .bias = bias,
+                                         .y = floats(y),
+                                         .sums = nullptr};
+    if (moments && bias == nullptr && kernels.qconv_forward_moments) {
+      ChannelMoments taken{Tensor::empty({shape.o}), Tensor::empty({shape.o})};
+      const kernels::QConvForwardMomentsArgs with{args, taken.mean.data<float>(), taken.variance.data<float>()};
+      if (with.fit()) {
+        kernels.qconv_forward_moments(with);
+        result.set_channel_moments(std::move(taken));
+        return;
+      }
+    }
+    kernels.qconv_forward(args);
     return;
   }
   const Tensor x_float = x.as_float(kernels, y.dtype()), w_float = w.as_float(kernels, DType::float32);
@@ -168,7 +180,9 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
 
   const bool needs_grad = ctx.tape != nullptr && (x.needs_grad() || weight.needs_grad());
   Var y(Tensor::empty(output, dtype), needs_grad);
-  run_forward(kernels, shape, x_operand, w_operand, bias != nullptr ? bias->value().data<float>() : nullptr, y.value());
+  const bool moments = ctx.training && output.rank() == 4;  // convolutions without a bias are there for a norm
+  run_forward(kernels, shape, x_operand, w_operand, bias != nullptr ? bias->value().data<float>() : nullptr, moments,
+              y);
   describe(ctx, op, layer, x, weight, bias, output, shape, x_operand.format(), w_operand.format(),
            quant.gradients.format);
   if (!needs_grad) return y;

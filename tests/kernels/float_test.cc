@@ -477,6 +477,7 @@ TEST_CASE("Every entry of the contract has a case in these files", "[kernels]") 
                                      "encode_fp4",
                                      "decode",  // quantize_test.cc
                                      "qconv_forward",
+                                     "qconv_forward_moments",
                                      "qconv_backward_data",
                                      "qconv_backward_weight",  // qconv_test.cc
                                      "conv_forward",

@@ -521,4 +521,65 @@ TEST_CASE("qconv: nothing remains from one call to the next", "[qconv]") {
   check_formats(square(3, 1, 9, 7, 1), random);
 }
 
+TEST_CASE("qconv: moments on the way are those of the results, for every table and number of threads", "[qconv]") {
+  std::mt19937 random(test_seed("moments"));
+  const float scale = 0.0117f;
+  for (const ConvShape& s :
+       {ConvShape{.n = 5, .h = 9, .w = 17, .c = 10, .o = 37, .kh = 3, .kw = 3, .pad_h = 1, .pad_w = 1},
+        ConvShape{.n = 33, .h = 3, .w = 3, .c = 64, .o = 48}, ConvShape{.n = 40, .h = 1, .w = 1, .c = 7, .o = 1},
+        ConvShape{.n = 3, .h = 8, .w = 7, .c = 12, .o = 18, .kh = 3, .kw = 2, .stride_h = 2, .groups = 6},
+        ConvShape{.n = 4, .h = 6, .w = 6, .c = 40, .o = 40, .kh = 3, .kw = 3, .pad_h = 1, .groups = 40},
+        ConvShape{.n = 2, .h = 2, .w = 2, .c = 2304, .o = 16, .kh = 2, .kw = 1}}) {
+    INFO(describe(s));
+    for (const Fill fill : {Fill::random, Fill::largest}) {
+      const Operand x(Format::uint4, s.n * s.h * s.w, s.c, fill, random);
+      const Operand w(Format::int4, s.o * s.kh * s.kw, s.c_group(), fill, random);
+      const Ints sums = reference(s, x.values, w.values, Ints(static_cast<size_t>(s.y_size()))).y;
+      const int64_t rows = s.n * s.oh() * s.ow();
+      for_each_table([&](const Kernels& table) {
+        if (!table.qconv_forward_moments) return;
+        for (const int threads : {1, 3}) {
+          const Threads scope(threads);
+          Guarded<float> y(s.y_size(), -1.0f), plain(s.y_size(), -1.0f), mean(s.o), variance(s.o);
+          const auto args = [&](float* to) {
+            return QConvForwardArgs{s,  x.codes.data(), Format::uint4, w.codes.data(), Format::int4, scale, nullptr,
+                                    to, nullptr};
+          };
+          const kernels::QConvForwardMomentsArgs with{args(y.data()), mean.data(), variance.data()};
+          REQUIRE(with.fit());
+          table.qconv_forward_moments(with);
+          table.qconv_forward(args(plain.data()));
+          REQUIRE(y.first_difference(plain) == -1);
+          REQUIRE((mean.intact() && variance.intact()));
+          for (int64_t o = 0; o < s.o; ++o) {
+            double sum = 0, spread = 0;
+            for (int64_t row = 0; row < rows; ++row) sum += static_cast<double>(sums[row * s.o + o]);
+            const double average = sum / static_cast<double>(rows);
+            for (int64_t row = 0; row < rows; ++row) {
+              const double d = static_cast<double>(sums[row * s.o + o]) - average;
+              spread += d * d / static_cast<double>(rows);
+            }
+            REQUIRE(mean[o] == Approx(scale * average).epsilon(1e-6).margin(1e-6));
+            REQUIRE(variance[o] == Approx(double{scale} * scale * spread).epsilon(1e-6).margin(1e-12));
+          }
+        }
+      });
+    }
+  }
+}
+
+TEST_CASE("qconv: moments that integers might not hold are refused", "[qconv]") {
+  const auto fit = [](int64_t n, int64_t c) {
+    return kernels::QConvForwardMomentsArgs{{ConvShape{.n = n, .c = c, .o = 4}, nullptr, Format::uint4, nullptr,
+                                             Format::int4, 1, nullptr, nullptr, nullptr},
+                                            nullptr,
+                                            nullptr}
+        .fit();
+  };
+  CHECK(fit(1 << 20, 4608));
+  CHECK_FALSE(fit(1, 0x7fffffff / 16 / 105 + 1));  // sums of a tile in int32
+  CHECK_FALSE(fit(int64_t{1} << 32, 4608));        // squares in int64
+  CHECK_FALSE(fit(0, 64));
+}
+
 }  // namespace luq::test

@@ -368,3 +368,30 @@ TEST_CASE("Statistics taken on the way are those that quantisers would take", "[
   add_gradient(*ctx.kernels, *x.slot(), random_tensor(x.shape(), "more"));
   CHECK(!x.slot()->statistics.has_value());
 }
+
+TEST_CASE("batch_norm after a quantised convolution gives the same whether or not moments come with it",
+          "[ops][batch_norm][quantize]") {
+  const QuantPlan plan = plan_of({kInt4, kInt4, kFp4});
+  const auto run = [&](bool fused) {
+    Tape tape;
+    Ctx ctx = make_ctx(&tape, &plan);
+    ctx.training = true;
+    Kernels kernels = *ctx.kernels;
+    if (!fused) kernels.qconv_forward_moments = {};
+    ctx.kernels = &kernels;
+    const Var x(random_tensor({4, 6, 5, 8}, "x"), true), w(random_tensor({19, 3, 3, 8}, "w"), true);
+    const Var gamma(random_tensor({19}, "gamma"), true), beta(random_tensor({19}, "beta"), true);
+    Tensor scale = Tensor::zeros({1}), mean = Tensor::zeros({19}), variance = Tensor::full({19}, 1.0f);
+    const Var z = conv2d(ctx, x, w, nullptr, {.padding = 1}, "conv", scale);
+    CHECK(z.channel_moments().has_value() == (fused && ctx.kernels->qconv_forward_moments));
+    const Var y = batch_norm(ctx, z, gamma, beta, mean, variance, {}, "bn");
+    std::vector<float> all = values(y.value());
+    for (const Tensor& tensor : {mean, variance}) {
+      const std::vector<float> more = values(tensor);
+      all.insert(all.end(), more.begin(), more.end());
+    }
+    return all;
+  };
+  const std::vector<float> fused = run(true), composed = run(false);
+  for (size_t i = 0; i < fused.size(); ++i) CHECK(fused[i] == Approx(composed[i]).epsilon(1e-4).margin(1e-5));
+}

@@ -34,6 +34,11 @@ struct QuantCache {
   std::vector<Entry> entries;
 };
 
+// Mean and biased variance of each channel (C) over all other dimensions.
+struct ChannelMoments {
+  Tensor mean, variance;
+};
+
 // A value in the computation: a shared handle. Without a slot no gradient is wanted.
 class Var {
  public:
@@ -57,12 +62,16 @@ class Var {
   // Statistics of the value, where the op that made it took them.
   const std::optional<Stats>& statistics() const { return statistics_; }
   void set_statistics(const Stats& statistics) { statistics_ = statistics; }
+  // Likewise, for a norm.
+  const std::optional<ChannelMoments>& channel_moments() const { return channel_moments_; }
+  void set_channel_moments(ChannelMoments moments) { channel_moments_ = std::move(moments); }
 
  private:
   Tensor value_;
   std::shared_ptr<GradSlot> slot_;
   std::shared_ptr<QuantCache> cache_;
   std::optional<Stats> statistics_;
+  std::optional<ChannelMoments> channel_moments_;
   bool non_negative_ = false;
 };
 
