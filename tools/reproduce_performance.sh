@@ -17,7 +17,7 @@ bench() {
   local name=$1
   shift
   echo "== luqbench $*"
-  build/luqbench "$@" --json "$results/$name.json" 2>/dev/null | tee "$results/$name.txt"
+  build/luqbench "$@" --json "$results/$name.json" | tee "$results/$name.txt"
 }
 
 compare=()
@@ -29,7 +29,7 @@ bench layers_resnet50 layers --model resnet50 --batch 16
 bench kernels kernels --repeats 21
 
 ours=(--only luq --only fp32 --rounds 5)
-for batch in 1 2 4 8 16 32 64; do bench "batch_$batch" step --model resnet18 --image-size 112 --batch "$batch" "${ours[@]}"; done
+for batch in 2 4 8 16 32 64; do bench "batch_$batch" step --model resnet18 --image-size 112 --batch "$batch" "${ours[@]}"; done
 for size in 64 96 128 160 192 224; do bench "image_$size" step --model resnet18 --batch 16 --image-size "$size" "${ours[@]}"; done
 for model in resnet20 resnet32 resnet44 resnet56; do bench "depth_$model" step --model "$model" --batch 128 "${ours[@]}"; done
 for threads in $(seq "$(nproc)"); do

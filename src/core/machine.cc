@@ -63,7 +63,7 @@ double read_rate(const Kernels& kernels) {
 double MachineLimits::seconds(ComputeUnit unit, double operations, double bytes) const {
   const double rate = unit == ComputeUnit::int8       ? int8
                       : unit == ComputeUnit::float32  ? float32
-                      : unit == ComputeUnit::bfloat16 ? bfloat16
+                      : unit == ComputeUnit::bfloat16 ? std::max(bfloat16, float32)  // it may be computed in either
                                                       : 0;
   return std::max(rate > 0 ? operations / rate : 0, read > 0 ? bytes / read : 0);
 }

@@ -32,6 +32,12 @@ class Bench(Case):
                       "step.json")
         self.assertEqual(set(json.loads((self.folder / "step.json").read_text())["images_per_second"]), {"luq"})
 
+    def test_model_without_shortcuts(self):
+        self.luqbench("step", "--model", "vgg11_bn", "--batch", "2", "--image-size", "32", "--rounds", "1", "--json",
+                      "step.json")
+        self.assertEqual(set(json.loads((self.folder / "step.json").read_text())["images_per_second"]),
+                         {"luq", "fp32", "bf16"})
+
     def test_layers(self):
         process = self.luqbench("layers", *SMALL_MODEL, "--repeats", "1", "--json", "layers.json")
         result = json.loads((self.folder / "layers.json").read_text())
@@ -50,6 +56,9 @@ class Bench(Case):
                             (["step", *SMALL_MODEL, "--only", "luk"], "luk"),
                             (["step", *SMALL_MODEL, "--rounds", "0"], "--rounds"),
                             (["step", *SMALL_MODEL, "--set", "optimizer.rate=1"], "optimizer.rate"),
+                            (["step", *SMALL_MODEL, "--set", "train.batch_size=2"], "--batch"),
+                            (["step", "--model", "resnet20", "--image-size", "12", "--batch", "1"], "train.batch_size"),
+                            (["step", "--batch", "0"], "--batch"),
                             (["step", *SMALL_MODEL, "--json", "nowhere/step.json"], "nowhere/step.json"),
                             (["step", *SMALL_MODEL, "--compare", "torch", "--python", "nowhere/python"], "nowhere/python"),
                             (["layers", "--model", "resnet19"], "resnet19"),

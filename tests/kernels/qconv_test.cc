@@ -531,19 +531,23 @@ TEST_CASE("qconv: moments on the way are those of the results, for every table a
         ConvShape{.n = 4, .h = 6, .w = 6, .c = 40, .o = 40, .kh = 3, .kw = 3, .pad_h = 1, .groups = 40},
         ConvShape{.n = 2, .h = 2, .w = 2, .c = 2304, .o = 16, .kh = 2, .kw = 1}}) {
     INFO(describe(s));
-    for (const Fill fill : {Fill::random, Fill::largest}) {
-      const Operand x(Format::uint4, s.n * s.h * s.w, s.c, fill, random);
+    for (const auto& [format, fill] :
+         {std::pair{Format::uint4, Fill::random}, {Format::int4, Fill::random}, {Format::uint4, Fill::largest}}) {
+      const Operand x(format, s.n * s.h * s.w, s.c, fill, random);
       const Operand w(Format::int4, s.o * s.kh * s.kw, s.c_group(), fill, random);
       const Ints sums = reference(s, x.values, w.values, Ints(static_cast<size_t>(s.y_size()))).y;
       const int64_t rows = s.n * s.oh() * s.ow();
-      for_each_table([&](const Kernels& table) {
+      Guarded<float> first_mean(s.o), first_variance(s.o);
+      bool first = true;
+      for_each_table([&, x_format = format](const Kernels& table) {
         if (!table.qconv_forward_moments) return;
-        for (const int threads : {1, 3}) {
+        for (const int threads : {1, 2, 3}) {
           const Threads scope(threads);
           Guarded<float> y(s.y_size(), -1.0f), plain(s.y_size(), -1.0f), mean(s.o), variance(s.o);
-          const auto args = [&](float* to) {
-            return QConvForwardArgs{s,  x.codes.data(), Format::uint4, w.codes.data(), Format::int4, scale, nullptr,
-                                    to, nullptr};
+          Guarded<BFloat16> narrow(s.y_size());
+          const auto args = [&](kernels::Floats to) {
+            return QConvForwardArgs{s,     x.codes.data(), x_format, w.codes.data(), Format::int4,
+                                    scale, nullptr,        to,       nullptr};
           };
           const kernels::QConvForwardMomentsArgs with{args(y.data()), mean.data(), variance.data()};
           REQUIRE(with.fit());
@@ -551,6 +555,17 @@ TEST_CASE("qconv: moments on the way are those of the results, for every table a
           table.qconv_forward(args(plain.data()));
           REQUIRE(y.first_difference(plain) == -1);
           REQUIRE((mean.intact() && variance.intact()));
+          if (first) {
+            std::memcpy(first_mean.data(), mean.data(), static_cast<size_t>(s.o) * sizeof(float));
+            std::memcpy(first_variance.data(), variance.data(), static_cast<size_t>(s.o) * sizeof(float));
+            first = false;
+          }
+          REQUIRE((mean.first_difference(first_mean) == -1 && variance.first_difference(first_variance) == -1));
+          Guarded<float> narrow_mean(s.o), narrow_variance(s.o);
+          table.qconv_forward_moments({args(narrow.data()), narrow_mean.data(), narrow_variance.data()});
+          for (int64_t i = 0; i < s.y_size(); ++i) REQUIRE(narrow[i].bits == to_bfloat16(plain[i]).bits);
+          REQUIRE(narrow_mean.first_difference(mean) == -1);
+          REQUIRE(narrow_variance.first_difference(variance) == -1);
           for (int64_t o = 0; o < s.o; ++o) {
             double sum = 0, spread = 0;
             for (int64_t row = 0; row < rows; ++row) sum += static_cast<double>(sums[row * s.o + o]);

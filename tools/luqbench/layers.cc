@@ -59,7 +59,7 @@ Json bench_layers(const LayersOptions& options) {
   std::cout << fmt::format("machine  {}\n{}, batch {}, {}x{}x{}; median of {}, in turns with oneDNN\n\n",
                            to_string(machine), options.model, options.batch, options.image_size, options.image_size,
                            options.channels, options.repeats);
-  std::cout << fmt::format("{:<38}{:>5}  {:<9}{:>9}{:>9}{:>9}{:>12}{:>9}\n", "shape", "count", "phase", "ms", "GOP/s",
+  std::cout << fmt::format("{:<38}{:>5}  {:<9}{:>9}{:>9}{:>9}{:>14}{:>9}\n", "shape", "count", "phase", "ms", "GOP/s",
                            "of peak", "oneDNN GOP/s", "ratio");
   Json json;
   Phase phases[3] = {{"forward"}, {"backward"}, {"update"}};
@@ -104,8 +104,8 @@ Json bench_layers(const LayersOptions& options) {
       std::cout << fmt::format("{:<38}{:>5}  {:<9}{:>9.2f}{:>9.0f}{:>9.2f}", phase == 0 ? shape : "",
                                phase == 0 ? std::to_string(layer.count) : "", phases[phase].name, taken * 1e3,
                                ops / taken * 1e-9, machine.int8 > 0 ? ops / taken / machine.int8 : 0.0);
-      std::cout << (peer > 0 ? fmt::format("{:>12.0f}{:>9.2f}\n", ops / peer * 1e-9, peer / taken)
-                             : fmt::format("{:>12}{:>9}\n", "-", "-"))
+      std::cout << (peer > 0 ? fmt::format("{:>14.0f}{:>9.2f}\n", ops / peer * 1e-9, peer / taken)
+                             : fmt::format("{:>14}{:>9}\n", "-", "-"))
                 << std::flush;
       Json row{{"shape", shape}, {"count", layer.count}, {"phase", phases[phase].name}, {"seconds", taken}};
       if (peer > 0) row["onednn_seconds"] = peer;

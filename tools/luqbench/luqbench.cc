@@ -57,7 +57,7 @@ constexpr int kFailure = 1, kUserMistake = 2;
 // Before minutes of measuring, not after them.
 void require_writable(const std::string& file) {
   if (file.empty()) return;
-  const bool existed = std::filesystem::exists(file);
+  const bool existed = std::filesystem::exists(std::filesystem::symlink_status(file));
   if (!std::ofstream(file, std::ios::app)) luq::fail_user("[luqbench] --json {}: cannot be written", file);
   if (!existed) std::filesystem::remove(file);
 }
@@ -73,10 +73,14 @@ void write_json(const std::string& file, const Json& json) {
 template <typename Options>
 void add_model_options(CLI::App& command, Options& options) {
   command.add_option("--model", options.model, "Model of the zoo")->capture_default_str();
-  command.add_option("--batch", options.batch, "Images of a step")->capture_default_str()->check(CLI::PositiveNumber);
-  command.add_option("--image-size", options.image_size, "Height and width (224; 28 or 32 for the small models)");
-  command.add_option("--channels", options.channels, "Channels of an image");
-  command.add_option("--classes", options.classes, "Classes");
+  command.add_option("--batch", options.batch, "Images of a step")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  const CLI::Range extent(0, 1 << 16);
+  command.add_option("--image-size", options.image_size, "Height and width (224; 28 or 32 for the small models)")
+      ->check(extent);
+  command.add_option("--channels", options.channels, "Channels of an image")->check(extent);
+  command.add_option("--classes", options.classes, "Classes")->check(extent);
 }
 
 }  // namespace
@@ -87,14 +91,16 @@ int main(int argc, char** argv) {
   app.failure_message(CLI::FailureMessage::simple);
   std::string json_file;
   const auto add_common = [&](CLI::App& command, int64_t& threads) {
-    command.add_option("--threads", threads, "Threads (all cores)")->check(CLI::NonNegativeNumber);
+    command.add_option("--threads", threads, "Threads (0: all cores)")->check(CLI::Range(0, 4096));
     command.add_option("--json", json_file, "Also write the numbers to this file");
   };
 
   KernelsOptions kernels;
   auto* kernels_command = app.add_subcommand("kernels", "Statistics, encoders and other passes over memory");
   add_common(*kernels_command, kernels.threads);
-  kernels_command->add_option("--mebibytes", kernels.mebibytes, "Size of the input in float32")->capture_default_str();
+  kernels_command->add_option("--mebibytes", kernels.mebibytes, "Size of the input in float32")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 16));
   kernels_command->add_option("--repeats", kernels.repeats, "Runs of each")->capture_default_str();
 
   LayersOptions layers;

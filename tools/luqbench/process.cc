@@ -45,6 +45,15 @@ Process::~Process() {
   if (pid_ > 0) waitpid(pid_, nullptr, 0);
 }
 
+// Its mistake is the user's where it says so by its exit status.
+void Process::ended() {
+  int status = 0;
+  waitpid(pid_, &status, 0);
+  pid_ = -1;
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 2) fail_user("[luqbench] {} refused; its message is above", name_);
+  fail("[luqbench] {} ended without an answer; its message is above", name_);
+}
+
 void Process::write_line(const std::string& line) {
   std::fputs((line + "\n").c_str(), to_);
   std::fflush(to_);
@@ -53,7 +62,7 @@ void Process::write_line(const std::string& line) {
 std::string Process::read_line() {
   std::string line;
   for (int c = std::fgetc(from_); c != '\n'; c = std::fgetc(from_)) {
-    if (c == EOF) fail("[luqbench] {} ended without an answer; its message is above", name_);
+    if (c == EOF) ended();
     line.push_back(static_cast<char>(c));
   }
   return line;

@@ -24,6 +24,8 @@ class Process {
   std::string read_line();
 
  private:
+  [[noreturn]] void ended();
+
   std::string name_;
   pid_t pid_ = -1;
   FILE *to_ = nullptr, *from_ = nullptr;

@@ -1,3 +1,4 @@
+#include <fmt/ranges.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -81,7 +82,29 @@ std::string torch_program() {
        (here / "../share/luqtrain/tools").string());
 }
 
+// Keys that options of this program give.
+void check_overrides(const std::vector<std::string>& overrides) {
+  for (const std::string& text : overrides) {
+    for (const auto& [key, option] : {std::pair{"model.", "--model"},
+                                      {"train.batch_size=", "--batch"},
+                                      {"threads=", "--threads"},
+                                      {"data.", "--image-size, --channels and --classes"}}) {
+      if (text.starts_with(key)) fail_user("[luqbench] --set {}: here {} gives this", text, option);
+    }
+  }
+}
+
+bool has_shortcuts(const Module& model) {
+  for (const MatmulLayer& layer : model.matmul_layers()) {
+    if (layer.name.find("downsample") != std::string::npos) return true;
+  }
+  return false;
+}
+
 std::vector<Configuration> configurations(const StepOptions& options) {
+  check_overrides(options.overrides);
+  // Unknown models are refused here, not by every process.
+  const auto model = make_model(options.model, {options.channels, options.classes, options.image_size}, 0);
   const auto number = [](int64_t value) { return std::to_string(value); };
   std::vector<std::string> input{"--model",      options.model,
                                  "--batch",      number(options.batch),
@@ -91,6 +114,7 @@ std::vector<Configuration> configurations(const StepOptions& options) {
                                  "--threads",    number(options.threads)};
   std::vector<Configuration> all;
   for (const char* name : {"luq", "luq_exempt_shortcuts", "fp32", "bf16"}) {
+    if (std::string_view(name) == "luq_exempt_shortcuts" && !has_shortcuts(*model)) continue;
     std::vector<std::string> command{fs::read_symlink("/proc/self/exe").string(), "step", "--worker", name};
     command.insert(command.end(), input.begin(), input.end());
     for (const std::string& override_text : options.overrides) {
@@ -120,6 +144,12 @@ std::vector<Configuration> configurations(const StepOptions& options) {
     if (chosen.size() == before) fail_user("[luqbench] --only {}: there is no such configuration here", name);
   }
   return chosen;
+}
+
+// Those whose turn it is not should not spin for long, unless the user wants them to.
+std::vector<std::string> waiting_environment() {
+  if (std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return {};
+  return {"GOMP_SPINCOUNT=1000"};
 }
 
 struct Measured {
@@ -176,8 +206,6 @@ void run_step_worker(const std::string& configuration, const StepOptions& option
 Json bench_step(const StepOptions& options) {
   if (options.rounds < 1) fail_user("[luqbench] --rounds: expected 1 or more, got {}", options.rounds);
   const std::vector<Configuration> chosen = configurations(options);
-  // A mistake of the user is his here; in the processes it would be their failure.
-  make_model(options.model, {options.channels, options.classes, options.image_size}, 0);
   for (const Configuration& configuration : chosen) {
     if (!configuration.name.starts_with("torch")) experiment(configuration.name, options);
   }
@@ -185,8 +213,7 @@ Json bench_step(const StepOptions& options) {
   for (const Configuration& configuration : chosen) {
     std::cerr << fmt::format("starting {} {}\n", configuration.name, configuration.detail);
     Measured measured{.configuration = configuration, .process = nullptr, .seconds = {}, .version = {}};
-    measured.process =
-        std::make_unique<Process>(configuration.command, std::vector<std::string>{"GOMP_SPINCOUNT=1000"});
+    measured.process = std::make_unique<Process>(configuration.command, waiting_environment());
     measured.step();
     measured.first_loss = measured.loss;
     for (int i = 1; i < kWarmUp; ++i) measured.step();
@@ -200,8 +227,9 @@ Json bench_step(const StepOptions& options) {
   for (Measured& measured : all) measured.process.reset();
 
   std::string text =
-      fmt::format("{}, batch {}, {}x{}x{}, {} threads, median of {} steps\n\n", options.model, options.batch,
-                  options.image_size, options.image_size, options.channels, options.threads, options.rounds);
+      fmt::format("{}, batch {}, {}x{}x{}, {} threads, median of {} steps{}{}\n\n", options.model, options.batch,
+                  options.image_size, options.image_size, options.channels, options.threads, options.rounds,
+                  options.overrides.empty() ? "" : "; ", fmt::join(options.overrides, ", "));
   const auto rate = [&](const Measured& m) { return static_cast<double>(options.batch) / median(m.seconds); };
   std::map<std::string, const Measured*> best;
   for (const Measured& measured : all) {
@@ -211,6 +239,8 @@ Json bench_step(const StepOptions& options) {
   const auto ratio = [&](const Measured& m, const char* peer) {
     return best.contains(peer) ? fmt::format("{:>8.2f}", rate(m) / rate(*best[peer])) : fmt::format("{:>8}", "-");
   };
+  const char* fp32_peer = options.compare_torch ? "torch_fp32" : "fp32";
+  const char* bf16_peer = options.compare_torch ? "torch_bf16" : "bf16";
   text += fmt::format("{:<22}{:<9}{:>10}{:>12}{:>12}{:>10}{:>10}\n", "configuration", "", "images/s", "ms/step",
                       "peak MiB", "x fp32", "x bf16");
   Json json;
@@ -218,16 +248,20 @@ Json bench_step(const StepOptions& options) {
   json["batch"] = options.batch;
   json["image_size"] = options.image_size;
   json["threads"] = options.threads;
+  if (!options.overrides.empty()) json["set"] = options.overrides;
   for (const auto& [name, value] : system_info()) {
     if (name == "processor") json["processor"] = value;
   }
   for (const Measured& measured : all) {
     text += fmt::format("{:<22}{:<9}{:>10.2f}{:>12.1f}{:>12}  {}  {}\n", measured.configuration.name,
                         measured.configuration.detail, rate(measured), median(measured.seconds) * 1e3,
-                        measured.peak_rss >> 20, ratio(measured, "torch_fp32"), ratio(measured, "torch_bf16"));
+                        measured.peak_rss >> 20, ratio(measured, fp32_peer), ratio(measured, bf16_peer));
     if (!measured.version.empty()) json["torch_version"] = measured.version;
   }
-  text += "\nx fp32, x bf16: images/s over those of PyTorch's better float32 and bfloat16 run.\n";
+  text += options.compare_torch
+              ? "\nx fp32, x bf16: images/s over those of PyTorch's better float32 and bfloat16 run.\n"
+              : "\nx fp32, x bf16: images/s over those of luqtrain's own fp32 and bf16; --compare torch puts PyTorch "
+                "there.\n";
   std::cout << text;
   for (const auto& [name, measured] : best) {
     json["images_per_second"][name] = rate(*measured);

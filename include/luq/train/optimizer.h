@@ -23,7 +23,8 @@ class Sgd {
   void use(const Kernels& kernels) { kernels_ = &kernels; }
   // For backward to call after each closure: updates the parameters whose gradients are complete, since nothing but the
   // model holds their slots, and drops these gradients, so that a full set of them never exists. A parameter that
-  // someone else holds waits for step(). lr > 0.
+  // someone else holds waits for step(). An error in the middle of backward leaves the parameters behind it updated.
+  // lr > 0.
   void update_complete(double lr);
   // Updates every parameter that still has a gradient, drops the gradients, and ends the step. lr > 0.
   void step(double lr);
