@@ -14,13 +14,13 @@ Fashion-MNIST images in 4-bit arithmetic, and says what to type next.
   --prepare      install and build only
   --no-install   leave the system alone: fail with the list of packages if some are missing
   --with-tests   also install and build what the tests need (tools/test.sh does this)
-  --epochs N     epochs to train (default 3)
+  --epochs N     epochs to train (default 4)
 
 LUQ_CMAKE_ARGS in the environment is passed to cmake.
 EOF
 }
 
-install=1 prepare_only=0 with_tests=0 epochs=3
+install=1 prepare_only=0 with_tests=0 epochs=4
 while (($#)); do
   case "$1" in
     --no-install) install=0 ;;
@@ -79,7 +79,7 @@ cmake --build build --parallel "$(nproc)" --target "${targets[@]}"
 say "Train: ResNet-20 on Fashion-MNIST, 4-bit matmuls, $epochs epochs (Ctrl-C saves and stops; run this again to go on)"
 # An interrupted run of this very configuration is resumed; any other begins anew.
 run=runs/quickstart
-experiment=(--config configs/fashion_mnist/resnet20_luq.yaml --set train.epochs="$epochs" --set run.directory="$run")
+experiment=(--config configs/fashion_mnist/resnet20_luq.yaml --set precision=bfloat16 --set train.epochs="$epochs" --set run.directory="$run")
 start=--overwrite
 if [[ -f $run/checkpoints/last.safetensors ]] &&
   build/luqtrain "${experiment[@]}" --dry-run | grep -Ev '^(#|$)' | cmp -s - "$run/config.yaml"; then

@@ -24,7 +24,7 @@ class Bench(Case):
             self.assertIn(name, process.stdout)
             self.assertGreater(result["images_per_second"][name], 0)
             self.assertGreater(result["peak_rss_bytes"][name], 1 << 20)
-            self.assertEqual(len(result["step_seconds"][name]), 2)
+            self.assertGreaterEqual(len(result["step_seconds"][name]), 2)
         self.assertEqual((result["model"], result["batch"], result["threads"]), ("resnet20", 4, 2))
 
     def test_step_of_some_configurations(self):

@@ -18,7 +18,7 @@ struct StepOptions {
   int64_t batch = 16;
   int64_t image_size = 0, channels = 0, classes = 0;  // 0: what the model is usually trained on
   int64_t threads = 0;                                // 0: all cores
-  int64_t rounds = 7;                                 // steps timed of each configuration, in turns
+  int64_t rounds = 5;                                 // turns of each configuration
   std::vector<std::string> only;                      // configurations to run; empty: all
   std::vector<std::string> overrides;                 // key=value for luqtrain's configurations
   bool compare_torch = false;

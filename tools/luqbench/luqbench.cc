@@ -114,7 +114,8 @@ int main(int argc, char** argv) {
   auto* step_command = app.add_subcommand("step", "Whole training steps, each configuration in its own process");
   add_model_options(*step_command, step);
   add_common(*step_command, step.threads);
-  step_command->add_option("--rounds", step.rounds, "Timed steps of each configuration")->capture_default_str();
+  step_command->add_option("--rounds", step.rounds, "Turns of each configuration: a step to warm up, then timed ones")
+      ->capture_default_str();
   step_command->add_option("--only", step.only, "Run these configurations alone; repeatable")->allow_extra_args(false);
   step_command->add_option("--set", step.overrides, "key.path=value for luqtrain's configurations; repeatable")
       ->allow_extra_args(false);
