@@ -5,19 +5,14 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/qconv_tiles.h"
-#include "kernels/cpu/qconv_zmm.h"
+#include "kernels/cpu/qconv_vnni.h"
 #include "kernels/tables.h"
 
 namespace luq::kernels {
 namespace {
 
-struct VnniBf16 : Zmm {
-  static constexpr int kMaxRows = 14;
-  static constexpr int kMaxBlocks = 2;
-  static constexpr bool kChained = false;
-  static Int dot(Int sum, Int u, Int s) { return _mm512_dpbusd_epi32(sum, u, s); }
-
-  using Zmm::store_float;
+struct VnniBf16 : Vnni {
+  using Vnni::store_float;
   static void store_float(BFloat16* y, Int sums, float scale, const float* bias, bool accumulate, int64_t channels) {
     if (channels <= 0) return;
     const __m512 value = scaled(y, sums, scale, bias, accumulate, channels);

@@ -1,22 +1,10 @@
-// 4-bit matmul tiles with vpdpbusd: 64 products an instruction, added to int32 without saturation.
-
-#include <immintrin.h>
+// 4-bit matmul tiles with vpdpbusd.
 
 #include "kernels/cpu/qconv_tiles.h"
-#include "kernels/cpu/qconv_zmm.h"
+#include "kernels/cpu/qconv_vnni.h"
 #include "kernels/tables.h"
 
 namespace luq::kernels {
-namespace {
-
-struct Vnni : Zmm {
-  static constexpr int kMaxRows = 14;
-  static constexpr int kMaxBlocks = 2;
-  static constexpr bool kChained = false;
-  static Int dot(Int sum, Int u, Int s) { return _mm512_dpbusd_epi32(sum, u, s); }
-};
-
-}  // namespace
 
 void add_avx512vnni_qconv(Kernels& table) { add_qconv<Vnni>(table, "avx512vnni"); }
 
