@@ -50,8 +50,8 @@ struct ConvTile {
 struct UpdateTile {
   const int8_t* dy;  // (images, rows of the tile, 4 * steps)
   int64_t dy_stride, dy_image;
-  const uint8_t* x;  // (images, steps, x_step bytes): of which 16 * blocks channels of 4
-  int64_t x_step, x_image;
+  const uint8_t* x;  // (images, steps, x_step bytes): 16 channels of 4, and x_block bytes behind the second block's
+  int64_t x_step, x_block, x_image;
   int64_t images, steps;
   int64_t chain;
   int64_t stride;  // between rows of the result

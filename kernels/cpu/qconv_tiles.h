@@ -188,7 +188,9 @@ void conv_tile(const ConvTile& t) {
 
 template <class V, int R, int N>
 void update_tile(const UpdateTile& t) {
-  const auto offset = [](int v) { return v * V::kLanes * 4; };
+  constexpr int per_block = kBlock / V::kLanes;
+  const int64_t x_block = t.x_block;
+  const auto offset = [x_block](int v) { return (v / per_block) * x_block + (v % per_block) * V::kLanes * 4; };
   Sums<V, R, N, false> sums;
   sums.clear();
   for (int64_t image = 0; image < t.images; ++image) {

@@ -6,7 +6,8 @@
 //
 // - x, unsigned, as (image, panel, tap column, row residue modulo the stride, row, output pixels / 4, channel, 4): a
 //   panel has as many channels as a tile, there is a copy for each column of the kernel, and for a tap all rows of an
-//   image are one run of steps. What lies behind the last pixel of a row meets zeros of dy.
+//   image are one run of steps. What lies behind the last pixel of a row meets zeros of dy. Where a tap has no more
+//   than 16 channels, the two blocks of a tile are two taps.
 // - dy, signed, transposed to (image, channel, row, output pixels), rows padded with zeros to a multiple of 4.
 //
 // Where everything fits into one group and there are many weights, tiles write their floats to dw. Else their sums live
@@ -174,7 +175,8 @@ void pack_image(const Update& u, const Group& group, int64_t i, Scratch& scratch
 // The work of a group in tiles, numbered: (set, panel, part of the output channels, tap), so that what the parts of a
 // panel read stays in cache.
 struct Tiles {
-  int64_t pairs, parts, taps;
+  int64_t pairs, parts, taps;  // taps: counted in steps of taps_at_once
+  int64_t taps_at_once;
   int64_t count(const Update& u) const { return u.merged * pairs * parts * taps; }
 };
 
@@ -187,17 +189,21 @@ struct Target {
 
 void run_tile(const Update& u, const Tiles& tiles, const Group& group, const Target& target, int64_t index) {
   const ConvShape& s = u.shape;
-  const int64_t tap = index % tiles.taps, part = index / tiles.taps % tiles.parts;
+  const int64_t tap = index % tiles.taps * tiles.taps_at_once, part = index / tiles.taps % tiles.parts;
   const int64_t set_pair = index / (tiles.taps * tiles.parts), set = set_pair / tiles.pairs;
   const int64_t c = set_pair % tiles.pairs * u.isa.max_blocks * kBlock;
-  const int64_t blocks = std::min<int64_t>(u.isa.max_blocks, (u.pitch - c) / kBlock);
+  const bool two_taps = tiles.taps_at_once == 2 && tap + 1 < u.taps();
+  const int64_t blocks = two_taps ? 2 : std::min<int64_t>(u.isa.max_blocks, (u.pitch - c) / kBlock);
   const int64_t o = part_begin(u.set_o, tiles.parts, part), rows = part_begin(u.set_o, tiles.parts, part + 1) - o;
-  const int64_t channel = set * u.merge * s.c_group() + c, ky = tap / s.kw * s.dilation_h, kx = tap % s.kw;
-  const int64_t residue_rows = u.residue_rows(group.rows);
+  const int64_t channel = set * u.merge * s.c_group() + c;
+  const auto tap_offset = [&](int64_t of) {
+    const int64_t ky = of / s.kw * s.dilation_h, kx = of % s.kw;
+    return ((kx * u.residues + ky % u.residues) * u.residue_rows(group.rows) + ky / s.stride_h) * u.row_bytes();
+  };
   UpdateTile tile{};
-  tile.x = group.x + channel / u.panel * u.panel_bytes(group.rows) + channel % u.panel * 4 +
-           ((kx * u.residues + ky % u.residues) * residue_rows + ky / s.stride_h) * u.row_bytes();
+  tile.x = group.x + channel / u.panel * u.panel_bytes(group.rows) + channel % u.panel * 4 + tap_offset(tap);
   tile.x_step = u.panel * 4;
+  tile.x_block = two_taps ? tap_offset(tap + 1) - tap_offset(tap) : kBlock * 4;
   tile.x_image = u.x_image(group.rows);
   tile.dy_stride = u.dy_channel(group.rows);
   tile.dy = group.dy + (set * u.merge * s.o_group() + o) * tile.dy_stride;
@@ -212,7 +218,7 @@ void run_tile(const Update& u, const Tiles& tiles, const Group& group, const Tar
   } else {
     tile.stride = u.taps() * s.c;
     tile.dw = u.args.dw + (o * u.taps() + tap) * s.c + c;
-    tile.channels = s.c - c;
+    tile.channels = two_taps ? 2 * kBlock : s.c - c;
     tile.scale = u.args.scale;
     tile.offset = u.x_table.offset;
     tile.dy_sums = target.dy_sums != nullptr ? target.dy_sums + o : nullptr;
@@ -262,7 +268,8 @@ void plan(Update& u) {
   u.x_pixel = 2 * packed_row_bytes(s.c);
   u.dy_pixel = 2 * packed_row_bytes(s.o);
   // Groups begin anywhere, so their panel holds all channels, and a tile may read beyond its own.
-  u.panel = s.groups == 1 ? u.isa.max_blocks * kBlock : round_up(s.c, 16) + u.isa.max_blocks * kBlock;
+  u.panel = s.groups == 1 ? std::min(u.isa.max_blocks * kBlock, round_up(s.c, kBlock))
+                          : round_up(s.c, 16) + u.isa.max_blocks * kBlock;
   u.x_channels = round_up(s.c, u.panel);
   u.dy_channels = round_up(s.o, 16);
   u.residues = s.kh > 1 ? s.stride_h : 1;
@@ -298,7 +305,6 @@ void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArg
 
   Tiles tiles;
   tiles.pairs = ceil_div(u.pitch, kBlock * isa.max_blocks);
-  tiles.taps = u.taps();
   tiles.parts = ceil_div(u.set_o, isa.max_rows);
 
   // Groups: images, or rows of one image where that is large.
@@ -316,6 +322,9 @@ void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArg
   const int64_t part_images = std::max<int64_t>(1, bound / (u.oh * u.ow));
   const bool direct =
       !own_sums && s.groups == 1 && args.sums == nullptr && bands == 1 && group_images == s.n && s.n <= part_images;
+  // Where the channels of a tap are one block, the results of two taps lie behind each other.
+  tiles.taps_at_once = isa.max_blocks == 2 && u.pitch == kBlock && (!direct || s.c == kBlock) ? 2 : 1;
+  tiles.taps = ceil_div(u.taps(), tiles.taps_at_once);
   const int copies = own_sums ? threads : 1;
   uint32_t* sums = direct ? nullptr : sums_scratch.get<uint32_t>(copies * u.all);
   int64_t* total = nullptr;

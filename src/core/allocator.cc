@@ -15,6 +15,8 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kHugePage = int64_t{2} << 20;
+constexpr int64_t kLarge = 2 * kHugePage;  // bytes of a block that has memory of its own
+constexpr int64_t kSlab = 8 * kHugePage;
 
 // Blocks come in few sizes so that a freed one fits the next request: multiples of 64 below 4 KiB, else four steps per
 // power of two.
@@ -25,20 +27,34 @@ int64_t rounded(int64_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-// Large blocks ask for huge pages: fewer page faults at first touch, fewer misses of the address cache ever after.
+// Memory in huge pages: fewer page faults at first touch, fewer misses of the address cache ever after.
 void* obtain(int64_t size) {
-  const bool large = size >= 2 * kHugePage;
   void* block = nullptr;  // posix_memalign: aligned_alloc wants a size that is a multiple of the alignment
-  const auto alignment = static_cast<size_t>(large ? kHugePage : kAlignment);
-  if (posix_memalign(&block, alignment, static_cast<size_t>(size)) != 0) return nullptr;
-  if (large) madvise(block, static_cast<size_t>(size), MADV_HUGEPAGE);
+  if (posix_memalign(&block, static_cast<size_t>(kHugePage), static_cast<size_t>(size)) != 0) return nullptr;
+  madvise(block, static_cast<size_t>(size), MADV_HUGEPAGE);
   return block;
 }
 
 struct Pool {
   std::mutex mutex;
   std::unordered_map<int64_t, std::vector<void*>> free_blocks;
+  char* slab = nullptr;  // what is left of the newest
+  int64_t slab_bytes = 0;
   MemoryStats stats;
+
+  // Small blocks are cut from slabs, which are never given back.
+  void* cut(int64_t size) {
+    if (size >= kLarge) return obtain(size);
+    if (size > slab_bytes) {
+      slab = static_cast<char*>(obtain(kSlab));
+      slab_bytes = slab == nullptr ? 0 : kSlab;
+      if (slab == nullptr) return nullptr;
+    }
+    char* block = slab;
+    slab += size;
+    slab_bytes -= size;
+    return block;
+  }
 };
 
 // Never destroyed: tensors with static storage may be freed after any destructor here.
@@ -49,10 +65,11 @@ Pool& pool() {
 
 void release(Pool& p) {
   for (auto& [bytes, blocks] : p.free_blocks) {
+    if (bytes < kLarge) continue;
     for (void* block : blocks) std::free(block);
+    p.stats.cached_bytes -= bytes * static_cast<int64_t>(blocks.size());
+    blocks.clear();
   }
-  p.free_blocks.clear();
-  p.stats.cached_bytes = 0;
 }
 
 }  // namespace
@@ -67,10 +84,10 @@ void* allocate(int64_t bytes) {
     found->second.pop_back();
     p.stats.cached_bytes -= size;
   } else {
-    block = obtain(size);
+    block = p.cut(size);
     if (block == nullptr) {
       release(p);
-      block = obtain(size);
+      block = p.cut(size);
     }
     if (block == nullptr) {
       fail("[allocate] out of memory: {} bytes wanted, {} in use; lower train.batch_size", size, p.stats.live_bytes);
