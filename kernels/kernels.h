@@ -248,7 +248,7 @@ struct ReluArgs {
   ConstFloats x;  // (count)
   int64_t count;
   Floats y;       // (count) max(x, 0), NaN passes; may be x
-  uint8_t* mask;  // (ceil(count / 8)) or null: bit i % 8 of byte i / 8 is x > 0
+  uint8_t* mask;  // (ceil(count / 8)) or null: bit i % 8 of byte i / 8: y is not 0, NaN included
 };
 struct ReluBackwardArgs {
   ConstFloats dy;  // (count)

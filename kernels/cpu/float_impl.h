@@ -3,8 +3,9 @@
 //
 // An ISA file includes its `Simd` and then, in an anonymous namespace, this file.
 
+#include "kernels/cpu/pair_impl.h"
+
 constexpr int64_t kSmall = 16384;  // elements below which threads cost more than they bring
-using Float = typename Simd::Float;
 constexpr int64_t kLanes = Simd::kLanes;
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -18,26 +19,26 @@ void for_column_vectors(int64_t cols, Visit visit) {
 
 // ---- Pointwise ----------------------------------------------------------------------------------------------------
 
-// Calls run(first element, count) for every vector, count < kLanes at most once, at the end.
-template <typename Run>
-void for_vectors(int64_t total, Run run) {
+// Calls run(first element, count) for every `width` elements, a smaller count at most once, at the end.
+template <int64_t width, typename Run>
+void for_steps(int64_t total, Run run) {
   constexpr int64_t kStep = 8192;
 #pragma omp parallel for schedule(static) if (total > kSmall)
   for (int64_t begin = 0; begin < total; begin += kStep) {
     const int64_t end = smaller(begin + kStep, total);
     int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) run(i, kLanes);
+    for (; i + width <= end; i += width) run(i, width);
     if (i < end) run(i, end - i);
   }
 }
 
 void convert(const ConvertArgs& a) {
   if (a.x.bfloat16) {
-    for_vectors(a.count, [x = a.x.as<BFloat16>(), y = a.y.as<float>()](int64_t i, int64_t count) {
+    for_steps<kLanes>(a.count, [x = a.x.as<BFloat16>(), y = a.y.as<float>()](int64_t i, int64_t count) {
       Simd::store(y + i, Simd::load(x + i, count), count);
     });
   } else {
-    for_vectors(a.count, [x = a.x.as<float>(), y = a.y.as<BFloat16>()](int64_t i, int64_t count) {
+    for_steps<kLanes>(a.count, [x = a.x.as<float>(), y = a.y.as<BFloat16>()](int64_t i, int64_t count) {
       Simd::store(y + i, Simd::load(x + i, count), count);
     });
   }
@@ -45,44 +46,41 @@ void convert(const ConvertArgs& a) {
 
 void relu(const ReluArgs& a) {
   with_type(a.x.bfloat16, [&](auto type) {
-    const auto* x = a.x.as<decltype(type)>();
-    auto* y = a.y.as<decltype(type)>();
-    for_vectors(a.count, [&a, x, y](int64_t i, int64_t count) {
-      const Float value = Simd::load(x + i, count);
-      if (a.mask != nullptr) {
-        const uint32_t bits = Simd::positive_bits(value);
-        memcpy(a.mask + i / 8, &bits, static_cast<size_t>((count + 7) / 8));
-      }
-      Simd::store(y + i, Simd::zero_where_not_positive(value), count);
+    using T = decltype(type);
+    for_steps<kPair>(a.count, [&a, x = a.x.as<T>(), y = a.y.as<T>()](int64_t i, int64_t count) {
+      const Pair<T> values = Pair<T>::load(x + i, count).relu();
+      values.store(y + i, count);
+      if (a.mask == nullptr) return;
+      const uint32_t bits = values.nonzero();
+      memcpy(a.mask + i / 8, &bits, static_cast<size_t>((count + 7) / 8));
     });
   });
 }
 
 void relu_backward(const ReluBackwardArgs& a) {
   with_type(a.dy.bfloat16, [&](auto type) {
-    const auto* dy = a.dy.as<decltype(type)>();
-    auto* dx = a.dx.as<decltype(type)>();
-    for_vectors(a.count, [&a, dy, dx](int64_t i, int64_t count) {
+    using T = decltype(type);
+    for_steps<kPair>(a.count, [&a, dy = a.dy.as<T>(), dx = a.dx.as<T>()](int64_t i, int64_t count) {
       uint32_t bits = 0;
       memcpy(&bits, a.mask + i / 8, static_cast<size_t>((count + 7) / 8));
-      Simd::store(dx + i, Simd::keep(Simd::load(dy + i, count), bits), count);
+      Pair<T>::load(dy + i, count).keep(bits).store(dx + i, count);
     });
   });
 }
 
 void add(const AddArgs& a) {
   with_type(a.a.bfloat16, [&](auto type) {
-    const auto *first = a.a.as<decltype(type)>(), *second = a.b.as<decltype(type)>();
-    auto* y = a.y.as<decltype(type)>();
-    for_vectors(a.count, [first, second, y](int64_t i, int64_t count) {
-      Simd::store(y + i, Simd::add(Simd::load(first + i, count), Simd::load(second + i, count)), count);
+    using T = decltype(type);
+    for_steps<kPair>(a.count, [x = a.a.as<T>(), other = a.b.as<T>(), y = a.y.as<T>()](int64_t i, int64_t count) {
+      const Pair<T> p = Pair<T>::load(x + i, count), q = Pair<T>::load(other + i, count);
+      Pair<T>::of(Simd::add(p.first(), q.first()), Simd::add(p.second(), q.second())).store(y + i, count);
     });
   });
 }
 
 void sgd(const SgdArgs& a) {
   const Float lr = Simd::set(a.lr), momentum = Simd::set(a.momentum), decay = Simd::set(a.weight_decay);
-  for_vectors(a.count, [&](int64_t i, int64_t count) {
+  for_steps<kLanes>(a.count, [&](int64_t i, int64_t count) {
     const Float w = Simd::load(a.w + i, count);
     Float g = Simd::add(Simd::load(a.gradient + i, count), Simd::mul(decay, w));
     if (a.velocity != nullptr) {

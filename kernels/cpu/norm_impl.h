@@ -4,18 +4,20 @@
 //
 // An ISA file includes its `Simd` and then, in an anonymous namespace, this file.
 //
-// Sums over rows are cut into chunks of rows whose size follows from the number of columns alone. In a chunk, strips of
-// up to 8 vectors of columns are summed in registers, in float32; where a strip is narrower, several accumulators take
-// rows in turn. Chunks are added in double, in order, in at most kMostGroups groups, and the groups in order. Where
-// the tensor does not fit in the caches, a chunk is read in memory order first: prefetchers do not follow a strip. The
-// variance is that of x - x[0], so that a mean far from 0 costs no digits.
+// Everything works on pairs of vectors (pair_impl.h). Parameters of a channel are read from tables in the layout of
+// pairs, which repeat the channels to a multiple of a pair's width.
 //
-// The other passes run over flat chunks of kStatsChunk elements. A parameter of a channel is read at the place of the
-// element in a table that repeats the channels to a multiple of the vector's width.
+// Sums over rows are cut into chunks of rows whose size follows from the number of columns alone. In a chunk, strips of
+// up to 4 pairs of columns are summed in registers, in float32; where a strip is narrower, several accumulators take
+// rows in turn, and where a pair is wider than a row and a multiple of it, it takes several rows at once. Chunks are
+// added in double, in order, in at most kMostGroups groups, and the groups in order. Where the tensor does not fit in
+// the caches, a chunk is read in memory order first: prefetchers do not follow a strip. The variance is that of x -
+// x[0], so that a mean far from 0 costs no digits.
+//
+// The other passes run over flat chunks of kStatsChunk elements.
 
 #include "kernels/cpu/stats_impl.h"
 
-using Float = typename Simd::Float;
 constexpr int64_t kLanes = Simd::kLanes;
 
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -39,6 +41,32 @@ struct Scratch {
 
 thread_local Scratch partial_scratch, column_scratch, parameter_scratch;
 
+// ---- Parameters ---------------------------------------------------------------------------------------------------
+
+// `kinds` parameters of every channel, each in a table of its own, repeated to `period`: a multiple of kPair and of c.
+template <typename T>
+struct ParameterTables {
+  float* values;
+  int64_t period;
+
+  template <typename Value>
+  static ParameterTables make(int64_t c, int kinds, Value value) {
+    int64_t period = c;
+    while (period % kPair != 0) period += c;
+    ParameterTables tables{parameter_scratch.get<float>(kinds * period), period};
+    for (int kind = 0; kind < kinds; ++kind) {
+      float* table = tables.values + kind * period;
+      for (int64_t i = 0; i < period; i += kPair) {
+        for (int lane = 0; lane < kPair; ++lane) table[i + Pair<T>::lane(lane)] = value(kind, (i + lane) % c);
+      }
+    }
+    return tables;
+  }
+  // Of the first and of the second vector of the pair at `place`, a multiple of kPair.
+  Float first(int kind, int64_t place) const { return Simd::load(values + kind * period + place); }
+  Float second(int kind, int64_t place) const { return Simd::load(values + kind * period + place + kLanes); }
+};
+
 // ---- Sums over rows ------------------------------------------------------------------------------------------------
 
 int64_t chunk_rows(int64_t cols) { return larger(16, smaller(256, 4096 / larger(cols, 1))); }
@@ -57,33 +85,48 @@ inline void read_ahead(const T* x, int64_t begin, int64_t end) {
 
 struct TwoSums {
   Float first, second;
+
+  TwoSums operator+(const TwoSums& other) const {
+    return {Simd::add(first, other.first), Simd::add(second, other.second)};
+  }
+};
+// Of the first and of the second vector of a pair.
+struct PairSums {
+  TwoSums halves[2];
 };
 
-// first[c], second[c]: sums over rows of the pair that terms(row, c, count) gives for `count` <= kLanes columns from c.
+// sums[c], sums[cols + c]: over rows of the two that terms(element, column, count) gives for the pair of which `count`
+// elements are there. The column is a multiple of kPair, below the period of parameter tables.
 // read_chunk(begin, end): brings these elements, in row-major order, into the cache.
-template <typename Terms, typename ReadAhead>
-void sum_columns(int64_t rows, int64_t cols, double* first, double* second, Terms terms, ReadAhead read_chunk) {
-  const int64_t step = chunk_rows(cols), chunks = (rows + step - 1) / step;
-  const int64_t padded = (cols + kLanes - 1) / kLanes * kLanes;
+template <typename T, typename Terms, typename ReadAhead>
+void sum_columns(int64_t rows, int64_t cols, double* sums, Terms terms, ReadAhead read_chunk) {
+  if (cols <= 0) return;
+  const int64_t total = rows * cols, width = kPair % cols == 0 ? kPair : cols;
+  const int64_t wide_rows = (total + width - 1) / width;
+  const int64_t step = chunk_rows(width), chunks = (wide_rows + step - 1) / step;
+  const int64_t padded = (width + kPair - 1) / kPair * kPair;
   const int64_t group_chunks = (chunks + kMostGroups - 1) / kMostGroups;
   const int64_t groups = group_chunks > 0 ? (chunks + group_chunks - 1) / group_chunks : 0;
-  const bool far = cols > 8 * kLanes && rows * cols > kCachedElements;
+  const bool far = width > 4 * kPair && total > kCachedElements;
   double* partials = partial_scratch.get<double>(groups * 2 * padded);
-  // The rows of a chunk in a strip of columns. The accumulators of a vector take rows in turn.
-  const auto walk = [&](int64_t chunk, int64_t c, double* totals, auto width) {
-    constexpr int kVectors = decltype(width)::value, kTurns = 8 / kVectors;
-    const int64_t end = smaller((chunk + 1) * step, rows);
-    TwoSums sums[kVectors][kTurns];
-    for (int v = 0; v < kVectors; ++v) {
-      for (int turn = 0; turn < kTurns; ++turn) sums[v][turn] = {Simd::zero(), Simd::zero()};
+  // The rows of a chunk in a strip of columns. The accumulators of a pair take rows in turn.
+  const auto walk = [&](int64_t chunk, int64_t c, double* totals, auto pairs) {
+    constexpr int kPairs = decltype(pairs)::value, kTurns = 4 / kPairs;
+    const int64_t end = smaller((chunk + 1) * step, wide_rows);
+    TwoSums partial[kPairs][kTurns][2];
+    for (int p = 0; p < kPairs; ++p) {
+      for (int turn = 0; turn < kTurns; ++turn) {
+        partial[p][turn][0] = partial[p][turn][1] = {Simd::zero(), Simd::zero()};
+      }
     }
     const auto add = [&](int64_t row, auto turn) __attribute__((always_inline)) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        const int64_t at = c + v * kLanes;
-        const TwoSums t = terms(row, at, kVectors == 1 ? smaller(cols - at, kLanes) : kLanes);
-        TwoSums& sum = sums[v][decltype(turn)::value];
-        sum = {Simd::add(sum.first, t.first), Simd::add(sum.second, t.second)};
+#pragma GCC unroll 4
+      for (int p = 0; p < kPairs; ++p) {
+        const int64_t column = c + p * kPair, at = row * width + column;
+        const PairSums t = terms(at, column, kPairs == 1 ? smaller(smaller(width - column, kPair), total - at) : kPair);
+        TwoSums(&to)[2] = partial[p][decltype(turn)::value];
+        to[0] = to[0] + t.halves[0];
+        to[1] = to[1] + t.halves[1];
       }
     };
     int64_t row = chunk * step;
@@ -91,16 +134,22 @@ void sum_columns(int64_t rows, int64_t cols, double* first, double* second, Term
     for_numbers<kTurns>([&](auto turn) {
       if (row + turn.value < end) add(row + turn.value, turn);
     });
-    for (int v = 0; v < kVectors; ++v) {
-      TwoSums total = sums[v][0];
+    for (int p = 0; p < kPairs; ++p) {
+      TwoSums(&all)[2] = partial[p][0];
       for (int turn = 1; turn < kTurns; ++turn) {
-        total = {Simd::add(total.first, sums[v][turn].first), Simd::add(total.second, sums[v][turn].second)};
+        all[0] = all[0] + partial[p][turn][0];
+        all[1] = all[1] + partial[p][turn][1];
       }
-      Simd::add_to_doubles(totals + c + v * kLanes, total.first);
-      Simd::add_to_doubles(totals + padded + c + v * kLanes, total.second);
+      Pair<T>::in_order(all[0].first, all[1].first);
+      Pair<T>::in_order(all[0].second, all[1].second);
+      double* to = totals + c + p * kPair;
+      Simd::add_to_doubles(to, all[0].first);
+      Simd::add_to_doubles(to + kLanes, all[1].first);
+      Simd::add_to_doubles(to + padded, all[0].second);
+      Simd::add_to_doubles(to + padded + kLanes, all[1].second);
     }
   };
-#pragma omp parallel if (rows * cols > kSmall)
+#pragma omp parallel if (total > kSmall)
   {
 #pragma omp for schedule(static)
     for (int64_t group = 0; group < groups; ++group) {
@@ -108,28 +157,29 @@ void sum_columns(int64_t rows, int64_t cols, double* first, double* second, Term
       memset(totals, 0, static_cast<size_t>(2 * padded) * sizeof(double));
       for (int64_t chunk = group * group_chunks; chunk < smaller((group + 1) * group_chunks, chunks); ++chunk) {
         int64_t c = 0;
-        if (far) read_chunk(chunk * step * cols, smaller((chunk + 1) * step, rows) * cols);
-        for (; c + 8 * kLanes <= cols; c += 8 * kLanes) walk(chunk, c, totals, Number<8>{});
-        if (c + 4 * kLanes <= cols) walk(chunk, c, totals, Number<4>{}), c += 4 * kLanes;
-        if (c + 2 * kLanes <= cols) walk(chunk, c, totals, Number<2>{}), c += 2 * kLanes;
-        for (; c < cols; c += kLanes) walk(chunk, c, totals, Number<1>{});
+        if (far) read_chunk(chunk * step * width, smaller((chunk + 1) * step * width, total));
+        for (; c + 4 * kPair <= width; c += 4 * kPair) walk(chunk, c, totals, Number<4>{});
+        if (c + 2 * kPair <= width) walk(chunk, c, totals, Number<2>{}), c += 2 * kPair;
+        for (; c < width; c += kPair) walk(chunk, c, totals, Number<1>{});
       }
     }
   }
-  for (int64_t c = 0; c < cols; ++c) first[c] = second[c] = 0;
+  for (int64_t c = 0; c < 2 * cols; ++c) sums[c] = 0;
   for (int64_t group = 0; group < groups; ++group) {
     const double* from = partials + group * 2 * padded;
-    for (int64_t c = 0; c < cols; ++c) first[c] += from[c];
-    for (int64_t c = 0; c < cols; ++c) second[c] += from[padded + c];
+    for (int64_t c = 0; c < width; ++c) sums[c % cols] += from[c];
+    for (int64_t c = 0; c < width; ++c) sums[cols + c % cols] += from[padded + c];
   }
 }
 
 void column_sum(const ColumnSumArgs& a) {
+  if (a.cols <= 0) return;
   double* sums = column_scratch.get<double>(2 * a.cols);
-  sum_columns(
-      a.rows, a.cols, sums, sums + a.cols,
-      [&](int64_t row, int64_t c, int64_t count) {
-        return TwoSums{Simd::load(a.x + row * a.cols + c, count), Simd::zero()};
+  sum_columns<float>(
+      a.rows, a.cols, sums,
+      [&](int64_t at, int64_t, int64_t count) __attribute__((always_inline)) {
+        const auto x = Pair<float>::load(a.x + at, count);
+        return PairSums{{{x.first(), Simd::zero()}, {x.second(), Simd::zero()}}};
       },
       [&](int64_t begin, int64_t end) { read_ahead(a.x, begin, end); });
   for (int64_t c = 0; c < a.cols; ++c) a.sum[c] = static_cast<float>(sums[c]);
@@ -139,11 +189,19 @@ template <typename T>
 void batch_norm_stats_of(const BatchNormStatsArgs& a) {
   const T* x = a.x.as<T>();
   double* sums = column_scratch.get<double>(2 * a.c);
-  sum_columns(
-      a.rows, a.c, sums, sums + a.c,
-      [&](int64_t row, int64_t c, int64_t count) {
-        const Float d = Simd::sub(Simd::load(x + row * a.c + c, count), Simd::load(x + c, count));
-        return TwoSums{d, Simd::mul(d, d)};
+  const auto shift = ParameterTables<T>::make(a.c, 1, [&](int, int64_t c) { return as_float(x[c]); });
+  sum_columns<T>(
+      a.rows, a.c, sums,
+      [&](int64_t at, int64_t column, int64_t count) __attribute__((always_inline)) {
+        const auto values = Pair<T>::load(x + at, count);
+        Float first = Simd::sub(values.first(), shift.first(0, column));
+        Float second = Simd::sub(values.second(), shift.second(0, column));
+        if (count < kPair) {  // what is not there adds nothing
+          const auto there = Pair<T>::of(Simd::set(1.0f), Simd::set(1.0f)).keep(first_of_pair(count));
+          first = Simd::mul(first, there.first());
+          second = Simd::mul(second, there.second());
+        }
+        return PairSums{{{first, Simd::mul(first, first)}, {second, Simd::mul(second, second)}}};
       },
       [&](int64_t begin, int64_t end) { read_ahead(x, begin, end); });
   const double rows = static_cast<double>(a.rows);
@@ -156,44 +214,28 @@ void batch_norm_stats_of(const BatchNormStatsArgs& a) {
 }
 
 void batch_norm_stats(const BatchNormStatsArgs& a) {
-  if (a.rows == 0) return;
+  if (a.rows == 0 || a.c == 0) return;
   with_type(a.x.bfloat16, [&](auto type) { batch_norm_stats_of<decltype(type)>(a); });
 }
 
 // ---- Flat passes --------------------------------------------------------------------------------------------------
 
-// `kinds` parameters of every channel, each in a table of its own, repeated to `period`: a multiple of 16 and of c.
-struct ParameterTables {
-  float* values;
-  int64_t period;
-
-  template <typename Value>
-  static ParameterTables make(int64_t c, int kinds, Value value) {
-    int64_t period = c;
-    while (period % 16 != 0) period += c;
-    ParameterTables tables{parameter_scratch.get<float>(kinds * period), period};
-    for (int kind = 0; kind < kinds; ++kind) {
-      for (int64_t i = 0; i < c; ++i) tables.values[kind * period + i] = value(kind, i);
-      for (int64_t i = c; i < period; ++i) tables.values[kind * period + i] = tables.values[kind * period + i - c];
-    }
-    return tables;
-  }
-};
-
 // Where a pass stands: the element in the tensor and its place in the parameter tables.
+template <typename T>
 struct FlatPosition {
-  const ParameterTables& tables;
+  const ParameterTables<T>& tables;
   int64_t begin, place;
 
-  FlatPosition(const ParameterTables& all, int64_t first) : tables(all), begin(first), place(first % all.period) {}
-  Float parameter(int kind) const { return Simd::load(tables.values + kind * tables.period + place); }
+  FlatPosition(const ParameterTables<T>& all, int64_t first) : tables(all), begin(first), place(first % all.period) {}
+  Float first(int kind) const { return tables.first(kind, place); }
+  Float second(int kind) const { return tables.second(kind, place); }
   void next() {
-    place += kLanes;
+    place += kPair;
     if (place == tables.period) place = 0;
   }
 };
 
-// Runs the vectors of a Source over everything, and takes their statistics where they are wanted.
+// Runs the pairs of a source over everything, and takes their statistics where they are wanted.
 template <typename MakeSource>
 void flat_pass(int64_t total, Stats* stats, MakeSource source) {
   if (stats != nullptr) {
@@ -205,41 +247,50 @@ void flat_pass(int64_t total, Stats* stats, MakeSource source) {
     auto chunk = source(begin);
     const int64_t count = smaller(total - begin, kStatsChunk);
     int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) chunk.full(i);
-    if (i < count) chunk.part(i, count - i);
+    for (; i + kPair <= count; i += kPair) chunk(i, kPair);
+    if (i < count) chunk(i, count - i);
   }
 }
 
 template <typename T, bool kRelu, bool kResidual>
 struct ApplySource {
+  using Type = T;
   const BatchNormActArgs& a;
-  FlatPosition position;
+  FlatPosition<T> position;
   const T *x = a.x.as<T>(), *residual = a.residual.as<T>();
   T* to = a.y.as<T>();
 
-  Float full(int64_t i) { return part(i, kLanes); }
-  Float part(int64_t i, int64_t count) {
+  [[gnu::always_inline]] Pair<T> operator()(int64_t i, int64_t count) {
     const int64_t at = position.begin + i;
-    Float y = Simd::sub(Simd::load(x + at, count), position.parameter(0));
-    y = Simd::add(Simd::mul(y, position.parameter(1)), position.parameter(2));
-    if constexpr (kResidual) y = Simd::add(y, Simd::load(residual + at, count));
+    const auto affine = [](Float value, Float mean, Float factor, Float beta) {
+      return Simd::add(Simd::mul(Simd::sub(value, mean), factor), beta);
+    };
+    const Pair<T> from = Pair<T>::load(x + at, count);
+    Float first = affine(from.first(), position.first(0), position.first(1), position.first(2));
+    Float second = affine(from.second(), position.second(0), position.second(1), position.second(2));
+    if constexpr (kResidual) {
+      const Pair<T> added = Pair<T>::load(residual + at, count);
+      first = Simd::add(first, added.first());
+      second = Simd::add(second, added.second());
+    }
+    Pair<T> y = Pair<T>::of(first, second);
+    if constexpr (kRelu) y = y.relu();
+    if (count < kPair) y = y.keep(first_of_pair(count));
+    y.store(to + at, count);
     if constexpr (kRelu) {
       if (a.mask != nullptr) {
-        const uint32_t bits = Simd::positive_bits(y) & Simd::first_bits(count);
+        const uint32_t bits = y.nonzero();
         memcpy(a.mask + at / 8, &bits, static_cast<size_t>((count + 7) / 8));
       }
-      y = Simd::zero_where_not_positive(y);
     }
-    y = Simd::keep(y, Simd::first_bits(count));
-    Simd::store(to + at, y, count);
     position.next();
-    return Simd::as_stored(to, y);
+    return y;
   }
 };
 
 template <typename T, bool kRelu, bool kResidual>
 void apply(const BatchNormActArgs& a) {
-  const ParameterTables tables = ParameterTables::make(a.c, 3, [&](int kind, int64_t c) {
+  const auto tables = ParameterTables<T>::make(a.c, 3, [&](int kind, int64_t c) {
     return kind == 0 ? a.mean[c] : kind == 1 ? a.inverse_std[c] * a.gamma[c] : a.beta[c];
   });
   flat_pass(a.rows * a.c, a.stats, [&](int64_t begin) { return ApplySource<T, kRelu, kResidual>{a, {tables, begin}}; });
@@ -271,40 +322,50 @@ void batch_norm_apply(const BatchNormApplyArgs& a) {
                   .stats = nullptr});
 }
 
-// The bits of `count` <= 16 elements from `at` of a mask.
+// The bits of `count` <= kPair elements from `at` of a mask.
 inline uint32_t mask_bits(const uint8_t* mask, int64_t at, int64_t count) {
-  uint32_t bits = 0;
+  uint64_t bits = 0;
   const int64_t shift = at % 8;
-  if (shift == 0 && count == kLanes) {
-    memcpy(&bits, mask + at / 8, kLanes / 8);
-    return bits;
+  if (shift == 0 && count == kPair) {
+    memcpy(&bits, mask + at / 8, kPair / 8);
+  } else {
+    for (int64_t byte = 0; 8 * byte < shift + count; ++byte) {
+      bits |= static_cast<uint64_t>(mask[at / 8 + byte]) << (8 * byte);
+    }
   }
-  for (int64_t byte = 0; 8 * byte < shift + count; ++byte) {
-    bits |= static_cast<uint32_t>(mask[at / 8 + byte]) << (8 * byte);
-  }
-  return bits >> shift;
+  return static_cast<uint32_t>(bits >> shift);
+}
+
+template <typename T, bool kMask>
+[[gnu::always_inline]] inline Pair<T> masked_gradient(const BatchNormActBackwardArgs& a, int64_t at, int64_t count) {
+  const Pair<T> dy = Pair<T>::load(a.dy.as<T>() + at, count);
+  return kMask ? dy.keep(mask_bits(a.mask, at, count)) : dy;
 }
 
 template <typename T, bool kMask>
 struct BackwardSource {
+  using Type = T;
   const BatchNormActBackwardArgs& a;
-  FlatPosition position;
-  const T *x = a.x.as<T>(), *gradient = a.dy.as<T>();
+  FlatPosition<T> position;
+  const T* x = a.x.as<T>();
   T* to = a.dx.as<T>();
 
-  Float full(int64_t i) { return part(i, kLanes); }
   // dx = factor (dy - mean of dy - (x - mean) slope), slope = inverse_std^2 mean of dy (x - mean).
-  Float part(int64_t i, int64_t count) {
+  [[gnu::always_inline]] Pair<T> operator()(int64_t i, int64_t count) {
     const int64_t at = position.begin + i;
-    Float dy = Simd::load(gradient + at, count);
-    if constexpr (kMask) dy = Simd::keep(dy, mask_bits(a.mask, at, count));
-    const Float centered = Simd::sub(Simd::load(x + at, count), position.parameter(0));
-    dy = Simd::sub(dy, position.parameter(2));
-    Float dx = Simd::mul(position.parameter(1), Simd::sub(dy, Simd::mul(centered, position.parameter(3))));
-    dx = Simd::keep(dx, Simd::first_bits(count));
-    Simd::store(to + at, dx, count);
+    const auto gradient = [](Float value, Float dy, Float mean, Float factor, Float dy_mean, Float slope) {
+      const Float centered = Simd::mul(Simd::sub(value, mean), slope);
+      return Simd::mul(factor, Simd::sub(Simd::sub(dy, dy_mean), centered));
+    };
+    const Pair<T> values = Pair<T>::load(x + at, count), dy = masked_gradient<T, kMask>(a, at, count);
+    Pair<T> dx = Pair<T>::of(gradient(values.first(), dy.first(), position.first(0), position.first(1),
+                                      position.first(2), position.first(3)),
+                             gradient(values.second(), dy.second(), position.second(0), position.second(1),
+                                      position.second(2), position.second(3)));
+    if (count < kPair) dx = dx.keep(first_of_pair(count));
+    dx.store(to + at, count);
     position.next();
-    return Simd::as_stored(to, dx);
+    return dx;
   }
 };
 
@@ -313,14 +374,17 @@ void backward(const BatchNormActBackwardArgs& a) {
   const T *x = a.x.as<T>(), *gradient = a.dy.as<T>();
   T* dresidual = a.dresidual.as<T>();
   double* sums = column_scratch.get<double>(2 * a.c);
-  sum_columns(
-      a.rows, a.c, sums, sums + a.c,
-      [&](int64_t row, int64_t c, int64_t count) {
-        const int64_t at = row * a.c + c;
-        Float dy = Simd::load(gradient + at, count);
-        if constexpr (kMask) dy = Simd::keep(dy, mask_bits(a.mask, at, count));
-        if constexpr (kResidual) Simd::store(dresidual + at, dy, count);
-        return TwoSums{dy, Simd::mul(dy, Simd::sub(Simd::load(x + at, count), Simd::load(a.mean + c, count)))};
+  const auto means = ParameterTables<T>::make(a.c, 1, [&](int, int64_t c) { return a.mean[c]; });
+  sum_columns<T>(
+      a.rows, a.c, sums,
+      [&](int64_t at, int64_t column, int64_t count) __attribute__((always_inline)) {
+        const Pair<T> dy = masked_gradient<T, kMask>(a, at, count), values = Pair<T>::load(x + at, count);
+        if constexpr (kResidual) dy.store(dresidual + at, count);
+        const auto terms = [](Float dy_half, Float value, Float mean) {
+          return TwoSums{dy_half, Simd::mul(dy_half, Simd::sub(value, mean))};
+        };
+        return PairSums{{terms(dy.first(), values.first(), means.first(0, column)),
+                         terms(dy.second(), values.second(), means.second(0, column))}};
       },
       [&](int64_t begin, int64_t end) {
         read_ahead(x, begin, end);
@@ -331,7 +395,7 @@ void backward(const BatchNormActBackwardArgs& a) {
     a.dgamma[c] = static_cast<float>(sums[a.c + c] * static_cast<double>(a.inverse_std[c]));
   }
   const float per_row = a.training && a.rows > 0 ? 1.0f / static_cast<float>(a.rows) : 0.0f;
-  const ParameterTables tables = ParameterTables::make(a.c, 4, [&](int kind, int64_t c) {
+  const auto tables = ParameterTables<T>::make(a.c, 4, [&](int kind, int64_t c) {
     return kind == 0   ? a.mean[c]
            : kind == 1 ? a.gamma[c] * a.inverse_std[c]
            : kind == 2 ? a.dbeta[c] * per_row

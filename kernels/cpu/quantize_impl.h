@@ -20,12 +20,13 @@ constexpr int64_t kAhead = 4096;  // bytes ahead of those being read that memory
 
 template <typename T>
 struct StoredValues {
+  using Type = T;
   const T* x;
-  typename Simd::Float full(int64_t i) const {
-    Simd::prefetch(x + i + kAhead / static_cast<int64_t>(sizeof(T)));
-    return Simd::load(x + i);
+  [[gnu::always_inline]] Pair<T> operator()(int64_t i, int64_t count) const {
+    const char* ahead = reinterpret_cast<const char*>(x + i) + kAhead;
+    for (int64_t at = 0; at < kPair * static_cast<int64_t>(sizeof(T)); at += 64) Simd::prefetch(ahead + at);
+    return Pair<T>::load(x + i, count);
   }
-  typename Simd::Float part(int64_t i, int64_t count) const { return Simd::load(x + i, count); }
 };
 
 void stats(const StatsArgs& a) {

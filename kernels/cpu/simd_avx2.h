@@ -33,6 +33,53 @@ struct Simd {
   static Int round(Float x) { return _mm256_cvtps_epi32(x); }  // nearest, ties to even
   static Int bits(Float x) { return _mm256_castps_si256(x); }
 
+  static Float as_floats(Int x) { return _mm256_castsi256_ps(x); }
+  static Int load_int(const void* p) { return _mm256_loadu_si256(static_cast<const Int*>(p)); }
+  // Bit i: lane i is not 0.
+  static uint32_t nonzero_bits(Int x) {
+    const Int zeros = _mm256_cmpeq_epi32(x, _mm256_setzero_si256());
+    return static_cast<uint32_t>(_mm256_movemask_ps(as_floats(zeros))) ^ 0xffu;
+  }
+
+  // 0 for what is below 0, and for -0. As integers these are all up to -infinity; negative NaN come after.
+  static Float relu(Float x) {
+    const Int keep = _mm256_cmpgt_epi32(bits(x), _mm256_set1_epi32(static_cast<int>(0xff800000u)));
+    return as_floats(and_int(keep, bits(x)));
+  }
+
+  // ---- 16-bit lanes
+  // The first `count` < 2 kLanes; the others are 0.
+  static Int load_halves(const BFloat16* p, int64_t count) {
+    BFloat16 values[2 * kLanes] = {};
+    memcpy(values, p, static_cast<size_t>(count) * sizeof(BFloat16));
+    return load_int(values);
+  }
+  static void store_halves(BFloat16* p, Int x, int64_t count) {
+    BFloat16 values[2 * kLanes];
+    store_int(values, x);
+    memcpy(p, values, static_cast<size_t>(count) * sizeof(BFloat16));
+  }
+  static Int keep_halves(Int x, uint32_t bits) {
+    const Int lane = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768);
+    const Int set = and_int(_mm256_set1_epi16(static_cast<int16_t>(bits)), lane);
+    return and_int(_mm256_cmpeq_epi16(set, lane), x);
+  }
+  static uint32_t nonzero_halves(Int x) {
+    const Int zeros = _mm256_cmpeq_epi16(x, _mm256_setzero_si256());
+    const auto bits = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_packs_epi16(zeros, zeros)));
+    return ((bits & 0xffu) | (bits >> 8 & 0xff00u)) ^ 0xffffu;
+  }
+  static Int relu_halves(Int x) {
+    return and_int(_mm256_cmpgt_epi16(x, _mm256_set1_epi16(static_cast<int16_t>(0xff80))), x);
+  }
+  static Int max_halves(Int a, Int b) { return _mm256_max_epi16(a, b); }
+  // Elements of even and of odd index to the first and the second half of them all.
+  static void merge(Float even, Float odd, Float& first, Float& second) {
+    const Float low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+    first = _mm256_permute2f128_ps(low, high, 0x20);
+    second = _mm256_permute2f128_ps(low, high, 0x31);
+  }
+
   static Int zero_int() { return _mm256_setzero_si256(); }
   static Int set_int(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
   static void store_int(void* p, Int x) { _mm256_storeu_si256(static_cast<Int*>(p), x); }
@@ -52,10 +99,6 @@ struct Simd {
     return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epi32(x2, _mm_shuffle_epi32(x2, 0xb1))));
   }
   static Int max_int(Int a, Int b) { return _mm256_max_epi32(a, b); }
-  static int64_t count_zeros(Float x) {
-    const int mask = _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_EQ_OQ));
-    return _mm_popcnt_u32(static_cast<uint32_t>(mask));
-  }
   // value + 1 where a > b.
   static Int add_where_greater(Int value, Float a, Float b) {
     return _mm256_sub_epi32(value, bits(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
@@ -190,11 +233,6 @@ struct Simd {
     memcpy(p, values, static_cast<size_t>(count) * sizeof(BFloat16));
   }
   static void store(BFloat16* p, Float x) { store(p, x, kLanes); }
-  // x as it will be read again from the type of p.
-  static Float as_stored(const float*, Float x) { return x; }
-  static Float as_stored(const BFloat16*, Float x) {
-    return _mm256_castsi256_ps(_mm256_and_si256(rounded(x), _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
-  }
   static void store_bits(int32_t* p, Float x, int64_t count) {
     _mm256_maskstore_epi32(p, mask(count), _mm256_castps_si256(x));
   }
@@ -209,13 +247,6 @@ struct Simd {
     const __m128 high = _mm256_extractf128_ps(x, 1);
     _mm256_storeu_pd(to, _mm256_add_pd(_mm256_loadu_pd(to), _mm256_cvtps_pd(_mm256_castps256_ps128(x))));
     _mm256_storeu_pd(to + 4, _mm256_add_pd(_mm256_loadu_pd(to + 4), _mm256_cvtps_pd(high)));
-  }
-  // Bit i is x[i] > 0.
-  static uint32_t positive_bits(Float x) {
-    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ)));
-  }
-  static Float zero_where_not_positive(Float x) {
-    return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_NLE_UQ), x);  // NaN stays
   }
   static Float keep(Float x, uint32_t bits) {
     const __m256i lane_bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);

@@ -33,6 +33,33 @@ struct Simd {
   static Int round(Float x) { return _mm512_cvtps_epi32(x); }  // nearest, ties to even
   static Int bits(Float x) { return _mm512_castps_si512(x); }
 
+  static Float as_floats(Int x) { return _mm512_castsi512_ps(x); }
+  static Int load_int(const void* p) { return _mm512_loadu_si512(p); }
+  // Bit i: lane i is not 0.
+  static uint32_t nonzero_bits(Int x) { return _mm512_test_epi32_mask(x, x); }
+
+  // 0 for what is below 0, and for -0. As integers these are all up to -infinity; negative NaN come after.
+  static Float relu(Float x) {
+    return keep(x, _mm512_cmpgt_epi32_mask(bits(x), _mm512_set1_epi32(static_cast<int>(0xff800000u))));
+  }
+
+  // ---- 16-bit lanes
+  // The first `count` < 2 kLanes; the others are 0.
+  static Int load_halves(const BFloat16* p, int64_t count) { return _mm512_maskz_loadu_epi16((1u << count) - 1, p); }
+  static void store_halves(BFloat16* p, Int x, int64_t count) { _mm512_mask_storeu_epi16(p, (1u << count) - 1, x); }
+  static Int keep_halves(Int x, uint32_t bits) { return _mm512_maskz_mov_epi16(bits, x); }
+  static uint32_t nonzero_halves(Int x) { return _mm512_test_epi16_mask(x, x); }
+  static Int relu_halves(Int x) {
+    return keep_halves(x, _mm512_cmpgt_epi16_mask(x, _mm512_set1_epi16(static_cast<int16_t>(0xff80))));
+  }
+  static Int max_halves(Int a, Int b) { return _mm512_max_epi16(a, b); }
+  // Elements of even and of odd index to the first and the second half of them all.
+  static void merge(Float even, Float odd, Float& first, Float& second) {
+    const Int low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    first = _mm512_permutex2var_ps(even, low, odd);
+    second = _mm512_permutex2var_ps(even, add_int(low, set_int(8)), odd);
+  }
+
   static Int zero_int() { return _mm512_setzero_si512(); }
   static Int set_int(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
   static void store_int(void* p, Int x) { _mm512_storeu_si512(p, x); }
@@ -49,7 +76,6 @@ struct Simd {
   }
   static uint32_t largest(Int x) { return static_cast<uint32_t>(_mm512_reduce_max_epi32(x)); }
   static Int max_int(Int a, Int b) { return _mm512_max_epi32(a, b); }
-  static int64_t count_zeros(Float x) { return _mm_popcnt_u32(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_EQ_OQ)); }
   // value + 1 where a > b.
   static Int add_where_greater(Int value, Float a, Float b) {
     return _mm512_mask_add_epi32(value, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), value, _mm512_set1_epi32(1));
@@ -168,11 +194,6 @@ struct Simd {
     }
   }
   static void store(BFloat16* p, Float x) { store(p, x, kLanes); }
-  // x as it will be read again from the type of p.
-  static Float as_stored(const float*, Float x) { return x; }
-  static Float as_stored(const BFloat16*, Float x) {
-    return _mm512_castsi512_ps(_mm512_and_si512(rounded(x), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
-  }
   static void store_bits(int32_t* p, Float x, int64_t count) {
     _mm512_mask_storeu_epi32(p, mask(count), _mm512_castps_si512(x));
   }
@@ -187,11 +208,6 @@ struct Simd {
     const __m256 high = _mm512_extractf32x8_ps(x, 1);
     _mm512_storeu_pd(to, _mm512_add_pd(_mm512_loadu_pd(to), _mm512_cvtps_pd(_mm512_castps512_ps256(x))));
     _mm512_storeu_pd(to + 8, _mm512_add_pd(_mm512_loadu_pd(to + 8), _mm512_cvtps_pd(high)));
-  }
-  // Bit i is x[i] > 0.
-  static uint32_t positive_bits(Float x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ); }
-  static Float zero_where_not_positive(Float x) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ), x);  // NaN stays
   }
   static Float keep(Float x, uint32_t bits) { return _mm512_maskz_mov_ps(static_cast<__mmask16>(bits), x); }
   // best and index become value and at where value > best, or where value is the first NaN.

@@ -2,6 +2,8 @@
 //
 // An ISA file includes its `Simd` and then, in an anonymous namespace, this file.
 
+#include "kernels/cpu/pair_impl.h"
+
 constexpr int64_t kSmall = 32768;  // elements below which threads cost more than they bring
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -17,41 +19,45 @@ struct Extremes {
 
 constexpr int kStatsVectors = kStatsLanes / Simd::kLanes;
 
-inline float fold(typename Simd::Float* vectors) {
+inline float fold(Float* vectors) {
   for (int half = kStatsVectors / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) vectors[i] = Simd::add(vectors[i], vectors[i + half]);
   }
   return Simd::fold(vectors[0]);
 }
 
-// source.full(i): the vector of values i..i + kLanes - 1 of the chunk; source.part(i, count): its first `count` lanes,
-// the others 0. Called once for each vector, in order.
+// source(i, count): the pair of values i..i + kPair - 1 of the chunk, of which `count` are there and the others 0.
+// Called once for each pair, in order.
 template <typename Source>
 ChunkSums sum_chunk(int64_t count, Source source, Extremes& extremes) {
-  constexpr int kVectors = kStatsVectors;
-  typename Simd::Float abs_sums[kVectors], sq_sums[kVectors];
-  typename Simd::Int largest = Simd::zero_int();
-  for (int v = 0; v < kVectors; ++v) abs_sums[v] = sq_sums[v] = Simd::zero();
-  int64_t zeros = 0;
-  const auto add = [&](int v, typename Simd::Float value) {
-    const typename Simd::Float magnitude = Simd::abs(value);
+  using P = Pair<typename Source::Type>;
+  Float abs_sums[kStatsVectors], sq_sums[kStatsVectors];
+  Int most = Simd::zero_int();
+  for (int v = 0; v < kStatsVectors; ++v) abs_sums[v] = sq_sums[v] = Simd::zero();
+  int64_t nonzero = 0;
+  const auto add_half = [&](int v, Float magnitude) __attribute__((always_inline)) {
     abs_sums[v] = Simd::add(abs_sums[v], magnitude);
-    sq_sums[v] = Simd::add(sq_sums[v], Simd::mul(value, value));
-    largest = Simd::max_int(largest, Simd::bits(magnitude));
-    zeros += Simd::count_zeros(magnitude);
+    sq_sums[v] = Simd::add(sq_sums[v], Simd::mul(magnitude, magnitude));
+  };
+  const auto add = [&](int v, const P& values) __attribute__((always_inline)) {
+    const P magnitudes = values.magnitude();
+    add_half(v, magnitudes.first());
+    add_half(v + 1, magnitudes.second());
+    most = P::most(most, magnitudes);
+    nonzero += __builtin_popcount(magnitudes.nonzero());
   };
   int64_t i = 0;
   for (; i + kStatsLanes <= count; i += kStatsLanes) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) add(v, source.full(i + v * Simd::kLanes));
+#pragma GCC unroll 4
+    for (int v = 0; v < kStatsVectors; v += 2) add(v, source(i + v * Simd::kLanes, kPair));
   }
-  for (int v = 0; i < count; ++v, i += Simd::kLanes) {  // zeros add nothing to any sum
-    const int64_t left = count - i;
-    add(v, left >= Simd::kLanes ? source.full(i) : source.part(i, left));
-    if (left < Simd::kLanes) zeros -= Simd::kLanes - left;
+  for (int v = 0; i < count; v += 2, i += kPair) add(v, source(i, smaller(count - i, kPair)));  // zeros add nothing
+  for (int v = 0; v < kStatsVectors; v += 2) {
+    P::in_order(abs_sums[v], abs_sums[v + 1]);
+    P::in_order(sq_sums[v], sq_sums[v + 1]);
   }
-  extremes.nonzero += count - zeros;
-  const uint32_t chunk_max = Simd::largest(largest);
+  extremes.nonzero += nonzero;
+  const uint32_t chunk_max = P::largest(most);
   if (chunk_max > extremes.abs_bits_max) extremes.abs_bits_max = chunk_max;
   return {fold(abs_sums), fold(sq_sums)};
 }

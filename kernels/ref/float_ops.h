@@ -151,7 +151,7 @@ void relu(const T* x, int64_t count, T* y, uint8_t* mask) {
   if (mask != nullptr) {
     for (int64_t byte = 0; byte < (count + 7) / 8; ++byte) {
       uint32_t bits = 0;
-      for (int64_t i = 8 * byte; i < 8 * byte + 8 && i < count; ++i) bits |= static_cast<uint32_t>(x[i] > 0) << (i % 8);
+      for (int64_t i = 8 * byte; i < 8 * byte + 8 && i < count; ++i) bits |= (x[i] <= 0 ? 0u : 1u) << (i % 8);
       mask[byte] = static_cast<uint8_t>(bits);
     }
   }
