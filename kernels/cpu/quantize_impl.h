@@ -11,20 +11,32 @@
 // index apart, as a word of random bits holds the numbers of two neighbours and a byte of codes holds both their codes.
 // Cost per element: about 0.7 instructions for the generator, 0.8 for the rest, on 512-bit vectors; statistics and
 // integer codes are bound by reading x. A batch writes a whole cache line at once and asks for memory ahead of what it
-// reads.
+// reads. Codes that are too many to stay in a cache are written past them.
 
 #include "kernels/cpu/stats_impl.h"
 
 constexpr int64_t kRange = 8192;
-constexpr int64_t kAhead = 4096;  // bytes ahead of those being read that memory is asked for
+constexpr int64_t kStreamBytes = 8 << 20;
+// Bytes ahead of those being read that memory is asked for: from far to the second cache, from near to the first.
+constexpr int64_t kFar = 12288, kNear = 4096;
+
+// For `count` elements from x.
+template <int64_t count, typename T>
+[[gnu::always_inline]] inline void ask_ahead(const T* x) {
+  const char* at = reinterpret_cast<const char*>(x);
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < count * static_cast<int64_t>(sizeof(T)); i += 64) {
+    Simd::prefetch_far(at + kFar + i);
+    Simd::prefetch(at + kNear + i);
+  }
+}
 
 template <typename T>
 struct StoredValues {
   using Type = T;
   const T* x;
   [[gnu::always_inline]] Pair<T> operator()(int64_t i, int64_t count) const {
-    const char* ahead = reinterpret_cast<const char*>(x + i) + kAhead;
-    for (int64_t at = 0; at < kPair * static_cast<int64_t>(sizeof(T)); at += 64) Simd::prefetch(ahead + at);
+    ask_ahead<kPair>(x + i);
     return Pair<T>::load(x + i, count);
   }
 };
@@ -61,30 +73,38 @@ class RandomBatches {
     c3_ = Simd::set_int(static_cast<uint32_t>(second));
   }
 
-  // The numbers of elements index, a multiple of 8, onwards; index / 8 + kLanes must not pass 2^32.
-  [[gnu::always_inline]] RandomBatch at(int64_t index) const {
-    using Int = typename Simd::Int;
-    const auto first_block = static_cast<uint32_t>(index / 8);
+  // Blocks under way, after rounds 0 and 1.
+  struct State {
+    typename Simd::Int c0, c1, c2, c3;
+  };
+  // Those of the numbers of elements index, a multiple of 8, onwards; index / 8 + kLanes must not pass 2^32.
+  [[gnu::always_inline]] State begin(int64_t index) const {
     Int high0, low0, high1, low1;
-    Simd::multiply(Simd::add_int(Simd::set_int(first_block), Simd::block_order()), kFactor0, high0, low0);
+    const Int counter = Simd::set_int(static_cast<uint32_t>(index / 8));
+    Simd::multiply(Simd::add_int(counter, Simd::block_order()), kFactor0, high0, low0);
     Simd::multiply(Simd::xor_int(high0, k1_[0]), kFactor1, high1, low1);
-    Int c0 = Simd::xor_int(high1, k0_[1]), c1 = low1, c2 = Simd::xor_int(low0, k1_[1]), c3 = c3_;
-#pragma GCC unroll 8
-    for (int round = 2; round < kRounds; ++round) {
-      Simd::multiply(c0, kFactor0, high0, low0);
-      Simd::multiply(c2, kFactor1, high1, low1);
-      c0 = Simd::xor_int(high1, c1, k0_[round]);
-      c1 = low1;
-      c2 = Simd::xor_int(high0, c3, k1_[round]);
-      c3 = low0;
-    }
+    return {Simd::xor_int(high1, k0_[1]), low1, Simd::xor_int(low0, k1_[1]), c3_};
+  }
+  static constexpr int kRounds = 7;
+  template <int kRound>
+  [[gnu::always_inline]] void round(State& s) const {
+    Int high0, low0, high1, low1;
+    Simd::multiply(s.c0, kFactor0, high0, low0);
+    Simd::multiply(s.c2, kFactor1, high1, low1);
+    s = {Simd::xor_int(high1, s.c1, k0_[kRound]), low1, Simd::xor_int(high0, s.c3, k1_[kRound]), low0};
+  }
+  [[gnu::always_inline]] static RandomBatch end(const State& s) {
     RandomBatch batch;
-    Simd::transpose(c0, c1, c2, c3, batch.words);
+    Simd::transpose(s.c0, s.c1, s.c2, s.c3, batch.words);
     return batch;
+  }
+  [[gnu::always_inline]] RandomBatch at(int64_t index) const {
+    State state = begin(index);
+    for_numbers<kRounds, 2>([&](auto number) __attribute__((always_inline)) { round<number.value>(state); });
+    return end(state);
   }
 
  private:
-  static constexpr int kRounds = 7;
   static constexpr uint32_t kFactor0 = 0xD2511F53u, kFactor1 = 0xCD9E8D57u;
   typename Simd::Int k0_[kRounds], k1_[kRounds];  // with what else is the same for every block
   typename Simd::Int c3_;                         // before round 2
@@ -126,35 +146,39 @@ void pack_scalar(int64_t first_index, int64_t count, uint8_t* out, Code code) {
   }
 }
 
-// Runs vector(index, out) on whole batches and scalar codes on the rest. Code: scalar code of an index.
-template <typename Vector, typename Code>
-void encode(int64_t rows, int64_t cols, uint8_t* codes, Vector vector, Code code) {
+// batches(index) makes what then gives, called with the indices of one batch after another from there, a vector of
+// codes each; what is left takes the scalar code(index).
+template <typename Batches, typename Code>
+void encode(int64_t rows, int64_t cols, uint8_t* codes, Batches batches, Code code) {
   if (cols % 2 != 0 && rows > 1) {
 #pragma omp parallel for schedule(static) if (rows * cols > kSmall)
     for (int64_t row = 0; row < rows; ++row) pack_scalar(row * cols, cols, codes + row * packed_row_bytes(cols), code);
     return;
   }
   const int64_t count = rows * cols;
-#pragma omp parallel for schedule(static) if (count > kSmall)
-  for (int64_t begin = 0; begin < count; begin += kRange) {
-    const int64_t end = smaller(begin + kRange, count);
-    int64_t i = begin;
-    for (; i + kBatch <= end; i += kBatch) vector(i, codes + i / 2);
-    if (i < end) pack_scalar(i, end - i, codes + i / 2, code);
+  const bool stream = count / 2 > kStreamBytes && reinterpret_cast<uintptr_t>(codes) % sizeof(Simd::Int) == 0;
+#pragma omp parallel if (count > kSmall)
+  {
+#pragma omp for schedule(static) nowait
+    for (int64_t begin = 0; begin < count; begin += kRange) {
+      const int64_t end = smaller(begin + kRange, count);
+      int64_t i = begin;
+      auto vector = batches(begin);
+      if (stream) {
+        for (; i + kBatch <= end; i += kBatch) Simd::stream_int(codes + i / 2, vector(i));
+      } else {
+        for (; i + kBatch <= end; i += kBatch) Simd::store_int(codes + i / 2, vector(i));
+      }
+      if (i < end) pack_scalar(i, end - i, codes + i / 2, code);
+    }
+    if (stream) Simd::finish_streams();
   }
-}
-
-template <typename T>
-[[gnu::always_inline]] inline void prefetch_batch(const T* x) {
-  const char* ahead = reinterpret_cast<const char*>(x) + kAhead;
-#pragma GCC unroll 8
-  for (int64_t at = 0; at < kBatch * static_cast<int64_t>(sizeof(T)); at += 64) Simd::prefetch(ahead + at);
 }
 
 // Codes of kBatch elements from vectors of values, with random numbers: value(x, 16 random bits per lane).
 template <typename T, typename Value>
-[[gnu::always_inline]] inline void encode_random(const T* x, const RandomBatch& batch, uint8_t* out, Value value) {
-  prefetch_batch(x);
+[[gnu::always_inline]] inline Int encode_random(const T* x, const RandomBatch& batch, Value value) {
+  ask_ahead<kBatch>(x);
   typename Simd::Int values[8];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
@@ -162,16 +186,16 @@ template <typename T, typename Value>
     values[2 * i] = value(Simd::load(from), Simd::low_half(batch.words[i]));
     values[2 * i + 1] = value(Simd::load(from + Simd::kLanes), Simd::high_half(batch.words[i]));
   }
-  Simd::store_codes(out, values);
+  return Simd::codes_of(values);
 }
 
 template <typename T, typename Value>
-[[gnu::always_inline]] inline void encode_plain(const T* x, uint8_t* out, Value value) {
-  prefetch_batch(x);
+[[gnu::always_inline]] inline Int encode_plain(const T* x, Value value) {
+  ask_ahead<kBatch>(x);
   typename Simd::Int values[8];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) values[i] = value(Simd::load(x + i * Simd::kLanes));
-  Simd::store_codes(out, values);
+  return Simd::codes_of(values);
 }
 
 // numerics.h's fp4_code. Half of its s is the larger of (1 + r) / 2 and r; the exponent of that less 126, after the
@@ -184,26 +208,26 @@ class Fp4Encoder {
     no_negative_zero_ = Simd::repeat16(codes);
   }
 
-  // Codes of kBatch elements; words[i]: the random numbers of 2 kLanes of them.
-  template <typename T>
-  [[gnu::always_inline]] void batch(const T* x, const typename Simd::Int* words, uint8_t* out) const {
-    prefetch_batch(x);
+  // Codes of kBatch elements; words[i]: the random numbers of 2 kLanes of them. Between its parts it calls between(part
+  // number), of the parts 0 to 3: what that does is independent, so that the CPU has something to do while one waits.
+  template <typename T, typename Between>
+  [[gnu::always_inline]] Int batch(const T* x, const Int* words, Between between) const {
+    ask_ahead<kBatch>(x);
     Int codes[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) codes[i] = signed_codes(x + 2 * i * Simd::kLanes, words[i]);
+    for_numbers<4>([&](auto i) __attribute__((always_inline)) {
+      codes[i.value] = signed_codes(x + 2 * i.value * Simd::kLanes, words[i.value]);
+      between(i);
+    });
     Int pairs[2];
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
       const Int bytes = Simd::look_up_bytes(no_negative_zero_, Simd::words_to_bytes(codes[2 * i], codes[2 * i + 1]));
       pairs[i] = Simd::multiply_add_bytes(bytes, Simd::set_int(0x10011001u));
     }
-    Simd::store_in_order(out, Simd::words_to_bytes(pairs[0], pairs[1]));
+    return Simd::bytes_in_order(Simd::words_to_bytes(pairs[0], pairs[1]));
   }
 
  private:
-  using Int = typename Simd::Int;
-  using Float = typename Simd::Float;
-
   // Codes of 2 kLanes elements in words, 8 among them. `random`: of even elements in the low words, of odd in the high.
   template <typename T>
   [[gnu::always_inline]] Int signed_codes(const T* x, Int random) const {
@@ -228,7 +252,26 @@ class Fp4Encoder {
   Int no_negative_zero_;
 };
 
-bool indices_fit(int64_t count) { return count / 8 + Simd::kLanes < int64_t{1} << 32; }
+// Encodes a batch while it generates the random numbers of the next.
+template <typename T>
+struct LuqBatches {
+  const T* x;
+  const Fp4Encoder& encoder;
+  const RandomBatches& batches;
+  RandomBatch random;
+
+  [[gnu::always_inline]] Int operator()(int64_t i) {
+    RandomBatches::State next = batches.begin(i + kBatch);
+    batches.template round<2>(next);
+    const Int codes = encoder.batch(
+        x + i,
+        random.words, [&](auto part) __attribute__((always_inline)) { batches.template round<part.value + 3>(next); });
+    random = RandomBatches::end(next);
+    return codes;
+  }
+};
+
+bool indices_fit(int64_t count) { return (count + kBatch) / 8 + Simd::kLanes < int64_t{1} << 32; }
 
 template <typename T>
 void encode_int_from(const EncodeIntArgs& a) {
@@ -242,7 +285,10 @@ void encode_int_from(const EncodeIntArgs& a) {
   if (a.rounding == Rounding::nearest) {
     const auto rounded = [&](typename Simd::Float value) { return Simd::round(clamp(value)); };
     encode(
-        a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_plain(x + i, out, rounded); },
+        a.rows, a.cols, a.codes,
+        [&](int64_t) {
+          return [&](int64_t i) __attribute__((always_inline)) { return encode_plain(x + i, rounded); };
+        },
         [&](int64_t i) { return int4_code(int4_value_nearest(as_float(x[i]), a.inverse_scale, low, high)); });
     return;
   }
@@ -255,7 +301,10 @@ void encode_int_from(const EncodeIntArgs& a) {
     return Simd::add_where_greater(Simd::round(whole), fraction, Simd::to_float(random));
   };
   encode(
-      a.rows, a.cols, a.codes, [&](int64_t i, uint8_t* out) { encode_random(x + i, batches.at(i), out, rounded); },
+      a.rows, a.cols, a.codes,
+      [&](int64_t) {
+        return [&](int64_t i) __attribute__((always_inline)) { return encode_random(x + i, batches.at(i), rounded); };
+      },
       [&](int64_t i) {
         return int4_code(int4_value_stochastic(as_float(x[i]), a.inverse_scale, low, high, random_of(a.key, i)));
       });
@@ -276,17 +325,17 @@ void encode_fp4_from(const EncodeFp4Args& a) {
   if (a.rounding == Rounding::nearest) {
     const auto half = Simd::set_int(kNearestBits * 0x10001u);
     const typename Simd::Int halves[4] = {half, half, half, half};
-    const auto nearest = [&](int64_t i, uint8_t * out) __attribute__((always_inline)) {
-      encoder.batch(x + i, halves, out);
+    const auto nearest = [&](int64_t) {
+      return [&](int64_t i) __attribute__((always_inline)) {
+        return encoder.batch(x + i, halves, [](auto) {});
+      };
     };
     encode(a.rows, a.cols, a.codes, nearest, scalar);
     return;
   }
   if (!indices_fit(a.rows * a.cols)) return ref_encode_fp4(a);
   const RandomBatches batches(a.key);
-  const auto luq = [&](int64_t i, uint8_t * out) __attribute__((always_inline)) {
-    encoder.batch(x + i, batches.at(i).words, out);
-  };
+  const auto luq = [&](int64_t begin) { return LuqBatches<T>{x, encoder, batches, batches.at(begin)}; };
   encode(a.rows, a.cols, a.codes, luq, scalar);
 }
 

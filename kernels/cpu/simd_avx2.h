@@ -83,6 +83,10 @@ struct Simd {
   static Int zero_int() { return _mm256_setzero_si256(); }
   static Int set_int(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
   static void store_int(void* p, Int x) { _mm256_storeu_si256(static_cast<Int*>(p), x); }
+  // Past the caches, to an aligned address: the line that is written is not read before. finish_streams() follows, in
+  // each thread.
+  static void stream_int(void* p, Int x) { _mm256_stream_si256(static_cast<Int*>(p), x); }
+  static void finish_streams() { _mm_sfence(); }
   static Int add_int(Int a, Int b) { return _mm256_add_epi32(a, b); }
   static Int xor_int(Int a, Int b) { return _mm256_xor_si256(a, b); }
   static Int xor_int(Int a, Int b, Int c) { return xor_int(xor_int(a, b), c); }
@@ -139,22 +143,21 @@ struct Simd {
   }
   // Bytes of the words of x and y, below 256; every 8 bytes of the result are of one of them, x first.
   static Int words_to_bytes(Int x, Int y) { return _mm256_packus_epi16(x, y); }
-  // Stores what words_to_bytes made twice over from 4 vectors, in their order.
-  static void store_in_order(uint8_t* p, Int x) {
-    store_int(p, _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
-  }
+  // What words_to_bytes made twice over from 4 vectors, in their order.
+  static Int bytes_in_order(Int x) { return _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); }
   // 8 vectors of int4 or uint4 values in int32 lanes to 32 bytes of codes, in order.
-  static void store_codes(uint8_t* p, const Int (&x)[8]) {
+  static Int codes_of(const Int (&x)[8]) {
     const Int low = _mm256_set1_epi8(15), places = _mm256_set1_epi16(0x1001);
     const Int first = _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
     const Int second = _mm256_packs_epi16(_mm256_packs_epi32(x[4], x[5]), _mm256_packs_epi32(x[6], x[7]));
     const Int bytes = _mm256_packus_epi16(multiply_add_bytes(and_int(first, low), places),
                                           multiply_add_bytes(and_int(second, low), places));
     const __m128i halves[2] = {_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)};
-    store_int(p, _mm256_set_m128i(_mm_unpackhi_epi16(halves[0], halves[1]), _mm_unpacklo_epi16(halves[0], halves[1])));
+    return _mm256_set_m128i(_mm_unpackhi_epi16(halves[0], halves[1]), _mm_unpacklo_epi16(halves[0], halves[1]));
   }
   // GCC 12 takes a function that only prefetches for one without effect and drops its calls, were it not for volatile.
   static void prefetch(const void* p) { asm volatile("prefetcht0 %a0" : : "p"(p)); }
+  static void prefetch_far(const void* p) { asm volatile("prefetcht1 %a0" : : "p"(p)); }
 
   static Int block_order() { return _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7); }
   static void multiply(Int x, uint32_t factor, Int& high, Int& low) {

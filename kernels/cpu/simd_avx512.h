@@ -63,6 +63,10 @@ struct Simd {
   static Int zero_int() { return _mm512_setzero_si512(); }
   static Int set_int(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
   static void store_int(void* p, Int x) { _mm512_storeu_si512(p, x); }
+  // Past the caches, to an aligned address: the line that is written is not read before. finish_streams() follows, in
+  // each thread.
+  static void stream_int(void* p, Int x) { _mm512_stream_si512(static_cast<Int*>(p), x); }
+  static void finish_streams() { _mm_sfence(); }
   static Int add_int(Int a, Int b) { return _mm512_add_epi32(a, b); }
   static Int xor_int(Int a, Int b) { return _mm512_xor_si512(a, b); }
   static Int xor_int(Int a, Int b, Int c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
@@ -82,6 +86,7 @@ struct Simd {
   }
   // GCC 12 takes a function that only prefetches for one without effect and drops its calls, were it not for volatile.
   static void prefetch(const void* p) { asm volatile("prefetcht0 %a0" : : "p"(p)); }
+  static void prefetch_far(const void* p) { asm volatile("prefetcht1 %a0" : : "p"(p)); }
   // a | (b & mask)
   static Int or_masked(Int a, Int b, Int mask) { return _mm512_ternarylogic_epi32(a, b, mask, 0xF8); }
   // (a & ~mask) | (b & mask)
@@ -116,13 +121,13 @@ struct Simd {
   }
   // Bytes of the words of x and y, below 256; every 8 bytes of the result are of one of them, x first.
   static Int words_to_bytes(Int x, Int y) { return _mm512_packus_epi16(x, y); }
-  // Stores what words_to_bytes made twice over from 4 vectors, in their order.
-  static void store_in_order(uint8_t* p, Int x) {
+  // What words_to_bytes made twice over from 4 vectors, in their order.
+  static Int bytes_in_order(Int x) {
     const Int order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    store_int(p, _mm512_permutexvar_epi32(order, x));
+    return _mm512_permutexvar_epi32(order, x);
   }
   // 8 vectors of int4 or uint4 values in int32 lanes to 64 bytes of codes, in order.
-  static void store_codes(uint8_t* p, const Int (&x)[8]) {
+  static Int codes_of(const Int (&x)[8]) {
     const Int low = _mm512_set1_epi8(15), places = _mm512_set1_epi16(0x1001);
     const Int first = _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
     const Int second = _mm512_packs_epi16(_mm512_packs_epi32(x[4], x[5]), _mm512_packs_epi32(x[6], x[7]));
@@ -130,7 +135,7 @@ struct Simd {
                                           multiply_add_bytes(and_int(second, low), places));
     const Int order = _mm512_set_epi16(31, 23, 15, 7, 30, 22, 14, 6, 29, 21, 13, 5, 28, 20, 12, 4, 27, 19, 11, 3, 26,
                                        18, 10, 2, 25, 17, 9, 1, 24, 16, 8, 0);
-    store_int(p, _mm512_permutexvar_epi16(order, bytes));
+    return _mm512_permutexvar_epi16(order, bytes);
   }
 
   static Int block_order() { return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); }

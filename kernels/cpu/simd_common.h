@@ -13,7 +13,7 @@ struct Number {
 };
 
 template <int kCount, int kFirst = 0, typename Run>
-inline void for_numbers(Run run) {
+[[gnu::always_inline]] inline void for_numbers(Run run) {
   if constexpr (kFirst < kCount) {
     run(Number<kFirst>{});
     for_numbers<kCount, kFirst + 1>(run);
