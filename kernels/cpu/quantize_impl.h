@@ -242,10 +242,8 @@ class Fp4Encoder {
 
   // The sign, then the magnitude's code in 8 bits, then what is left of the sum. `random`: in bits 7 to 22.
   [[gnu::always_inline]] Int carried(Float x, Int random) const {
-    const Float r = Simd::mul(Simd::abs(x), inverse_), half = Simd::set(0.5f);
-    const Float s = Simd::max(Simd::multiply_add(r, half, half), r);
     const Int addend = Simd::or_masked(Simd::set_int(64u - (126u << 23)), random, Simd::set_int(0x7fff80u));
-    return Simd::or_masked(Simd::add_int(Simd::bits(s), addend), Simd::bits(x), Simd::set_int(0x80000000u));
+    return Simd::add_int(Simd::bits(Simd::half_s(x, inverse_)), addend);
   }
 
   Float inverse_;

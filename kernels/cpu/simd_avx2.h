@@ -107,6 +107,11 @@ struct Simd {
   static Int add_where_greater(Int value, Float a, Float b) {
     return _mm256_sub_epi32(value, bits(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
   }
+  // The larger of (1 + r) / 2 and r for r = |x| inverse, with the sign of x.
+  static Float half_s(Float x, Float inverse) {
+    const Float half = set(0.5f), r = mul(abs(x), inverse);
+    return as_floats(or_masked(bits(max(multiply_add(r, half, half), r)), bits(x), set_int(0x80000000u)));
+  }
   // a | (b & mask)
   static Int or_masked(Int a, Int b, Int mask) { return _mm256_or_si256(a, _mm256_and_si256(b, mask)); }
   // (a & ~mask) | (b & mask)

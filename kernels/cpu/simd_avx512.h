@@ -87,6 +87,13 @@ struct Simd {
   // GCC 12 takes a function that only prefetches for one without effect and drops its calls, were it not for volatile.
   static void prefetch(const void* p) { asm volatile("prefetcht0 %a0" : : "p"(p)); }
   static void prefetch_far(const void* p) { asm volatile("prefetcht1 %a0" : : "p"(p)); }
+  // The larger of (1 + r) / 2 and r for r = |x| inverse, with the sign of x.
+  static Float half_s(Float x, Float inverse) {
+    const Float half = set(0.5f), r = mul(x, inverse);
+    const Float signed_half = as_floats(or_masked(bits(half), bits(x), set_int(0x80000000u)));
+    constexpr int larger_magnitude = 7;
+    return _mm512_range_ps(multiply_add(r, half, signed_half), r, larger_magnitude);
+  }
   // a | (b & mask)
   static Int or_masked(Int a, Int b, Int mask) { return _mm512_ternarylogic_epi32(a, b, mask, 0xF8); }
   // (a & ~mask) | (b & mask)
