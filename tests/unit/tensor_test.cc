@@ -1,7 +1,11 @@
 // Tensors, shapes and the reusing allocator.
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
@@ -67,8 +71,7 @@ TEST_CASE("an empty tensor is defined and has no elements", "[tensor]") {
 TEST_CASE("blocks are aligned, counted, and reused after free", "[allocator]") {
   release_cached_memory();
   const MemoryStats before = memory_stats();
-  CHECK(before.cached_bytes == 0);
-  for (const int64_t bytes : {0, 1, 63, 64, 65, 4095, 4097, 100000, 1 << 20, (1 << 20) + 1}) {
+  for (const int64_t bytes : {0, 1, 63, 64, 65, 4095, 4097, 100000, 1 << 20, (1 << 20) + 1, 5 << 20}) {
     void* block = allocate(bytes);
     CHECK(reinterpret_cast<uintptr_t>(block) % 64 == 0);
     const int64_t counted = memory_stats().live_bytes - before.live_bytes;
@@ -81,8 +84,29 @@ TEST_CASE("blocks are aligned, counted, and reused after free", "[allocator]") {
     CHECK(again == block);
     deallocate(again, bytes);
   }
+}
+
+TEST_CASE("blocks cut from one piece of memory do not overlap", "[allocator]") {
+  std::vector<std::pair<unsigned char*, int64_t>> blocks;
+  for (int64_t i = 0; i < 200; ++i) {
+    const int64_t bytes = 1 + i * i * 37;
+    blocks.emplace_back(static_cast<unsigned char*>(allocate(bytes)), bytes);
+    std::memset(blocks.back().first, static_cast<int>(i), static_cast<size_t>(bytes));
+  }
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const auto [block, bytes] = blocks[i];
+    CHECK(std::all_of(block, block + bytes, [i](unsigned char value) { return value == i; }));
+    deallocate(block, bytes);
+  }
+}
+
+TEST_CASE("release gives large blocks back", "[allocator]") {
   release_cached_memory();
-  CHECK(memory_stats().cached_bytes == 0);
+  const int64_t cached = memory_stats().cached_bytes;
+  deallocate(allocate(5 << 20), 5 << 20);
+  CHECK(memory_stats().cached_bytes >= cached + (5 << 20));
+  release_cached_memory();
+  CHECK(memory_stats().cached_bytes == cached);
 }
 
 TEST_CASE("the peak is the most that was live since the last reset", "[allocator]") {

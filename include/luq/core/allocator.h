@@ -18,6 +18,7 @@ void deallocate(void* pointer, int64_t bytes) noexcept;
 
 MemoryStats memory_stats();
 void reset_peak_memory();
+// Gives freed blocks of 4 MiB and more back to the system; smaller ones stay cached.
 void release_cached_memory();
 
 }  // namespace luq
