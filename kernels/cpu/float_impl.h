@@ -34,63 +34,68 @@ void for_steps(int64_t total, Run run) {
 
 void convert(const ConvertArgs& a) {
   if (a.x.bfloat16) {
-    for_steps<kLanes>(a.count, [x = a.x.as<BFloat16>(), y = a.y.as<float>()](int64_t i, int64_t count) {
-      Simd::store(y + i, Simd::load(x + i, count), count);
-    });
+    for_steps<kLanes>(
+        a.count, [ x = a.x.as<BFloat16>(), y = a.y.as<float>() ](int64_t i, int64_t count)
+                     __attribute__((always_inline)) { Simd::store(y + i, Simd::load(x + i, count), count); });
   } else {
-    for_steps<kLanes>(a.count, [x = a.x.as<float>(), y = a.y.as<BFloat16>()](int64_t i, int64_t count) {
-      Simd::store(y + i, Simd::load(x + i, count), count);
-    });
+    for_steps<kLanes>(
+        a.count, [ x = a.x.as<float>(), y = a.y.as<BFloat16>() ](int64_t i, int64_t count)
+                     __attribute__((always_inline)) { Simd::store(y + i, Simd::load(x + i, count), count); });
   }
 }
 
 void relu(const ReluArgs& a) {
   with_type(a.x.bfloat16, [&](auto type) {
     using T = decltype(type);
-    for_steps<kPair>(a.count, [&a, x = a.x.as<T>(), y = a.y.as<T>()](int64_t i, int64_t count) {
-      const Pair<T> values = Pair<T>::load(x + i, count).relu();
-      values.store(y + i, count);
-      if (a.mask == nullptr) return;
-      const uint32_t bits = values.nonzero();
-      memcpy(a.mask + i / 8, &bits, static_cast<size_t>((count + 7) / 8));
-    });
+    for_steps<kPair>(
+        a.count, [&a, x = a.x.as<T>(), y = a.y.as<T>() ](int64_t i, int64_t count) __attribute__((always_inline)) {
+          const Pair<T> values = Pair<T>::load(x + i, count).relu();
+          values.store(y + i, count);
+          if (a.mask == nullptr) return;
+          const uint32_t bits = values.nonzero();
+          memcpy(a.mask + i / 8, &bits, static_cast<size_t>((count + 7) / 8));
+        });
   });
 }
 
 void relu_backward(const ReluBackwardArgs& a) {
   with_type(a.dy.bfloat16, [&](auto type) {
     using T = decltype(type);
-    for_steps<kPair>(a.count, [&a, dy = a.dy.as<T>(), dx = a.dx.as<T>()](int64_t i, int64_t count) {
-      uint32_t bits = 0;
-      memcpy(&bits, a.mask + i / 8, static_cast<size_t>((count + 7) / 8));
-      Pair<T>::load(dy + i, count).keep(bits).store(dx + i, count);
-    });
+    for_steps<kPair>(
+        a.count, [&a, dy = a.dy.as<T>(), dx = a.dx.as<T>() ](int64_t i, int64_t count) __attribute__((always_inline)) {
+          uint32_t bits = 0;
+          memcpy(&bits, a.mask + i / 8, static_cast<size_t>((count + 7) / 8));
+          Pair<T>::load(dy + i, count).keep(bits).store(dx + i, count);
+        });
   });
 }
 
 void add(const AddArgs& a) {
   with_type(a.a.bfloat16, [&](auto type) {
     using T = decltype(type);
-    for_steps<kPair>(a.count, [x = a.a.as<T>(), other = a.b.as<T>(), y = a.y.as<T>()](int64_t i, int64_t count) {
-      const Pair<T> p = Pair<T>::load(x + i, count), q = Pair<T>::load(other + i, count);
-      Pair<T>::of(Simd::add(p.first(), q.first()), Simd::add(p.second(), q.second())).store(y + i, count);
-    });
+    for_steps<kPair>(
+        a.count, [ x = a.a.as<T>(), other = a.b.as<T>(), y = a.y.as<T>() ](
+                     int64_t i, int64_t count) __attribute__((always_inline)) {
+          const Pair<T> p = Pair<T>::load(x + i, count), q = Pair<T>::load(other + i, count);
+          Pair<T>::of(Simd::add(p.first(), q.first()), Simd::add(p.second(), q.second())).store(y + i, count);
+        });
   });
 }
 
 void sgd(const SgdArgs& a) {
   const Float lr = Simd::set(a.lr), momentum = Simd::set(a.momentum), decay = Simd::set(a.weight_decay);
-  for_steps<kLanes>(a.count, [&](int64_t i, int64_t count) {
-    const Float w = Simd::load(a.w + i, count);
-    Float g = Simd::add(Simd::load(a.gradient + i, count), Simd::mul(decay, w));
-    if (a.velocity != nullptr) {
-      Float v = g;
-      if (!a.first_step) v = Simd::add(Simd::mul(momentum, Simd::load(a.velocity + i, count)), g);
-      Simd::store(a.velocity + i, v, count);
-      g = a.nesterov ? Simd::add(g, Simd::mul(momentum, v)) : v;
-    }
-    Simd::store(a.w + i, Simd::sub(w, Simd::mul(lr, g)), count);
-  });
+  for_steps<kLanes>(
+      a.count, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+        const Float w = Simd::load(a.w + i, count);
+        Float g = Simd::add(Simd::load(a.gradient + i, count), Simd::mul(decay, w));
+        if (a.velocity != nullptr) {
+          Float v = g;
+          if (!a.first_step) v = Simd::add(Simd::mul(momentum, Simd::load(a.velocity + i, count)), g);
+          Simd::store(a.velocity + i, v, count);
+          g = a.nesterov ? Simd::add(g, Simd::mul(momentum, v)) : v;
+        }
+        Simd::store(a.w + i, Simd::sub(w, Simd::mul(lr, g)), count);
+      });
 }
 
 // ---- Pooling ------------------------------------------------------------------------------------------------------

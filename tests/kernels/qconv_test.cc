@@ -212,6 +212,15 @@ TEST_CASE("qconv: channel counts around the vector widths", "[qconv]") {
   }
 }
 
+TEST_CASE("qconv: few channels in many images, where every thread has sums of its own", "[qconv]") {
+  std::mt19937 random(12);
+  for (const int64_t c : {3, 16}) {
+    check_formats(square(70, 5, c, 17, 3, 1, 1), random);
+    check_formats(square(70, 5, c, 17, 2, 2), random);
+  }
+  check_formats(square(70, 4, 24, 24, 3, 1, 1, 1, 24), random);
+}
+
 TEST_CASE("qconv: widths around the tile", "[qconv]") {
   std::mt19937 random(2);
   for (const int64_t width : {1, 2, 3, 5, 6, 7, 8, 12, 13, 14, 15, 16, 17, 27, 28, 29, 31, 33}) {
