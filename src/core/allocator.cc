@@ -53,9 +53,10 @@ struct Pool {
   void* cut(int64_t size) {
     if (size >= kLarge) return obtain(size);
     if (size > slab_bytes) {
-      slab = static_cast<char*>(obtain(kSlab));
-      slab_bytes = slab == nullptr ? 0 : kSlab;
-      if (slab == nullptr) return nullptr;
+      void* fresh = obtain(kSlab);
+      if (fresh == nullptr) return obtain(size);  // little is left, perhaps enough
+      slab = static_cast<char*>(fresh);
+      slab_bytes = kSlab;
     }
     char* block = slab;
     slab += size;
