@@ -10,6 +10,9 @@
 
 #include "luq/core/error.h"
 
+// There in a program with AddressSanitizer.
+extern "C" [[gnu::weak]] void* __asan_region_is_poisoned(void* begin, size_t size);
+
 namespace luq {
 namespace {
 
@@ -17,11 +20,7 @@ constexpr int64_t kAlignment = 64;
 constexpr int64_t kHugePage = int64_t{2} << 20;
 constexpr int64_t kSlab = 8 * kHugePage;
 // Bytes of a block that has memory of its own; for AddressSanitizer every block, so that it sees where one ends.
-#ifdef __SANITIZE_ADDRESS__
-constexpr int64_t kLarge = 0;
-#else
-constexpr int64_t kLarge = 2 * kHugePage;
-#endif
+int64_t large_bytes() { return __asan_region_is_poisoned != nullptr ? 0 : 2 * kHugePage; }
 
 // Blocks come in few sizes so that a freed one fits the next request: multiples of 64 below 4 KiB, else four steps per
 // power of two.
@@ -51,7 +50,7 @@ struct Pool {
 
   // Small blocks are cut from slabs, which are never given back.
   void* cut(int64_t size) {
-    if (size >= kLarge) return obtain(size);
+    if (size >= large_bytes()) return obtain(size);
     if (size > slab_bytes) {
       void* fresh = obtain(kSlab);
       if (fresh == nullptr) return obtain(size);  // little is left, perhaps enough
@@ -73,7 +72,7 @@ Pool& pool() {
 
 void release(Pool& p) {
   for (auto& [bytes, blocks] : p.free_blocks) {
-    if (bytes < kLarge) continue;
+    if (bytes < large_bytes()) continue;
     for (void* block : blocks) std::free(block);
     p.stats.cached_bytes -= bytes * static_cast<int64_t>(blocks.size());
     blocks.clear();
