@@ -51,9 +51,7 @@ void relu(const ReluArgs& a) {
         a.count, [&a, x = a.x.as<T>(), y = a.y.as<T>() ](int64_t i, int64_t count) __attribute__((always_inline)) {
           const Pair<T> values = Pair<T>::load(x + i, count).relu();
           values.store(y + i, count);
-          if (a.mask == nullptr) return;
-          const uint32_t bits = values.nonzero();
-          memcpy(a.mask + i / 8, &bits, static_cast<size_t>((count + 7) / 8));
+          if (a.mask != nullptr) store_mask_bits(a.mask, i, count, values.nonzero());
         });
   });
 }
@@ -63,9 +61,7 @@ void relu_backward(const ReluBackwardArgs& a) {
     using T = decltype(type);
     for_steps<kPair>(
         a.count, [&a, dy = a.dy.as<T>(), dx = a.dx.as<T>() ](int64_t i, int64_t count) __attribute__((always_inline)) {
-          uint32_t bits = 0;
-          memcpy(&bits, a.mask + i / 8, static_cast<size_t>((count + 7) / 8));
-          Pair<T>::load(dy + i, count).keep(bits).store(dx + i, count);
+          Pair<T>::load(dy + i, count).keep(mask_bits(a.mask, i, count)).store(dx + i, count);
         });
   });
 }

@@ -173,7 +173,6 @@ void sum_columns(int64_t rows, int64_t cols, double* sums, Terms terms, ReadAhea
 }
 
 void column_sum(const ColumnSumArgs& a) {
-  if (a.cols <= 0) return;
   double* sums = column_scratch.get<double>(2 * a.cols);
   sum_columns<float>(
       a.rows, a.cols, sums,
@@ -214,7 +213,7 @@ void batch_norm_stats_of(const BatchNormStatsArgs& a) {
 }
 
 void batch_norm_stats(const BatchNormStatsArgs& a) {
-  if (a.rows == 0 || a.c == 0) return;
+  if (a.rows == 0) return;
   with_type(a.x.bfloat16, [&](auto type) { batch_norm_stats_of<decltype(type)>(a); });
 }
 
@@ -278,10 +277,7 @@ struct ApplySource {
     if (count < kPair) y = y.keep(first_of_pair(count));
     y.store(to + at, count);
     if constexpr (kRelu) {
-      if (a.mask != nullptr) {
-        const uint32_t bits = y.nonzero();
-        memcpy(a.mask + at / 8, &bits, static_cast<size_t>((count + 7) / 8));
-      }
+      if (a.mask != nullptr) store_mask_bits(a.mask, at, count, y.nonzero());
     }
     position.next();
     return y;
@@ -320,20 +316,6 @@ void batch_norm_apply(const BatchNormApplyArgs& a) {
                   .y = a.y,
                   .mask = nullptr,
                   .stats = nullptr});
-}
-
-// The bits of `count` <= kPair elements from `at` of a mask.
-inline uint32_t mask_bits(const uint8_t* mask, int64_t at, int64_t count) {
-  uint64_t bits = 0;
-  const int64_t shift = at % 8;
-  if (shift == 0 && count == kPair) {
-    memcpy(&bits, mask + at / 8, kPair / 8);
-  } else {
-    for (int64_t byte = 0; 8 * byte < shift + count; ++byte) {
-      bits |= static_cast<uint64_t>(mask[at / 8 + byte]) << (8 * byte);
-    }
-  }
-  return static_cast<uint32_t>(bits >> shift);
 }
 
 template <typename T, bool kMask>

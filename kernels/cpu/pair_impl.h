@@ -95,3 +95,24 @@ struct Pair<BFloat16> {
   }
   static constexpr int lane(int index) { return index % 2 * Simd::kLanes + index / 2; }
 };
+
+// ---- Masks: bit i % 8 of byte i / 8 is element i's -----------------------------------------------------------------
+
+// The bits of `count` <= kPair elements from `at` of a mask.
+inline uint32_t mask_bits(const uint8_t* mask, int64_t at, int64_t count) {
+  uint64_t bits = 0;
+  const int64_t shift = at % 8;
+  if (shift == 0 && count == kPair) {
+    memcpy(&bits, mask + at / 8, kPair / 8);
+  } else {
+    for (int64_t byte = 0; 8 * byte < shift + count; ++byte) {
+      bits |= static_cast<uint64_t>(mask[at / 8 + byte]) << (8 * byte);
+    }
+  }
+  return static_cast<uint32_t>(bits >> shift);
+}
+
+// Writes those of `count` elements from `at`, a multiple of 8.
+inline void store_mask_bits(uint8_t* mask, int64_t at, int64_t count, uint32_t bits) {
+  memcpy(mask + at / 8, &bits, static_cast<size_t>((count + 7) / 8));
+}

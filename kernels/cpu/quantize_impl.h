@@ -16,7 +16,7 @@
 #include "kernels/cpu/stats_impl.h"
 
 constexpr int64_t kRange = 8192;
-constexpr int64_t kStreamBytes = 8 << 20;
+constexpr int64_t kStreamBytes = 8 << 20;  // of codes, beyond which they are written past the caches
 // Bytes ahead of those being read that memory is asked for: from far to the second cache, from near to the first.
 constexpr int64_t kFar = 12288, kNear = 4096;
 
