@@ -224,9 +224,10 @@ struct BatchNormActArgs {  // batch_norm_apply, then add, relu and stats
   const float *mean, *inverse_std, *gamma, *beta;  // (c) each
   ConstFloats residual;                            // (rows, c) added before ReLU, or null
   bool relu;
-  Floats y;       // (rows, c); may be x or residual
-  uint8_t* mask;  // as ReluArgs::mask; null where relu is false
-  Stats* stats;   // of y, or null
+  Floats y;           // (rows, c); may be x or residual
+  uint8_t* mask;      // as ReluArgs::mask; null where relu is false
+  Stats* stats;       // of y, or null
+  float ceiling = 0;  // as ReluArgs::ceiling
 };
 struct BatchNormActBackwardArgs {  // relu_backward, then batch_norm_backward and stats
   ConstFloats x;                   // (rows, c)
@@ -242,13 +243,63 @@ struct BatchNormActBackwardArgs {  // relu_backward, then batch_norm_backward an
   Stats* stats;                             // of dx, or null
 };
 
+// ---- Layer norm over each of (rows, c) -----------------------------------------------------------------------------
+
+struct LayerNormArgs {
+  ConstFloats x;  // (rows, c)
+  int64_t rows, c;
+  const float *gamma, *beta;  // (c) each
+  float eps;
+  Floats y;            // (rows, c) (x - mean) / sqrt(variance + eps) * gamma + beta, variance biased; may be x
+  float* mean;         // (rows) or null
+  float* inverse_std;  // (rows) or null
+};
+struct LayerNormBackwardArgs {
+  ConstFloats x;   // (rows, c)
+  ConstFloats dy;  // (rows, c)
+  int64_t rows, c;
+  const float *mean, *inverse_std;  // (rows) each
+  const float* gamma;               // (c)
+  Floats dx;                        // (rows, c); may be dy
+  float *dgamma, *dbeta;            // (c) each
+};
+
+// ---- Attention ------------------------------------------------------------------------------------------------------
+
+// Scaled dot-product attention of each image and head by itself: y = softmax(q k^T / sqrt(head_dim)) v.
+struct AttentionArgs {
+  int64_t n, tokens, heads, head_dim;
+  ConstFloats qkv;  // (n, tokens, 3, heads, head_dim): queries, keys, values
+  Floats y;         // (n, tokens, heads, head_dim)
+  float* log_sum;   // (n, heads, tokens) or null: log of the sum of the exponentials of each query's scaled scores
+};
+struct AttentionBackwardArgs {
+  int64_t n, tokens, heads, head_dim;
+  ConstFloats qkv;       // (n, tokens, 3, heads, head_dim)
+  ConstFloats y;         // (n, tokens, heads, head_dim) of the forward pass
+  const float* log_sum;  // (n, heads, tokens) of the forward pass
+  ConstFloats dy;        // (n, tokens, heads, head_dim)
+  Floats dqkv;           // (n, tokens, 3, heads, head_dim)
+};
+
 // ---- Pointwise ----------------------------------------------------------------------------------------------------
 
 struct ReluArgs {
   ConstFloats x;  // (count)
   int64_t count;
-  Floats y;       // (count) max(x, 0), NaN passes; may be x
-  uint8_t* mask;  // (ceil(count / 8)) or null: bit i % 8 of byte i / 8: y is not 0, NaN included
+  Floats y;           // (count) max(x, 0), NaN passes; may be x
+  uint8_t* mask;      // (ceil(count / 8)) or null: bit i % 8 of byte i / 8: y is not 0, NaN included
+  float ceiling = 0;  // above 0: y = min(max(x, 0), ceiling), and the mask is clear where y is the ceiling (ReLU6)
+};
+struct GeluArgs {
+  ConstFloats x;  // (count)
+  int64_t count;
+  Floats y;  // (count) x (1 + erf(x / sqrt(2))) / 2; may be x
+};
+struct GeluBackwardArgs {
+  ConstFloats x, dy;  // (count)
+  int64_t count;
+  Floats dx;  // (count); may be dy
 };
 struct ReluBackwardArgs {
   ConstFloats dy;  // (count)
@@ -326,11 +377,14 @@ struct CrossEntropyArgs {
   const float* logits;    // (rows, classes)
   const int32_t* labels;  // (rows), each in 0..classes-1
   int64_t rows, classes;
-  float label_smoothing;  // in [0, 1): target = (1 - s) one-hot + s / classes
+  float label_smoothing;  // s in [0, 1): target = (1 - s) one-hot + s / classes
   float* loss;            // (rows) or null: per-row loss
   float* dlogits;         // (rows, classes) or null: (softmax - target) * gradient_scale
   float gradient_scale;
   int64_t* correct;  // one value or null: rows whose first maximum is the label
+  // Mixed images (mixup, cutmix): one-hot becomes weight one-hot(label) + (1 - weight) one-hot(other label).
+  const int32_t* other_labels = nullptr;  // (rows) or null
+  const float* label_weight = nullptr;    // (rows), each in [0, 1], or null where other_labels is
 };
 
 struct SgdArgs {
@@ -340,7 +394,42 @@ struct SgdArgs {
   int64_t count;
   float lr, momentum, weight_decay;
   bool nesterov;
-  bool first_step;  // velocity is set to the gradient (PyTorch), not read
+  bool first_step;           // velocity is set to the gradient (PyTorch), not read
+  float gradient_scale = 1;  // the gradient is multiplied by this first (clipping)
+};
+
+// Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW: w -= lr weight_decay w; m and v
+// are moving averages of g and g^2; w -= lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps), t = step.
+struct AdamWArgs {
+  float* w;               // (count) in and out
+  const float* gradient;  // (count)
+  float *m, *v;           // (count) in and out
+  int64_t count;
+  float lr, beta1, beta2, eps, weight_decay;
+  int64_t step;  // from 1
+  float gradient_scale = 1;
+};
+
+// ---- Images ---------------------------------------------------------------------------------------------------------
+
+// Resampling of 8-bit images as Pillow does it: a triangle filter (bilinear) whose support grows with the reduction,
+// first along rows, then along columns, rounded to 8 bits after each, in fixed point of 22 bits. Called from many
+// threads at once; runs on the calling one alone.
+struct ResizeArgs {
+  const uint8_t* x;  // (h, w, c), rows row_bytes apart
+  int64_t h, w, c, row_bytes;
+  int64_t oh, ow;
+  uint8_t* y;  // (oh, ow, c)
+};
+
+// y = x * scale + shift, per channel, optionally mirrored: what makes pixels the network's input. On the calling
+// thread.
+struct NormalizeArgs {
+  const uint8_t* x;  // (rows, cols, c)
+  int64_t rows, cols, c;
+  const float *scale, *shift;  // (c) each
+  bool flip;                   // columns from right to left
+  float* y;                    // (rows, cols, c)
 };
 
 // ---- What the machine can do ----------------------------------------------------------------------------------------
@@ -399,6 +488,15 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
   X(qconv_forward_moments, QConvForwardMomentsArgs)    \
   X(batch_norm_act, BatchNormActArgs)                  \
   X(batch_norm_act_backward, BatchNormActBackwardArgs) \
+  X(layer_norm, LayerNormArgs)                         \
+  X(layer_norm_backward, LayerNormBackwardArgs)        \
+  X(attention, AttentionArgs)                          \
+  X(attention_backward, AttentionBackwardArgs)         \
+  X(gelu, GeluArgs)                                    \
+  X(gelu_backward, GeluBackwardArgs)                   \
+  X(adamw, AdamWArgs)                                  \
+  X(resize, ResizeArgs)                                \
+  X(normalize, NormalizeArgs)                          \
   X(peak_int8, PeakArgs)                               \
   X(peak_float32, PeakArgs)                            \
   X(peak_bfloat16, PeakArgs)                           \

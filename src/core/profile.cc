@@ -68,6 +68,20 @@ Cost cost(const ReluArgs& a) { return flat(a.count, 2 * size(a.x)); }
 Cost cost(const ReluBackwardArgs& a) { return flat(a.count, 2 * size(a.dy)); }
 Cost cost(const AddArgs& a) { return flat(a.count, 3 * size(a.a)); }
 Cost cost(const DropoutArgs& a) { return flat(a.count, 8); }
+Cost cost(const GeluArgs& a) { return flat(a.count, 2 * size(a.x)); }
+Cost cost(const GeluBackwardArgs& a) { return flat(a.count, 3 * size(a.x)); }
+Cost cost(const LayerNormArgs& a) { return flat(a.rows * a.c, 2 * size(a.x)); }
+Cost cost(const LayerNormBackwardArgs& a) { return flat(a.rows * a.c, 3 * size(a.x)); }
+// products: matrix products of (tokens, head_dim) and (tokens, tokens) for each head.
+Cost attention(int64_t n, int64_t tokens, int64_t heads, int64_t head_dim, ConstFloats x, int products, int tensors) {
+  const auto values = static_cast<double>(n * tokens * heads * head_dim);
+  return {.shape = fmt::format("{}x{}, {} heads of {}", n, tokens, heads, head_dim),
+          .bytes = tensors * values * size(x),
+          .unit = unit(x),
+          .operations = 2.0 * products * values * static_cast<double>(tokens)};
+}
+Cost cost(const AttentionArgs& a) { return attention(a.n, a.tokens, a.heads, a.head_dim, a.qkv, 2, 4); }
+Cost cost(const AttentionBackwardArgs& a) { return attention(a.n, a.tokens, a.heads, a.head_dim, a.qkv, 5, 8); }
 Cost pool(int64_t in, int64_t out, double in_bytes, double out_bytes) {
   return {.shape = fmt::format("{} -> {}", in, out),
           .bytes = in_bytes * static_cast<double>(in) + out_bytes * static_cast<double>(out)};
@@ -86,6 +100,9 @@ Cost cost(const CrossEntropyArgs& a) { return flat(a.rows * a.classes, 8); }
 Cost cost(const PeakArgs&) { return {}; }
 Cost cost(const PeakReadArgs&) { return {}; }
 Cost cost(const RandomBitsArgs&) { return {}; }
+Cost cost(const AdamWArgs& a) { return flat(a.count, 28); }
+Cost cost(const ResizeArgs& a) { return pool(a.h * a.w * a.c, a.oh * a.ow * a.c, 1, 1); }
+Cost cost(const NormalizeArgs& a) { return flat(a.rows * a.cols * a.c, 5); }
 Cost cost(const SgdArgs& a) { return flat(a.count, a.velocity != nullptr ? 20 : 12); }
 
 }  // namespace

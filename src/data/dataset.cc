@@ -198,6 +198,14 @@ std::string find_dataset(const std::string& name) {
   return "";
 }
 
+int32_t Dataset::read(int64_t, uint8_t*) const { fail("[data] {}: holds image files, not pixels", info().name); }
+
+int32_t Dataset::read_file(int64_t, std::vector<uint8_t>&) const {
+  fail("[data] {}: holds pixels, not image files", info().name);
+}
+
+std::string Dataset::image_name(int64_t index) const { return fmt::format("image {} of {}", index, info().name); }
+
 std::unique_ptr<Dataset> open_dataset(const std::string& name, const std::string& path, Split split,
                                       const SyntheticOptions& synthetic) {
   const KnownDataset* known = find_known(name);

@@ -509,7 +509,7 @@ TEST_CASE("Every entry of the contract has a case in these files", "[kernels]") 
                                      "sgd"};
   for (const auto& [entry, implementation] : describe(kernels_for({}))) {
     INFO(entry);
-    CHECK(tested.count(entry) == 1);
+    CHECK((implementation == "-" || tested.count(entry) == 1));
   }
 }
 

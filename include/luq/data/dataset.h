@@ -13,7 +13,8 @@ namespace luq {
 struct DatasetInfo {
   std::string name;
   int64_t images = 0;
-  int64_t height = 0, width = 0, channels = 0;
+  bool encoded = false;                         // image files of any size, read by read_file; otherwise pixels, by read
+  int64_t height = 0, width = 0, channels = 0;  // encoded: 0, 0 and the 3 of what a file is decoded to
   int64_t num_classes = 0;
   std::vector<double> mean, std;  // per channel, of training values in 0..1
   std::vector<std::string> class_names;
@@ -25,7 +26,12 @@ class Dataset {
   virtual ~Dataset() = default;
   virtual const DatasetInfo& info() const = 0;
   // pixels: (height, width, channels) uint8 of image `index`; returns its label.
-  virtual int32_t read(int64_t index, uint8_t* pixels) const = 0;
+  virtual int32_t read(int64_t index, uint8_t* pixels) const;
+  // bytes: the file of image `index` as it is stored (JPEG, PNG); returns its label. Throws Error naming the file and
+  // the system's reason when it cannot be read.
+  virtual int32_t read_file(int64_t index, std::vector<uint8_t>& bytes) const;
+  // What messages call image `index`: a path, or an entry of an archive.
+  virtual std::string image_name(int64_t index) const;
 };
 
 struct SyntheticOptions {
