@@ -4,7 +4,6 @@
 #include <zlib.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cmath>
@@ -13,6 +12,7 @@
 #include <map>
 
 #include "luq/core/error.h"
+#include "src/train/state_slots.h"
 
 namespace luq {
 namespace {
@@ -21,47 +21,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* format_name = "luqtrain checkpoint 1";
 constexpr const char* optimizer_prefix = "optimizer.";
-
-// dims: the extents of `from`; order[i]: the dimension of `from` that becomes dimension i.
-Tensor permute(const Tensor& from, const std::array<int, 4>& order) {
-  const Shape& shape = from.shape();
-  const int64_t strides[4] = {shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3], 1};
-  Tensor to = Tensor::empty(Shape{shape[order[0]], shape[order[1]], shape[order[2]], shape[order[3]]});
-  const float* in = from.data<float>();
-  float* out = to.data<float>();
-  for (int64_t a = 0; a < to.size(0); ++a) {
-    for (int64_t b = 0; b < to.size(1); ++b) {
-      for (int64_t c = 0; c < to.size(2); ++c) {
-        for (int64_t d = 0; d < to.size(3); ++d) {
-          *out++ = in[a * strides[order[0]] + b * strides[order[1]] + c * strides[order[2]] + d * strides[order[3]]];
-        }
-      }
-    }
-  }
-  return to;
-}
-
-bool is_convolution(const Tensor& weight) { return weight.shape().rank() == 4 && weight.dtype() == DType::float32; }
-Tensor to_stored_layout(const Tensor& weight) {  // (O, KH, KW, I) -> (O, I, KH, KW)
-  return is_convolution(weight) ? permute(weight, {0, 3, 1, 2}) : weight;
-}
-Tensor from_stored_layout(const Tensor& weight) {  // (O, I, KH, KW) -> (O, KH, KW, I)
-  return is_convolution(weight) ? permute(weight, {0, 2, 3, 1}) : weight;
-}
-
-// A place in memory that a checkpoint saves and restores.
-struct Slot {
-  std::string name;
-  Tensor value;    // shares the live buffer
-  bool is_weight;  // of a parameter, or its velocity: stored in the world's layout
-};
-
-std::vector<Slot> model_slots(Module& model) {
-  std::vector<Slot> slots;
-  for (Parameter* parameter : model.parameters()) slots.push_back({parameter->name, parameter->var.value(), true});
-  for (Buffer* buffer : model.buffers()) slots.push_back({buffer->name, buffer->value, false});
-  return slots;
-}
 
 std::vector<Slot> all_slots(Module& model, const Sgd& optimizer) {
   std::vector<Slot> slots = model_slots(model);
@@ -119,35 +78,12 @@ Number metadata_number(const SafeTensors& content, const std::string& file, cons
   return number;
 }
 
-// The differences of one kind, the first few by name.
-class Complaint {
- public:
-  explicit Complaint(std::string kind) : kind_(std::move(kind)) {}
-  void add(const std::string& text) {
-    if (++count_ <= 3) text_ += (count_ == 1 ? "" : ", ") + text;
-  }
-  void append_to(std::string& message) const {
-    if (count_ == 0) return;
-    message += fmt::format("{}{}: {}", message.empty() ? "" : "; ", kind_, text_);
-    if (count_ > 3) message += fmt::format(" and {} more", count_ - 3);
-  }
-
- private:
-  std::string kind_, text_;
-  int64_t count_ = 0;
-};
-
-bool is_passed_over(const std::string& name, bool with_optimizer) {
-  // PyTorch's batch counter has no use here: the running statistics' momentum is constant.
-  return name.ends_with(".num_batches_tracked") || (!with_optimizer && name.starts_with(optimizer_prefix));
-}
-
 }  // namespace
 
 void save_checkpoint(const std::string& file, Module& model, const Sgd& optimizer, const TrainState& state) {
   SafeTensors content;
   for (const Slot& slot : all_slots(model, optimizer)) {
-    content.tensors.emplace_back(slot.name, slot.is_weight ? to_stored_layout(slot.value) : slot.value);
+    content.tensors.emplace_back(slot.name, stored_value(slot));
   }
   content.metadata = to_metadata(state);
   content.metadata["crc32"] = checksum(content);
@@ -176,37 +112,15 @@ Checkpoint read_checkpoint(const std::string& file) {
 }
 
 void restore(const Checkpoint& checkpoint, Module& model, Sgd* optimizer) {
-  std::map<std::string, const Tensor*> stored;
-  for (const auto& [name, tensor] : checkpoint.content.tensors) {
-    if (!is_passed_over(name, optimizer != nullptr)) stored[name] = &tensor;
+  std::vector<std::pair<std::string, Tensor>> stored = checkpoint.content.tensors;
+  if (optimizer == nullptr) {
+    std::erase_if(stored, [](const auto& named) { return named.first.starts_with(optimizer_prefix); });
   }
-  std::vector<Slot> slots = optimizer == nullptr ? model_slots(model) : all_slots(model, *optimizer);
-  Complaint missing("missing"), unexpected("unexpected"), mismatched("of another shape");
-  std::vector<std::pair<Tensor, Tensor>> copies;  // from, to
-  for (const Slot& slot : slots) {
-    const auto found = stored.find(slot.name);
-    if (found == stored.end()) {
-      missing.add(slot.name);
-      continue;
-    }
-    const Tensor value = slot.is_weight ? from_stored_layout(*found->second) : *found->second;
-    if (value.shape() != slot.value.shape() || value.dtype() != slot.value.dtype()) {
-      mismatched.add(fmt::format("{} {}{}, expected {}{}", slot.name, to_string(value.dtype()),
-                                 to_string(value.shape()), to_string(slot.value.dtype()),
-                                 to_string(slot.value.shape())));
-    }
-    copies.emplace_back(value, slot.value);
-    stored.erase(found);
-  }
-  for (const auto& [name, tensor] : stored) unexpected.add(name);
-  std::string differences;
-  missing.append_to(differences);
-  unexpected.append_to(differences);
-  mismatched.append_to(differences);
+  const std::string differences =
+      load_slots(optimizer == nullptr ? model_slots(model) : all_slots(model, *optimizer), stored);
   if (!differences.empty()) {
     fail_user("[checkpoint] {}: is of another model than the configuration's: {}", checkpoint.file, differences);
   }
-  for (auto& [from, to] : copies) std::memcpy(to.raw(), from.raw(), static_cast<size_t>(to.bytes()));
   if (optimizer != nullptr) optimizer->set_resumed();
 }
 
