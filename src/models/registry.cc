@@ -1,11 +1,14 @@
 #include "luq/models/registry.h"
 
+#include <algorithm>
+#include <array>
 #include <map>
 
 #include <fmt/ranges.h>
 
 #include "luq/core/error.h"
 #include "luq/core/nearest.h"
+#include "luq/models/alexnet.h"
 #include "luq/models/resnet.h"
 #include "luq/models/vgg.h"
 
@@ -24,19 +27,44 @@ ModelFactory cifar_resnet(int64_t n) {
 }
 
 // ResNet of table 1 of He et al. 2016, for images of about 224x224.
-ModelFactory imagenet_resnet(std::vector<int64_t> blocks, bool bottleneck) {
-  return [blocks, bottleneck](const ModelOptions& options) {
+ModelFactory imagenet_resnet(std::vector<int64_t> blocks, bool bottleneck, int64_t groups = 1,
+                             int64_t group_width = 64) {
+  return [=](const ModelOptions& options) {
     return std::make_unique<ResNet>(ResNetOptions{.blocks = blocks,
                                                   .bottleneck = bottleneck,
+                                                  .groups = groups,
+                                                  .group_width = group_width,
                                                   .in_channels = options.in_channels,
                                                   .num_classes = options.num_classes});
   };
 }
 
-std::unique_ptr<Module> vgg11_bn(const ModelOptions& options) {
-  return std::make_unique<Vgg>(VggOptions{.features = {64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0},
-                                          .in_channels = options.in_channels,
-                                          .num_classes = options.num_classes});
+void check_image_size(const std::string& name, const ModelOptions& options, int64_t smallest) {
+  if (options.image_size >= smallest) return;
+  fail_user("[model.name] {} needs images of at least {}x{}, got {}x{}", name, smallest, smallest, options.image_size,
+            options.image_size);
+}
+
+// VGG of table 1 of Simonyan and Zisserman 2015: five stages of this many convolutions, each followed by a pool.
+ModelFactory vgg(const std::string& name, const std::array<int, 5>& convolutions, bool batch_norm) {
+  std::vector<int64_t> features;
+  for (size_t stage = 0; stage < convolutions.size(); ++stage) {
+    features.insert(features.end(), static_cast<size_t>(convolutions[stage]), std::min(64 << stage, 512));
+    features.push_back(0);
+  }
+  return [=](const ModelOptions& options) {
+    check_image_size(name, options, 32);
+    return std::make_unique<Vgg>(VggOptions{.features = features,
+                                            .batch_norm = batch_norm,
+                                            .in_channels = options.in_channels,
+                                            .num_classes = options.num_classes});
+  };
+}
+
+std::unique_ptr<Module> alexnet(const ModelOptions& options) {
+  check_image_size("alexnet", options, 63);
+  return std::make_unique<AlexNet>(
+      AlexNetOptions{.in_channels = options.in_channels, .num_classes = options.num_classes});
 }
 
 // The zoo: one line a model.
@@ -47,8 +75,21 @@ std::map<std::string, ModelFactory>& registry() {
       {"resnet44", cifar_resnet(7)},
       {"resnet56", cifar_resnet(9)},
       {"resnet18", imagenet_resnet({2, 2, 2, 2}, false)},
+      {"resnet34", imagenet_resnet({3, 4, 6, 3}, false)},
       {"resnet50", imagenet_resnet({3, 4, 6, 3}, true)},
-      {"vgg11_bn", vgg11_bn},
+      {"resnet101", imagenet_resnet({3, 4, 23, 3}, true)},
+      {"resnet152", imagenet_resnet({3, 8, 36, 3}, true)},
+      {"resnext50_32x4d", imagenet_resnet({3, 4, 6, 3}, true, 32, 4)},
+      {"wide_resnet50_2", imagenet_resnet({3, 4, 6, 3}, true, 1, 128)},
+      {"vgg11", vgg("vgg11", {1, 1, 2, 2, 2}, false)},
+      {"vgg13", vgg("vgg13", {2, 2, 2, 2, 2}, false)},
+      {"vgg16", vgg("vgg16", {2, 2, 3, 3, 3}, false)},
+      {"vgg19", vgg("vgg19", {2, 2, 4, 4, 4}, false)},
+      {"vgg11_bn", vgg("vgg11_bn", {1, 1, 2, 2, 2}, true)},
+      {"vgg13_bn", vgg("vgg13_bn", {2, 2, 2, 2, 2}, true)},
+      {"vgg16_bn", vgg("vgg16_bn", {2, 2, 3, 3, 3}, true)},
+      {"vgg19_bn", vgg("vgg19_bn", {2, 2, 4, 4, 4}, true)},
+      {"alexnet", alexnet},
   };
   return models;
 }
@@ -59,7 +100,7 @@ void register_model(const std::string& name, ModelFactory factory) {
   if (!registry().emplace(name, std::move(factory)).second) fail("[register_model] '{}' is registered already", name);
 }
 
-std::unique_ptr<Module> make_model(const std::string& name, const ModelOptions& options, uint64_t seed) {
+std::unique_ptr<Module> build_model(const std::string& name, const ModelOptions& options) {
   const auto found = registry().find(name);
   if (found == registry().end()) {
     const std::string near = nearest(name, model_names());
@@ -68,6 +109,11 @@ std::unique_ptr<Module> make_model(const std::string& name, const ModelOptions& 
   }
   std::unique_ptr<Module> model = found->second(options);
   model->set_name("");
+  return model;
+}
+
+std::unique_ptr<Module> make_model(const std::string& name, const ModelOptions& options, uint64_t seed) {
+  std::unique_ptr<Module> model = build_model(name, options);
   model->initialize(seed);
   return model;
 }

@@ -3,8 +3,8 @@
 namespace luq {
 namespace {
 
-Conv2dLayerOptions conv_options(int64_t kernel, int64_t stride) {
-  return {.kernel = kernel, .conv = {.stride = stride, .padding = kernel / 2}, .bias = false};
+Conv2dLayerOptions conv_options(int64_t kernel, int64_t stride, int64_t groups = 1) {
+  return {.kernel = kernel, .conv = {.stride = stride, .padding = kernel / 2, .groups = groups}};
 }
 
 }  // namespace
@@ -26,12 +26,12 @@ Var BasicBlock::forward(Ctx& ctx, const Var& x) {
   return bn2_.forward(ctx, y, {.relu = true, .residual = downsample_ != nullptr ? downsample_->forward(ctx, x) : x});
 }
 
-Bottleneck::Bottleneck(int64_t in_channels, int64_t channels, int64_t stride)
-    : conv1_(register_module<Conv2d>("conv1", in_channels, channels, conv_options(1, 1))),
-      bn1_(register_module<BatchNorm2d>("bn1", channels)),
-      conv2_(register_module<Conv2d>("conv2", channels, channels, conv_options(3, stride))),
-      bn2_(register_module<BatchNorm2d>("bn2", channels)),
-      conv3_(register_module<Conv2d>("conv3", channels, channels * kExpansion, conv_options(1, 1))),
+Bottleneck::Bottleneck(int64_t in_channels, int64_t channels, int64_t width, int64_t groups, int64_t stride)
+    : conv1_(register_module<Conv2d>("conv1", in_channels, width, conv_options(1, 1))),
+      bn1_(register_module<BatchNorm2d>("bn1", width)),
+      conv2_(register_module<Conv2d>("conv2", width, width, conv_options(3, stride, groups))),
+      bn2_(register_module<BatchNorm2d>("bn2", width)),
+      conv3_(register_module<Conv2d>("conv3", width, channels * kExpansion, conv_options(1, 1))),
       bn3_(register_module<BatchNorm2d>("bn3", channels * kExpansion)) {
   if (stride == 1 && in_channels == channels * kExpansion) return;
   downsample_ = &register_module<Sequential>("downsample");
@@ -58,7 +58,8 @@ ResNet::ResNet(const ResNetOptions& options)
     for (int64_t block = 0; block < options.blocks[stage]; ++block) {
       const int64_t stride = stage > 0 && block == 0 ? 2 : 1;
       if (options.bottleneck) {
-        blocks.append<Bottleneck>(channels, out_channels, stride);
+        const int64_t width = out_channels * options.group_width / 64 * options.groups;
+        blocks.append<Bottleneck>(channels, out_channels, width, options.groups, stride);
         channels = out_channels * Bottleneck::kExpansion;
       } else {
         blocks.append<BasicBlock>(channels, out_channels, stride);

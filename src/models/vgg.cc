@@ -20,14 +20,14 @@ Vgg::Vgg(const VggOptions& options)
     }
     features_.append<Conv2d>(channels, out_channels,
                              Conv2dLayerOptions{.kernel = 3, .conv = {.padding = 1}, .bias = true});
-    features_.append<BatchNorm2d>(out_channels);
+    if (options.batch_norm) features_.append<BatchNorm2d>(out_channels);
     features_.append<ReLU>();
     channels = out_channels;
   }
-  const auto linear = [this](int64_t in, int64_t out) {
-    classifier_.append<Linear>(in, out, true, kLinearWeight, kZero);
+  const auto linear = [this](int64_t in, int64_t out) -> Linear& {
+    return classifier_.append<Linear>(in, out, true, kLinearWeight, kZero);
   };
-  linear(channels * pooled_size_ * pooled_size_, options.hidden);
+  linear(channels * pooled_size_ * pooled_size_, options.hidden).reads_flattened(channels);
   classifier_.append<ReLU>();
   classifier_.append<Dropout>();
   linear(options.hidden, options.hidden);

@@ -12,16 +12,24 @@ Init torch_uniform(int64_t fan_in) { return {Init::Kind::uniform, 1.0f / std::sq
 constexpr Init kZero{Init::Kind::constant, 0.0f};
 constexpr Init kOne{Init::Kind::constant, 1.0f};
 
+Init conv_weight_init(int64_t in_channels, int64_t out_channels, const Conv2dLayerOptions& options) {
+  const int64_t window = options.kernel * options.kernel;
+  return options.init == ConvInit::he ? he_normal(out_channels * window)
+                                      : torch_uniform(in_channels / options.conv.groups * window);
+}
+
 }  // namespace
 
 Conv2d::Conv2d(int64_t in_channels, int64_t out_channels, const Conv2dLayerOptions& options)
     : options_(options.conv),
       weight_(register_parameter("weight",
                                  {out_channels, options.kernel, options.kernel, in_channels / options.conv.groups},
-                                 ParameterRole::weight, he_normal(out_channels * options.kernel * options.kernel))),
+                                 ParameterRole::weight, conv_weight_init(in_channels, out_channels, options))),
       activation_scale_(register_buffer("activation_scale", Tensor::zeros({1}))) {
   set_matmul_kind(LayerKind::conv);
-  if (options.bias) bias_ = &register_parameter("bias", {out_channels}, ParameterRole::bias, kZero);
+  if (!options.bias) return;
+  const Init init = options.init == ConvInit::he ? kZero : weight_.init;
+  bias_ = &register_parameter("bias", {out_channels}, ParameterRole::bias, init);
 }
 
 Var Conv2d::forward(Ctx& ctx, const Var& x) {

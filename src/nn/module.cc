@@ -76,8 +76,8 @@ std::vector<MatmulLayer> Module::matmul_layers() const {
 
 Parameter& Module::register_parameter(const std::string& name, const Shape& shape, ParameterRole role,
                                       const Init& init) {
-  parameters_.emplace_back(name,
-                           std::make_unique<Parameter>(Parameter{name, role, init, Var(Tensor::zeros(shape), true)}));
+  parameters_.emplace_back(
+      name, std::make_unique<Parameter>(Parameter{name, role, init, Var(Tensor::zeros(shape), true), 0}));
   return *parameters_.back().second;
 }
 

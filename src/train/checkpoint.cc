@@ -19,12 +19,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* format_name = "luqtrain checkpoint 1";
+constexpr const char* format_name = "luqtrain checkpoint 2";
+// The columns of a linear layer behind flatten were stored (H, W, C).
+constexpr const char* old_format_name = "luqtrain checkpoint 1";
 constexpr const char* optimizer_prefix = "optimizer.";
 
 std::vector<Slot> all_slots(Module& model, const Sgd& optimizer) {
   std::vector<Slot> slots = model_slots(model);
-  for (const auto& [name, velocity] : optimizer.state()) slots.push_back({name, velocity, true});
+  std::map<std::string, const Parameter*> parameters;
+  for (const Parameter* parameter : model.parameters()) parameters[parameter->name] = parameter;
+  for (const auto& [name, value] : optimizer.state()) {  // "optimizer.momentum.<parameter>"
+    slots.push_back({name, value, parameters.at(name.substr(name.find('.', std::strlen(optimizer_prefix)) + 1))});
+  }
   return slots;
 }
 
@@ -93,8 +99,9 @@ void save_checkpoint(const std::string& file, Module& model, const Sgd& optimize
 Checkpoint read_checkpoint(const std::string& file) {
   Checkpoint checkpoint{file, load_safetensors(file), {}};
   const SafeTensors& content = checkpoint.content;
-  if (metadata_text(content, file, "format") != format_name) {
-    fail_user("[checkpoint] {}: expected format '{}', got '{}'", file, format_name, content.metadata.at("format"));
+  const std::string& format = metadata_text(content, file, "format");
+  if (format != format_name && format != old_format_name) {
+    fail_user("[checkpoint] {}: expected format '{}', got '{}'", file, format_name, format);
   }
   if (metadata_text(content, file, "crc32") != checksum(content)) {
     fail_user("[checkpoint] {}: damaged: its checksum is {}, its contents give {}", file, content.metadata.at("crc32"),
@@ -112,6 +119,13 @@ Checkpoint read_checkpoint(const std::string& file) {
 }
 
 void restore(const Checkpoint& checkpoint, Module& model, Sgd* optimizer) {
+  if (checkpoint.content.metadata.at("format") == old_format_name) {
+    for (const Parameter* parameter : model.parameters()) {
+      if (parameter->flattened_channels == 0) continue;
+      fail_user("[checkpoint] {}: format '{}' has the columns of {} in another order than '{}'; train this model anew",
+                checkpoint.file, old_format_name, parameter->name, format_name);
+    }
+  }
   std::vector<std::pair<std::string, Tensor>> stored = checkpoint.content.tensors;
   if (optimizer == nullptr) {
     std::erase_if(stored, [](const auto& named) { return named.first.starts_with(optimizer_prefix); });

@@ -12,16 +12,13 @@ namespace luq {
 // A place in memory that a file saves and restores.
 struct Slot {
   std::string name;
-  Tensor value;    // shares the live buffer
-  bool is_weight;  // of a parameter, or its velocity: stored in the world's layout
+  Tensor value;                // shares the live buffer
+  const Parameter* parameter;  // whose value or velocity it is, stored in that one's layout; null for a buffer
 };
 
 // Parameters and buffers in the model's order.
 std::vector<Slot> model_slots(Module& model);
 
-// (O, KH, KW, I) -> (O, I, KH, KW) and back for convolution weights; other tensors as they are.
-Tensor to_stored_layout(const Tensor& weight);
-Tensor from_stored_layout(const Tensor& weight);
 // What the file holds for a slot.
 Tensor stored_value(const Slot& slot);
 

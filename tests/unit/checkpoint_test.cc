@@ -8,6 +8,7 @@
 
 #include "luq/core/error.h"
 #include "luq/models/registry.h"
+#include "luq/models/vgg.h"
 #include "tests/catch.h"
 #include "tests/temporary_folder.h"
 
@@ -18,8 +19,9 @@ namespace fs = std::filesystem;
 
 struct Subject {
   explicit Subject(uint64_t seed, const std::string& name = "resnet20")
-      : model(make_model(name, {.in_channels = 1, .num_classes = 10, .image_size = 32}, seed)),
-        optimizer(OptimizerConfig{}, model->parameters(), kernels_for(Device{})) {}
+      : Subject(make_model(name, {.in_channels = 1, .num_classes = 10, .image_size = 32}, seed)) {}
+  explicit Subject(std::unique_ptr<Module> with)
+      : model(std::move(with)), optimizer(OptimizerConfig{}, model->parameters(), kernels_for(Device{})) {}
   std::unique_ptr<Module> model;
   Sgd optimizer;
 
@@ -120,6 +122,57 @@ TEST_CASE("checkpoint: convolution weights are stored (O, I, KH, KW)", "[checkpo
   }
 }
 
+TEST_CASE("checkpoint: columns behind flatten are stored channel by channel, as PyTorch has them", "[checkpoint]") {
+  const TemporaryFolder folder;
+  const auto new_vgg = [](uint64_t seed) {
+    auto vgg = std::make_unique<Vgg>(
+        VggOptions{.features = {5, 0}, .pooled_size = 2, .hidden = 3, .in_channels = 1, .num_classes = 2});
+    vgg->set_name("");
+    vgg->initialize(seed);
+    return vgg;
+  };
+  Subject subject(new_vgg(1)), copy(new_vgg(2));
+  subject.train_a_little();
+  save_checkpoint(folder / "a", *subject.model, subject.optimizer, {});
+  restore(read_checkpoint(folder / "a"), *copy.model, &copy.optimizer);
+  CHECK(copy.equals(subject));
+
+  const SafeTensors content = load_safetensors(folder / "a");
+  for (const Parameter* parameter : subject.model->parameters()) {
+    if (parameter->name != "classifier.0.weight") continue;
+    const Tensor* stored = content.find(parameter->name);
+    REQUIRE(stored != nullptr);
+    REQUIRE(stored->shape() == Shape{3, 5 * 2 * 2});
+    const float* live = parameter->var.value().data<float>();  // (3, 2, 2, 5)
+    const float* file = stored->data<float>();                 // (3, 5, 2, 2)
+    bool equal = true;
+    for (int o = 0; o < 3; ++o) {
+      for (int pixel = 0; pixel < 4; ++pixel) {
+        for (int c = 0; c < 5; ++c) equal = equal && live[(o * 4 + pixel) * 5 + c] == file[(o * 5 + c) * 4 + pixel];
+      }
+    }
+    CHECK(equal);
+  }
+
+  // The first format had them pixel by pixel. The refusal of a wrong checksum names the right one.
+  const auto as_first_format = [&](Subject& of, const std::string& name) {
+    save_checkpoint(folder / name, *of.model, of.optimizer, {});
+    SafeTensors old = load_safetensors(folder / name);
+    old.metadata["format"] = "luqtrain checkpoint 1";
+    save_safetensors(folder / name, old);
+    const std::string complaint = refusal([&] { read_checkpoint(folder / name); });
+    old.metadata["crc32"] = complaint.substr(complaint.size() - 8);
+    save_safetensors(folder / name, old);
+    return read_checkpoint(folder / name);
+  };
+  const Checkpoint old_vgg = as_first_format(subject, "vgg");
+  CHECK_THAT(refusal([&] { restore(old_vgg, *copy.model, nullptr); }),
+             contains_text("'luqtrain checkpoint 1' has the columns of classifier.0.weight in another order"));
+  Subject resnet(1), other(2);
+  restore(as_first_format(resnet, "resnet"), *other.model, nullptr);
+  CHECK(other.equals(resnet));
+}
+
 TEST_CASE("checkpoint: one of another model is refused with the names", "[checkpoint]") {
   const TemporaryFolder folder;
   Subject resnet20(1), resnet32(1, "resnet32");
@@ -136,7 +189,7 @@ TEST_CASE("checkpoint: one of another model is refused with the names", "[checkp
 
   auto colour = make_model("resnet20", {.in_channels = 3, .num_classes = 10, .image_size = 32}, 1);
   CHECK_THAT(refusal([&] { restore(read_checkpoint(folder / "20"), *colour, nullptr); }),
-             contains_text("conv1.weight float32(16,3,3,1), expected float32(16,3,3,3)"));
+             contains_text("conv1.weight float32(16,1,3,3), expected float32(16,3,3,3)"));
 
   // Nothing was copied, and evaluation needs the model's part alone.
   Subject untouched(2), same(2);

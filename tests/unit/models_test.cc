@@ -6,6 +6,7 @@
 #include <set>
 
 #include "luq/core/error.h"
+#include "luq/models/alexnet.h"
 #include "luq/models/registry.h"
 #include "luq/models/vgg.h"
 #include "luq/nn/layers.h"
@@ -44,6 +45,62 @@ TEST_CASE("the zoo is listed by name, sorted", "[models]") {
   CHECK(std::is_sorted(names.begin(), names.end()));
   for (const char* name : {"resnet20", "resnet32", "resnet44", "resnet56", "resnet18", "vgg11_bn"}) {
     CHECK(std::count(names.begin(), names.end(), name) == 1);
+  }
+}
+
+TEST_CASE("ImageNet models have torchvision's number of parameters", "[models]") {
+  const auto [name, count] = GENERATE(
+      std::pair<const char*, int64_t>{"resnet18", 11689512}, std::pair{"resnet34", 21797672},
+      std::pair{"resnet50", 25557032}, std::pair{"resnet101", 44549160}, std::pair{"resnet152", 60192808},
+      std::pair{"resnext50_32x4d", 25028904}, std::pair{"wide_resnet50_2", 68883240}, std::pair{"alexnet", 61100840},
+      std::pair{"vgg11", 132863336}, std::pair{"vgg16", 138357544}, std::pair{"vgg19_bn", 143678248});
+  INFO(name);
+  CHECK(parameter_count(*build_model(name, {.num_classes = 1000, .image_size = 224})) == count);
+}
+
+TEST_CASE("a model that needs larger images says so", "[models]") {
+  CHECK_THROWS_AS(build_model("vgg16", {.image_size = 31}), UserError);
+  CHECK_THROWS_WITH(build_model("vgg16", {.image_size = 31}),
+                    contains_text("[model.name] vgg16 needs images of at least 32x32, got 31x31"));
+  CHECK_THROWS_WITH(build_model("alexnet", {.image_size = 62}), contains_text("at least 63x63, got 62x62"));
+  // The bounds are exact: the smallest image leaves one pixel in front of the average pool, the next smaller none.
+  AlexNet alexnet({.hidden = 8, .num_classes = 3});
+  Vgg vgg({.features = {2, 0, 2, 0, 2, 0, 2, 0, 2, 0}, .batch_norm = false, .hidden = 8, .num_classes = 3});
+  Ctx ctx = make_ctx();
+  ctx.training = false;
+  for (const auto& [model, smallest] : {std::pair<Module*, int64_t>{&alexnet, 63}, {&vgg, 32}}) {
+    model->set_name("");
+    CHECK(model->forward(ctx, Var(Tensor::zeros({1, smallest, smallest, 3}))).shape() == Shape{1, 3});
+    CHECK_THROWS_WITH(model->forward(ctx, Var(Tensor::zeros({1, smallest - 1, smallest - 1, 3}))),
+                      contains_text("expected an image at least as large as the window"));
+  }
+}
+
+TEST_CASE("a grouped bottleneck has torchvision's widths", "[models]") {
+  const std::unique_ptr<Module> resnext = build_model("resnext50_32x4d", {}), wide = build_model("wide_resnet50_2", {});
+  CHECK(parameter_shapes(*resnext).at("layer1.0.conv2.weight") == Shape{128, 3, 3, 4});
+  CHECK(parameter_shapes(*resnext).at("layer4.2.conv2.weight") == Shape{1024, 3, 3, 32});
+  CHECK(parameter_shapes(*resnext).at("layer4.2.conv3.weight") == Shape{2048, 1, 1, 1024});
+  CHECK(parameter_shapes(*wide).at("layer1.0.conv2.weight") == Shape{128, 3, 3, 128});
+}
+
+TEST_CASE("AlexNet starts uniform within 1 / sqrt(fan_in), biases too", "[models]") {
+  AlexNet model({.hidden = 64});
+  model.set_name("");
+  model.initialize(1);
+  for (const auto& [name, fan_in] : {std::pair<const char*, double>{"features.0", 3 * 11 * 11},
+                                     {"features.3", 64 * 5 * 5},
+                                     {"features.10", 256 * 3 * 3},
+                                     {"classifier.1", 256 * 6 * 6}}) {
+    INFO(name);
+    for (const char* kind : {".weight", ".bias"}) {
+      const Tensor& value = parameter(model, std::string(name) + kind);
+      double largest = 0;
+      for (const float x : values(value)) largest = std::max(largest, std::abs(static_cast<double>(x)));
+      CHECK(largest <= 1 / std::sqrt(fan_in));
+      // That none of n values is in the upper 15 / n of the bound's range has a probability of e^-15.
+      CHECK(largest > (1 - 15 / static_cast<double>(value.numel())) / std::sqrt(fan_in));
+    }
   }
 }
 

@@ -97,7 +97,7 @@ TEST_CASE("state_dict: missing, unexpected and mismatched names are listed and n
   const std::string message = refusal([&] { load_state_dict(*model, content, {.source = "some/file"}); });
   CHECK_THAT(message, contains_text("some/file") && contains_text("missing: bn1.running_var") &&
                           contains_text("unexpected: bn1.extra") &&
-                          contains_text("conv1.weight float32(16,3,3,1), expected float32(16,3,3,3)"));
+                          contains_text("conv1.weight float32(16,1,3,3), expected float32(16,3,3,3)"));
   CHECK(equal_models(*model, *untouched));
 }
 

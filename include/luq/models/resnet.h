@@ -1,4 +1,5 @@
-// Residual networks (He et al. 2016, "Deep residual learning for image recognition") of basic or bottleneck blocks.
+// Residual networks (He et al. 2016, "Deep residual learning for image recognition") of basic or bottleneck blocks, the
+// latter also with groups (ResNeXt, Xie et al. 2017) and wider inside (Wide ResNet, Zagoruyko and Komodakis 2016).
 #pragma once
 
 #include "luq/nn/layers.h"
@@ -20,11 +21,11 @@ class BasicBlock : public Module {
 };
 
 // conv1x1 - BN - ReLU - conv3x3 - BN - ReLU - conv1x1 - BN, plus the shortcut, then ReLU. The 3x3 carries the stride,
-// as in torchvision; its channels are `channels`, the block's output has kExpansion times as many.
+// as in torchvision, in `groups` groups; its channels are `width`, the block's output has kExpansion * `channels`.
 class Bottleneck : public Module {
  public:
   static constexpr int64_t kExpansion = 4;
-  Bottleneck(int64_t in_channels, int64_t channels, int64_t stride);
+  Bottleneck(int64_t in_channels, int64_t channels, int64_t width, int64_t groups, int64_t stride);
   Var forward(Ctx& ctx, const Var& x) override;
 
  private:
@@ -40,8 +41,10 @@ class Bottleneck : public Module {
 struct ResNetOptions {
   std::vector<int64_t> blocks;  // per stage
   bool bottleneck = false;      // Bottleneck blocks instead of BasicBlock
-  int64_t base_channels = 64;   // doubled at each later stage, which begins with stride 2
-  bool imagenet_stem = true;    // 7x7 stride 2 and max pool 3x3 stride 2; otherwise 3x3 stride 1
+  int64_t groups = 1;           // of a bottleneck's 3x3, whose channels are groups * group_width at 64 channels
+  int64_t group_width = 64;
+  int64_t base_channels = 64;  // doubled at each later stage, which begins with stride 2
+  bool imagenet_stem = true;   // 7x7 stride 2 and max pool 3x3 stride 2; otherwise 3x3 stride 1
   int64_t in_channels = 3;
   int64_t num_classes = 1000;
 };

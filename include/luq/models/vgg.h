@@ -1,4 +1,4 @@
-// VGG (Simonyan and Zisserman 2015) with batch norm, torchvision's shape and names.
+// VGG (Simonyan and Zisserman 2015), with or without batch norm, torchvision's shape and names.
 #pragma once
 
 #include "luq/nn/layers.h"
@@ -6,7 +6,8 @@
 namespace luq {
 
 struct VggOptions {
-  std::vector<int64_t> features;  // channels of a 3x3 convolution with batch norm and ReLU; 0: max pool 2x2
+  std::vector<int64_t> features;  // channels of a 3x3 convolution, followed by ReLU; 0: max pool 2x2
+  bool batch_norm = true;         // between convolution and ReLU
   int64_t pooled_size = 7;        // side of the features' average pooling before the classifier
   int64_t hidden = 4096;
   int64_t in_channels = 3;

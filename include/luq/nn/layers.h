@@ -10,13 +10,20 @@
 
 namespace luq {
 
+// How a convolution starts.
+enum class ConvInit {
+  he,       // weight normal as He et al. 2015 with fan_out O K K (gain for ReLU), bias 0
+  uniform,  // weight and bias uniform in +-1 / sqrt(fan_in), fan_in = K K C / groups: PyTorch's Conv2d left to itself
+};
+
 struct Conv2dLayerOptions {
   int64_t kernel = 3;
   Conv2dOptions conv;
   bool bias = false;
+  ConvInit init = ConvInit::he;
 };
 
-// weight (O, K, K, C / groups), He et al. 2015 normal with fan_out (gain for ReLU); bias 0.
+// weight (O, K, K, C / groups).
 class Conv2d : public Module {
  public:
   Conv2d(int64_t in_channels, int64_t out_channels, const Conv2dLayerOptions& options);
@@ -34,6 +41,8 @@ class Linear : public Module {
  public:
   Linear(int64_t in_features, int64_t out_features, bool bias = true);
   Linear(int64_t in_features, int64_t out_features, bool bias, const Init& weight_init, const Init& bias_init);
+  // Its input is a flattened (H, W, channels), so that files hold its columns as PyTorch has them, (channels, H, W).
+  void reads_flattened(int64_t channels) { weight_.flattened_channels = channels; }
   Var forward(Ctx& ctx, const Var& x) override;
 
  private:

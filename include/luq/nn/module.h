@@ -24,6 +24,8 @@ struct Parameter {
   ParameterRole role = ParameterRole::weight;
   Init init;
   Var var;  // value and gradient slot; needs_grad
+  // Above 0: of a linear layer that reads flattened images of this many channels. Its columns are (H, W, C).
+  int64_t flattened_channels = 0;
 };
 
 // State that is saved but not trained: running mean and variance, running activation scales.

@@ -1,8 +1,8 @@
 // Checkpoints: everything a run needs to go on, in one safetensors file.
 //
 // Tensors: the model's parameters and buffers under their own (torchvision-style) names and the optimiser's velocities
-// as "optimizer.momentum.<parameter>". Convolution weights and their velocities are stored (O, I, KH, KW), as the rest
-// of the world does, so that the model's part loads in torchvision.
+// as "optimizer.momentum.<parameter>". Parameters and their velocities are in the layout of luq/nn/stored_layout.h, so
+// that the model's part loads in torchvision.
 // Metadata (strings): format, step, epoch, batch, seed, best_top1, finished, config (effective YAML), crc32.
 // Nothing depends on the time or the machine: the same run writes the same bytes.
 #pragma once
