@@ -1,5 +1,6 @@
 // Pointwise operations, pooling and the update on AVX2.
 
+#include <math.h>
 #include <string.h>
 
 #include "kernels/cpu/simd_avx2.h"
@@ -22,6 +23,7 @@ void add_avx2_float(Kernels& table) {
   table.adaptive_avg_pool = {adaptive_avg_pool, "avx2"};
   table.adaptive_avg_pool_backward = {adaptive_avg_pool_backward, "avx2"};
   table.sgd = {sgd, "avx2"};
+  table.adamw = {adamw, "avx2"};
 }
 
 }  // namespace luq::kernels

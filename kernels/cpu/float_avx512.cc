@@ -1,5 +1,6 @@
 // Pointwise operations, pooling and the update on AVX-512.
 
+#include <math.h>
 #include <string.h>
 
 #include "kernels/cpu/simd_avx512.h"
@@ -22,6 +23,7 @@ void add_avx512_float(Kernels& table) {
   table.adaptive_avg_pool = {adaptive_avg_pool, "avx512"};
   table.adaptive_avg_pool_backward = {adaptive_avg_pool_backward, "avx512"};
   table.sgd = {sgd, "avx512"};
+  table.adamw = {adamw, "avx512"};
 }
 
 }  // namespace luq::kernels

@@ -80,10 +80,11 @@ void add(const AddArgs& a) {
 
 void sgd(const SgdArgs& a) {
   const Float lr = Simd::set(a.lr), momentum = Simd::set(a.momentum), decay = Simd::set(a.weight_decay);
+  const Float scale = Simd::set(a.gradient_scale);
   for_steps<kLanes>(
       a.count, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
         const Float w = Simd::load(a.w + i, count);
-        Float g = Simd::add(Simd::load(a.gradient + i, count), Simd::mul(decay, w));
+        Float g = Simd::add(Simd::mul(scale, Simd::load(a.gradient + i, count)), Simd::mul(decay, w));
         if (a.velocity != nullptr) {
           Float v = g;
           if (!a.first_step) v = Simd::add(Simd::mul(momentum, Simd::load(a.velocity + i, count)), g);
@@ -91,6 +92,27 @@ void sgd(const SgdArgs& a) {
           g = a.nesterov ? Simd::add(g, Simd::mul(momentum, v)) : v;
         }
         Simd::store(a.w + i, Simd::sub(w, Simd::mul(lr, g)), count);
+      });
+}
+
+void adamw(const AdamWArgs& a) {
+  const double b1 = static_cast<double>(a.beta1), b2 = static_cast<double>(a.beta2), rate = static_cast<double>(a.lr);
+  const double t = static_cast<double>(a.step);
+  const Float keep = Simd::set(static_cast<float>(1 - rate * static_cast<double>(a.weight_decay)));
+  const Float step_size = Simd::set(static_cast<float>(rate / (1 - pow(b1, t))));
+  const Float root = Simd::set(static_cast<float>(sqrt(1 - pow(b2, t)))), eps = Simd::set(a.eps);
+  const Float to_m = Simd::set(static_cast<float>(1 - b1)), to_v = Simd::set(static_cast<float>(1 - b2));
+  const Float beta2 = Simd::set(a.beta2), scale = Simd::set(a.gradient_scale);
+  for_steps<kLanes>(
+      a.count, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+        const Float g = Simd::mul(scale, Simd::load(a.gradient + i, count));
+        const Float before = Simd::load(a.m + i, count);
+        const Float m = Simd::add(before, Simd::mul(to_m, Simd::sub(g, before)));
+        const Float v = Simd::add(Simd::mul(beta2, Simd::load(a.v + i, count)), Simd::mul(Simd::mul(to_v, g), g));
+        const Float step = Simd::div(Simd::mul(step_size, m), Simd::add(Simd::div(Simd::sqrt(v), root), eps));
+        Simd::store(a.m + i, m, count);
+        Simd::store(a.v + i, v, count);
+        Simd::store(a.w + i, Simd::sub(Simd::mul(keep, Simd::load(a.w + i, count)), step), count);
       });
 }
 

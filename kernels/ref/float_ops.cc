@@ -87,9 +87,14 @@ void add_ref_float(Kernels& table) {
                          "ref"};
   table.sgd = {[](const SgdArgs& a) {
                  ref::sgd(a.w, a.gradient, a.velocity, a.count, a.lr, a.momentum, a.weight_decay, a.nesterov,
-                          a.first_step);
+                          a.first_step, a.gradient_scale);
                },
                "ref"};
+  table.adamw = {[](const AdamWArgs& a) {
+                   ref::adamw(a.w, a.gradient, a.m, a.v, a.count, a.lr, a.beta1, a.beta2, a.eps, a.weight_decay, a.step,
+                              a.gradient_scale);
+                 },
+                 "ref"};
 }
 
 }  // namespace luq::kernels

@@ -331,14 +331,31 @@ void cross_entropy(const T* logits, const int32_t* labels, int64_t rows, int64_t
 // PyTorch's SGD: g += weight_decay w; v = momentum v + g; w -= lr (g + momentum v) with nesterov, else lr v.
 template <typename T>
 void sgd(T* w, const T* gradient, T* velocity, int64_t count, T lr, T momentum, T weight_decay, bool nesterov,
-         bool first_step) {
+         bool first_step, T gradient_scale) {
   for (int64_t i = 0; i < count; ++i) {
-    T g = gradient[i] + weight_decay * w[i];
+    T g = gradient_scale * gradient[i] + weight_decay * w[i];
     if (velocity != nullptr) {
       velocity[i] = first_step ? g : momentum * velocity[i] + g;
       g = nesterov ? g + momentum * velocity[i] : velocity[i];
     }
     w[i] -= lr * g;
+  }
+}
+
+// The factors of a step are computed in double, as PyTorch does, and rounded once.
+template <typename T>
+void adamw(T* w, const T* gradient, T* m, T* v, int64_t count, T lr, T beta1, T beta2, T eps, T weight_decay,
+           int64_t step, T gradient_scale) {
+  const double b1 = static_cast<double>(beta1), b2 = static_cast<double>(beta2), rate = static_cast<double>(lr);
+  const T keep = static_cast<T>(1 - rate * static_cast<double>(weight_decay));
+  const T step_size = static_cast<T>(rate / (1 - std::pow(b1, static_cast<double>(step))));
+  const T root = static_cast<T>(std::sqrt(1 - std::pow(b2, static_cast<double>(step))));
+  const T to_m = static_cast<T>(1 - b1), to_v = static_cast<T>(1 - b2);
+  for (int64_t i = 0; i < count; ++i) {
+    const T g = gradient_scale * gradient[i];
+    m[i] += to_m * (g - m[i]);
+    v[i] = beta2 * v[i] + to_v * g * g;
+    w[i] = keep * w[i] - step_size * m[i] / (std::sqrt(v[i]) / root + eps);
   }
 }
 

@@ -24,11 +24,11 @@ constexpr const char* format_name = "luqtrain checkpoint 2";
 constexpr const char* old_format_name = "luqtrain checkpoint 1";
 constexpr const char* optimizer_prefix = "optimizer.";
 
-std::vector<Slot> all_slots(Module& model, const Sgd& optimizer) {
+std::vector<Slot> all_slots(Module& model, const Optimizer& optimizer) {
   std::vector<Slot> slots = model_slots(model);
   std::map<std::string, const Parameter*> parameters;
   for (const Parameter* parameter : model.parameters()) parameters[parameter->name] = parameter;
-  for (const auto& [name, value] : optimizer.state()) {  // "optimizer.momentum.<parameter>"
+  for (const auto& [name, value] : optimizer.state()) {  // "optimizer.<kind>.<parameter>"
     slots.push_back({name, value, parameters.at(name.substr(name.find('.', std::strlen(optimizer_prefix)) + 1))});
   }
   return slots;
@@ -86,7 +86,7 @@ Number metadata_number(const SafeTensors& content, const std::string& file, cons
 
 }  // namespace
 
-void save_checkpoint(const std::string& file, Module& model, const Sgd& optimizer, const TrainState& state) {
+void save_checkpoint(const std::string& file, Module& model, const Optimizer& optimizer, const TrainState& state) {
   SafeTensors content;
   for (const Slot& slot : all_slots(model, optimizer)) {
     content.tensors.emplace_back(slot.name, stored_value(slot));
@@ -118,7 +118,7 @@ Checkpoint read_checkpoint(const std::string& file) {
   return checkpoint;
 }
 
-void restore(const Checkpoint& checkpoint, Module& model, Sgd* optimizer) {
+void restore(const Checkpoint& checkpoint, Module& model, Optimizer* optimizer) {
   if (checkpoint.content.metadata.at("format") == old_format_name) {
     for (const Parameter* parameter : model.parameters()) {
       if (parameter->flattened_channels == 0) continue;
@@ -135,10 +135,10 @@ void restore(const Checkpoint& checkpoint, Module& model, Sgd* optimizer) {
   if (!differences.empty()) {
     fail_user("[checkpoint] {}: is of another model than the configuration's: {}", checkpoint.file, differences);
   }
-  if (optimizer != nullptr) optimizer->set_resumed();
+  if (optimizer != nullptr) optimizer->set_resumed(checkpoint.state.step);
 }
 
-void CheckpointFolder::save_last(Module& model, const Sgd& optimizer, const TrainState& state) const {
+void CheckpointFolder::save_last(Module& model, const Optimizer& optimizer, const TrainState& state) const {
   save_checkpoint(next(), model, optimizer, state);
   const std::string link = previous() + ".tmp";
   ::unlink(link.c_str());

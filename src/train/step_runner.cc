@@ -13,7 +13,7 @@ struct StepRunner::State {
   explicit State(const ExperimentConfig& experiment)
       : config(experiment),
         parts(make_parts(config, true)),
-        optimizer(config.optimizer, parts.model->parameters(), *parts.kernels) {
+        optimizer(make_optimizer(config.optimizer, parts.model->parameters(), *parts.kernels)) {
     Loader loader(parts.train_set, augment_options(config),
                   {.batch_size = config.train.batch_size, .shuffle = true, .augment = true, .seed = config.seed});
     loader.start(0);
@@ -22,7 +22,7 @@ struct StepRunner::State {
 
   ExperimentConfig config;
   ExperimentParts parts;
-  Sgd optimizer;
+  std::unique_ptr<Optimizer> optimizer;
   Batch batch;
   KernelProfile* profile = nullptr;
   uint64_t step = 0;
@@ -50,18 +50,18 @@ StepRunner::Result StepRunner::step() {
   phase("backward");
   tape.backward(result.loss, 1.0f, [&] {
     phase("update");
-    state_->optimizer.update_complete(state_->config.optimizer.lr);
+    state_->optimizer->update_complete(state_->config.optimizer.lr);
     phase("backward");
   });
   phase("update");
-  state_->optimizer.step(state_->config.optimizer.lr);
+  state_->optimizer->step(state_->config.optimizer.lr);
   const float loss = result.loss.value().data<float>()[0];
   return {std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), loss};
 }
 
 void StepRunner::record(KernelProfile* profile) {
   state_->profile = profile;
-  state_->optimizer.use(profile != nullptr ? profile->kernels() : *state_->parts.kernels);
+  state_->optimizer->use(profile != nullptr ? profile->kernels() : *state_->parts.kernels);
 }
 
 const Kernels& StepRunner::kernels() const { return *state_->parts.kernels; }

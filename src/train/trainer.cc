@@ -62,12 +62,12 @@ class Trainer {
                                   .seed = config_.seed});
     horizon_ = {config_.train.epochs, loader_->batches_per_epoch()};
     check_lr_schedule(config_.lr_scheduler, horizon_);
-    optimizer_.emplace(config_.optimizer, parts_.model->parameters(), *parts_.kernels);
+    optimizer_ = make_optimizer(config_.optimizer, parts_.model->parameters(), *parts_.kernels);
     last_step_ = horizon_.steps();
     if (config_.train.max_steps > 0) last_step_ = std::min(last_step_, config_.train.max_steps);
     state_.seed = config_.seed;
     if (checkpoint) {
-      restore(*checkpoint, *parts_.model, &*optimizer_);
+      restore(*checkpoint, *parts_.model, optimizer_.get());
       state_ = checkpoint->state;
       if (state_.step != state_.epoch * horizon_.steps_per_epoch + state_.batch) {
         fail_user(
@@ -108,7 +108,7 @@ class Trainer {
   RunDirectory directory_;
   ExperimentParts parts_;
   std::optional<Loader> loader_;
-  std::optional<Sgd> optimizer_;
+  std::unique_ptr<Optimizer> optimizer_;
   LrHorizon horizon_;
   int64_t last_step_ = 0;  // the run ends after this many updates
   TrainState state_;

@@ -161,11 +161,11 @@ void compare_steps(Module& model, const Recipe& recipe) {
   const std::vector<Parameter*> parameters = model.parameters();
   std::vector<Tensor> start;
   for (const Parameter* parameter : parameters) start.push_back(parameter->var.value().clone());
-  Sgd optimizer(recipe.optimizer, parameters, kernels_for({}));
+  const auto optimizer = make_optimizer(recipe.optimizer, parameters, kernels_for({}));
   std::vector<float> losses;
   for (int step = 0; step < kSteps; ++step) {
     losses.push_back(forward_backward(model, recipe, step).second);
-    optimizer.step(recipe.optimizer.lr);
+    optimizer->step(recipe.optimizer.lr);
   }
   golden.check("losses", tensor_of({kSteps}, losses));
   for (size_t i = 0; i < parameters.size(); ++i) {

@@ -362,14 +362,15 @@ TEST_CASE("SGD is the same in every table", "[kernels][sgd]") {
   for (const bool nesterov : {false, true}) {
     for (const bool first : {false, true}) {
       for (const bool with_velocity : {false, true}) {
+        const float scale = with_velocity ? 0.3f : 1.0f;
         Guarded<float> expected(count), expected_v(count);
         bool is_ref = true;
         for_each_table([&](const Kernels& table) {
           Guarded<float> w(count), v(count);
           std::memcpy(w.data(), start.data(), static_cast<size_t>(count) * sizeof(float));
           std::memcpy(v.data(), v0.data(), static_cast<size_t>(count) * sizeof(float));
-          table.sgd(
-              {w.data(), g.data(), with_velocity ? v.data() : nullptr, count, 0.1f, 0.9f, 5e-4f, nesterov, first});
+          table.sgd({w.data(), g.data(), with_velocity ? v.data() : nullptr, count, 0.1f, 0.9f, 5e-4f, nesterov, first,
+                     scale});
           if (is_ref) {
             std::memcpy(expected.data(), w.data(), static_cast<size_t>(count) * sizeof(float));
             std::memcpy(expected_v.data(), v.data(), static_cast<size_t>(count) * sizeof(float));
@@ -380,6 +381,33 @@ TEST_CASE("SGD is the same in every table", "[kernels][sgd]") {
         });
       }
     }
+  }
+}
+
+TEST_CASE("AdamW is the same in every table", "[kernels][adamw]") {
+  std::mt19937 rng(test_seed("adamw"));
+  const int64_t count = 40003;
+  const Random start(count, rng), g(count, rng), m0(count, rng);
+  Random v0(count, rng);
+  for (int64_t i = 0; i < count; ++i) v0[i] = std::fabs(v0[i]);
+  for (const int64_t step : {1, 2, 100000}) {
+    Guarded<float> expected[3] = {Guarded<float>(count), Guarded<float>(count), Guarded<float>(count)};
+    bool is_ref = true;
+    for_each_table([&](const Kernels& table) {
+      Guarded<float> w(count), m(count), v(count);
+      Guarded<float>* all[] = {&w, &m, &v};
+      const Guarded<float>* from[] = {&start, &m0, &v0};
+      for (int i = 0; i < 3; ++i) {
+        std::memcpy(all[i]->data(), from[i]->data(), static_cast<size_t>(count) * sizeof(float));
+      }
+      table.adamw({w.data(), g.data(), m.data(), v.data(), count, 1e-3f, 0.9f, 0.999f, 1e-8f, 0.05f, step, 0.7f});
+      for (int i = 0; i < 3; ++i) {
+        if (is_ref) std::memcpy(expected[i].data(), all[i]->data(), static_cast<size_t>(count) * sizeof(float));
+        REQUIRE(all[i]->first_difference(expected[i]) == -1);
+        REQUIRE(all[i]->intact());
+      }
+      is_ref = false;
+    });
   }
 }
 
@@ -506,7 +534,8 @@ TEST_CASE("Every entry of the contract has a case in these files", "[kernels]") 
                                      "adaptive_avg_pool",
                                      "adaptive_avg_pool_backward",
                                      "cross_entropy",
-                                     "sgd"};
+                                     "sgd",
+                                     "adamw"};
   for (const auto& [entry, implementation] : describe(kernels_for({}))) {
     INFO(entry);
     CHECK((implementation == "-" || tested.count(entry) == 1));

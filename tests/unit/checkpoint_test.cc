@@ -21,16 +21,17 @@ struct Subject {
   explicit Subject(uint64_t seed, const std::string& name = "resnet20")
       : Subject(make_model(name, {.in_channels = 1, .num_classes = 10, .image_size = 32}, seed)) {}
   explicit Subject(std::unique_ptr<Module> with)
-      : model(std::move(with)), optimizer(OptimizerConfig{}, model->parameters(), kernels_for(Device{})) {}
+      : model(std::move(with)),
+        optimizer(make_optimizer(OptimizerConfig{}, model->parameters(), kernels_for(Device{}))) {}
   std::unique_ptr<Module> model;
-  Sgd optimizer;
+  std::unique_ptr<Optimizer> optimizer;
 
   // Gives the velocities values and moves the parameters.
   void train_a_little() {
     for (Parameter* parameter : model->parameters()) {
       parameter->var.slot()->grad = Tensor::full(parameter->var.shape(), 0.25f);
     }
-    optimizer.step(0.1);
+    optimizer->step(0.1);
   }
   bool equals(Subject& other) {
     const auto same = [](const Tensor& a, const Tensor& b) {
@@ -42,8 +43,8 @@ struct Subject {
     for (size_t i = 0; i < model->buffers().size(); ++i) {
       if (!same(model->buffers()[i]->value, other.model->buffers()[i]->value)) return false;
     }
-    for (size_t i = 0; i < optimizer.state().size(); ++i) {
-      if (!same(optimizer.state()[i].second, other.optimizer.state()[i].second)) return false;
+    for (size_t i = 0; i < optimizer->state().size(); ++i) {
+      if (!same(optimizer->state()[i].second, other.optimizer->state()[i].second)) return false;
     }
     return true;
   }
@@ -79,7 +80,7 @@ TEST_CASE("checkpoint: what is saved is restored, to the bit", "[checkpoint]") {
   saved.train_a_little();
   CHECK(!saved.equals(restored));
   const TrainState state = example_state();
-  save_checkpoint(folder / "a", *saved.model, saved.optimizer, state);
+  save_checkpoint(folder / "a", *saved.model, *saved.optimizer, state);
   const Checkpoint checkpoint = read_checkpoint(folder / "a");
   CHECK(checkpoint.state.step == state.step);
   CHECK(checkpoint.state.epoch == state.epoch);
@@ -88,17 +89,17 @@ TEST_CASE("checkpoint: what is saved is restored, to the bit", "[checkpoint]") {
   CHECK(checkpoint.state.best_top1 == state.best_top1);
   CHECK(checkpoint.state.finished);
   CHECK(checkpoint.state.config == state.config);
-  restore(checkpoint, *restored.model, &restored.optimizer);
+  restore(checkpoint, *restored.model, restored.optimizer.get());
   CHECK(saved.equals(restored));
 
-  save_checkpoint(folder / "b", *restored.model, restored.optimizer, state);
+  save_checkpoint(folder / "b", *restored.model, *restored.optimizer, state);
   CHECK(read_file(folder / "a") == read_file(folder / "b"));
 }
 
 TEST_CASE("checkpoint: convolution weights are stored (O, I, KH, KW)", "[checkpoint]") {
   const TemporaryFolder folder;
   Subject subject(1);
-  save_checkpoint(folder / "a", *subject.model, subject.optimizer, {});
+  save_checkpoint(folder / "a", *subject.model, *subject.optimizer, {});
   const SafeTensors content = load_safetensors(folder / "a");
   const Tensor* stored = content.find("layer2.0.conv1.weight");
   REQUIRE(stored != nullptr);
@@ -133,8 +134,8 @@ TEST_CASE("checkpoint: columns behind flatten are stored channel by channel, as 
   };
   Subject subject(new_vgg(1)), copy(new_vgg(2));
   subject.train_a_little();
-  save_checkpoint(folder / "a", *subject.model, subject.optimizer, {});
-  restore(read_checkpoint(folder / "a"), *copy.model, &copy.optimizer);
+  save_checkpoint(folder / "a", *subject.model, *subject.optimizer, {});
+  restore(read_checkpoint(folder / "a"), *copy.model, copy.optimizer.get());
   CHECK(copy.equals(subject));
 
   const SafeTensors content = load_safetensors(folder / "a");
@@ -156,7 +157,7 @@ TEST_CASE("checkpoint: columns behind flatten are stored channel by channel, as 
 
   // The first format had them pixel by pixel. The refusal of a wrong checksum names the right one.
   const auto as_first_format = [&](Subject& of, const std::string& name) {
-    save_checkpoint(folder / name, *of.model, of.optimizer, {});
+    save_checkpoint(folder / name, *of.model, *of.optimizer, {});
     SafeTensors old = load_safetensors(folder / name);
     old.metadata["format"] = "luqtrain checkpoint 1";
     save_safetensors(folder / name, old);
@@ -177,10 +178,10 @@ TEST_CASE("checkpoint: one of another model is refused with the names", "[checkp
   const TemporaryFolder folder;
   Subject resnet20(1), resnet32(1, "resnet32");
   Subject vgg(1, "vgg11_bn");
-  save_checkpoint(folder / "20", *resnet20.model, resnet20.optimizer, {});
-  save_checkpoint(folder / "32", *resnet32.model, resnet32.optimizer, {});
+  save_checkpoint(folder / "20", *resnet20.model, *resnet20.optimizer, {});
+  save_checkpoint(folder / "32", *resnet32.model, *resnet32.optimizer, {});
   const auto restore_into = [&](const std::string& name, Subject& subject) {
-    return refusal([&] { restore(read_checkpoint(folder / name), *subject.model, &subject.optimizer); });
+    return refusal([&] { restore(read_checkpoint(folder / name), *subject.model, subject.optimizer.get()); });
   };
   const std::string missing = restore_into("20", resnet32);
   CHECK_THAT(missing, contains_text("missing: layer1.3.") && contains_text("more") && contains_text(folder / "20"));
@@ -193,7 +194,7 @@ TEST_CASE("checkpoint: one of another model is refused with the names", "[checkp
 
   // Nothing was copied, and evaluation needs the model's part alone.
   Subject untouched(2), same(2);
-  refusal([&] { restore(read_checkpoint(folder / "32"), *untouched.model, &untouched.optimizer); });
+  refusal([&] { restore(read_checkpoint(folder / "32"), *untouched.model, untouched.optimizer.get()); });
   CHECK(untouched.equals(same));
   restore(read_checkpoint(folder / "20"), *untouched.model, nullptr);
 }
@@ -201,7 +202,7 @@ TEST_CASE("checkpoint: one of another model is refused with the names", "[checkp
 TEST_CASE("checkpoint: damage anywhere is noticed", "[checkpoint]") {
   const TemporaryFolder folder;
   Subject subject(1);
-  save_checkpoint(folder / "a", *subject.model, subject.optimizer, example_state());
+  save_checkpoint(folder / "a", *subject.model, *subject.optimizer, example_state());
   const std::string bytes = read_file(folder / "a");
   for (size_t at = 0; at < bytes.size(); at += at < 4000 ? 97 : bytes.size() / 50) {
     std::string damaged = bytes;
@@ -224,7 +225,7 @@ TEST_CASE("checkpoint: the last one is followed by the one before it", "[checkpo
   CHECK_THAT(refusal([&] { checkpoints.read_last(); }), contains_text("no checkpoint"));
   for (int64_t step = 1; step <= 3; ++step) {
     state.step = step;
-    checkpoints.save_last(*subject.model, subject.optimizer, state);
+    checkpoints.save_last(*subject.model, *subject.optimizer, state);
     CHECK(checkpoints.read_last().state.step == step);
     if (step > 1) CHECK(read_checkpoint(checkpoints.previous()).state.step == step - 1);
   }

@@ -43,10 +43,13 @@ struct DataConfig {
 };
 
 struct OptimizerConfig {
-  std::string name = "sgd";
+  std::string name = "sgd";  // sgd, adamw
   double lr = 0.1;
-  double momentum = 0.9;
-  bool nesterov = false;
+  double momentum = 0.9;  // sgd
+  bool nesterov = false;  // sgd
+  double beta1 = 0.9;     // adamw
+  double beta2 = 0.999;   // adamw
+  double eps = 1e-8;      // adamw
   double weight_decay = 5e-4;
   bool decay_norm = true;  // false: no weight decay on norm parameters and biases
 };

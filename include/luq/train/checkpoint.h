@@ -1,7 +1,7 @@
 // Checkpoints: everything a run needs to go on, in one safetensors file.
 //
-// Tensors: the model's parameters and buffers under their own (torchvision-style) names and the optimiser's velocities
-// as "optimizer.momentum.<parameter>". Parameters and their velocities are in the layout of luq/nn/stored_layout.h, so
+// Tensors: the model's parameters and buffers under their own (torchvision-style) names and the optimiser's state
+// as "optimizer.<kind>.<parameter>". Parameters and their state are in the layout of luq/nn/stored_layout.h, so
 // that the model's part loads in torchvision.
 // Metadata (strings): format, step, epoch, batch, seed, best_top1, finished, config (effective YAML), crc32.
 // Nothing depends on the time or the machine: the same run writes the same bytes.
@@ -35,7 +35,7 @@ struct Checkpoint {
 };
 
 // Throws Error naming the file and the system's reason; the old file then stays.
-void save_checkpoint(const std::string& file, Module& model, const Sgd& optimizer, const TrainState& state);
+void save_checkpoint(const std::string& file, Module& model, const Optimizer& optimizer, const TrainState& state);
 
 // Checks the format and the checksum over everything in the file. Throws UserError naming the file.
 Checkpoint read_checkpoint(const std::string& file);
@@ -43,7 +43,7 @@ Checkpoint read_checkpoint(const std::string& file);
 // Copies the values into the model and, unless null, the optimiser. The names and shapes must be exactly theirs;
 // without an optimiser, "optimizer.*" is passed over. Throws UserError that lists the first missing, unexpected and
 // mismatched.
-void restore(const Checkpoint& checkpoint, Module& model, Sgd* optimizer);
+void restore(const Checkpoint& checkpoint, Module& model, Optimizer* optimizer);
 
 // The folder <run>/checkpoints: last.safetensors, previous.safetensors (the last before it), best.safetensors.
 class CheckpointFolder {
@@ -55,7 +55,7 @@ class CheckpointFolder {
   std::string best() const { return folder_ + "/best.safetensors"; }
 
   // Writes a new last.safetensors; the old one becomes previous.safetensors. At no moment is there none.
-  void save_last(Module& model, const Sgd& optimizer, const TrainState& state) const;
+  void save_last(Module& model, const Optimizer& optimizer, const TrainState& state) const;
   // last.safetensors. When it is damaged and the previous one is sound, the error says how to go on from that.
   Checkpoint read_last() const;
   void remove_all() const;
