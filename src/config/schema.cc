@@ -291,6 +291,9 @@ std::vector<Field> schema(ExperimentConfig& c) {
               "Steps between checkpoints; 0: one each epoch."),
       integer("train.log_every", c.train.log_every, 1, kAnyLarge, "Steps between lines of the log."),
       number("train.label_smoothing", c.train.label_smoothing, kBelowOne, "Label smoothing of the training loss."),
+      number("train.ema_decay", c.train.ema_decay, kBelowOne,
+             "Decay, per step, of a moving average of the weights and running statistics, which evaluations report "
+             "too and best.safetensors is chosen by; 0: no average."),
       integer("eval.batch_size", c.eval.batch_size, 1, kAnyLarge, "Images per batch of an evaluation."),
       integer("eval.max_images", c.eval.max_images, 0, kAnyLarge, "Evaluate on the first so many images; 0: all."),
   };

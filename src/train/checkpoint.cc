@@ -23,13 +23,19 @@ constexpr const char* format_name = "luqtrain checkpoint 2";
 // The columns of a linear layer behind flatten were stored (H, W, C).
 constexpr const char* old_format_name = "luqtrain checkpoint 1";
 constexpr const char* optimizer_prefix = "optimizer.";
+constexpr const char* ema_prefix = "ema.";
 
-std::vector<Slot> all_slots(Module& model, const Optimizer& optimizer) {
+std::vector<Slot> all_slots(Module& model, const Optimizer& optimizer, const ModelEma* ema) {
   std::vector<Slot> slots = model_slots(model);
   std::map<std::string, const Parameter*> parameters;
   for (const Parameter* parameter : model.parameters()) parameters[parameter->name] = parameter;
   for (const auto& [name, value] : optimizer.state()) {  // "optimizer.<kind>.<parameter>"
     slots.push_back({name, value, parameters.at(name.substr(name.find('.', std::strlen(optimizer_prefix)) + 1))});
+  }
+  if (ema == nullptr) return slots;
+  for (const auto& [name, value] : ema->state()) {
+    const auto found = parameters.find(name.substr(std::strlen(ema_prefix)));
+    slots.push_back({name, value, found != parameters.end() ? found->second : nullptr});
   }
   return slots;
 }
@@ -84,11 +90,28 @@ Number metadata_number(const SafeTensors& content, const std::string& file, cons
   return number;
 }
 
+void check_column_order(const Checkpoint& checkpoint, Module& model) {
+  if (checkpoint.content.metadata.at("format") != old_format_name) return;
+  for (const Parameter* parameter : model.parameters()) {
+    if (parameter->flattened_channels == 0) continue;
+    fail_user("[checkpoint] {}: format '{}' has the columns of {} in another order than '{}'; train this model anew",
+              checkpoint.file, old_format_name, parameter->name, format_name);
+  }
+}
+
+void load(const Checkpoint& checkpoint, const std::vector<Slot>& slots,
+          const std::vector<std::pair<std::string, Tensor>>& stored) {
+  const std::string differences = load_slots(slots, stored);
+  if (differences.empty()) return;
+  fail_user("[checkpoint] {}: is of another model than the configuration's: {}", checkpoint.file, differences);
+}
+
 }  // namespace
 
-void save_checkpoint(const std::string& file, Module& model, const Optimizer& optimizer, const TrainState& state) {
+void save_checkpoint(const std::string& file, Module& model, const Optimizer& optimizer, const TrainState& state,
+                     const ModelEma* ema) {
   SafeTensors content;
-  for (const Slot& slot : all_slots(model, optimizer)) {
+  for (const Slot& slot : all_slots(model, optimizer, ema)) {
     content.tensors.emplace_back(slot.name, stored_value(slot));
   }
   content.metadata = to_metadata(state);
@@ -118,28 +141,31 @@ Checkpoint read_checkpoint(const std::string& file) {
   return checkpoint;
 }
 
-void restore(const Checkpoint& checkpoint, Module& model, Optimizer* optimizer) {
-  if (checkpoint.content.metadata.at("format") == old_format_name) {
-    for (const Parameter* parameter : model.parameters()) {
-      if (parameter->flattened_channels == 0) continue;
-      fail_user("[checkpoint] {}: format '{}' has the columns of {} in another order than '{}'; train this model anew",
-                checkpoint.file, old_format_name, parameter->name, format_name);
-    }
-  }
-  std::vector<std::pair<std::string, Tensor>> stored = checkpoint.content.tensors;
-  if (optimizer == nullptr) {
-    std::erase_if(stored, [](const auto& named) { return named.first.starts_with(optimizer_prefix); });
-  }
-  const std::string differences =
-      load_slots(optimizer == nullptr ? model_slots(model) : all_slots(model, *optimizer), stored);
-  if (!differences.empty()) {
-    fail_user("[checkpoint] {}: is of another model than the configuration's: {}", checkpoint.file, differences);
-  }
-  if (optimizer != nullptr) optimizer->set_resumed(checkpoint.state.step);
+void restore(const Checkpoint& checkpoint, Module& model, Optimizer& optimizer, ModelEma* ema) {
+  check_column_order(checkpoint, model);
+  load(checkpoint, all_slots(model, optimizer, ema), checkpoint.content.tensors);
+  optimizer.set_resumed(checkpoint.state.step);
 }
 
-void CheckpointFolder::save_last(Module& model, const Optimizer& optimizer, const TrainState& state) const {
-  save_checkpoint(next(), model, optimizer, state);
+bool restore_weights(const Checkpoint& checkpoint, Module& model, CheckpointWeights weights) {
+  check_column_order(checkpoint, model);
+  std::vector<std::pair<std::string, Tensor>> trained, average;
+  for (const auto& [name, tensor] : checkpoint.content.tensors) {
+    if (name.starts_with(optimizer_prefix)) continue;
+    if (name.starts_with(ema_prefix)) {
+      average.emplace_back(name.substr(std::strlen(ema_prefix)), tensor);
+    } else {
+      trained.emplace_back(name, tensor);
+    }
+  }
+  const bool use_average = weights == CheckpointWeights::ema_if_stored && !average.empty();
+  load(checkpoint, model_slots(model), use_average ? average : trained);
+  return use_average;
+}
+
+void CheckpointFolder::save_last(Module& model, const Optimizer& optimizer, const TrainState& state,
+                                 const ModelEma* ema) const {
+  save_checkpoint(next(), model, optimizer, state, ema);
   const std::string link = previous() + ".tmp";
   ::unlink(link.c_str());
   // A second name for the old file first, so that renaming over it loses nothing.

@@ -6,6 +6,7 @@
 
 #include "luq/core/convert.h"
 #include "luq/core/error.h"
+#include "luq/ops/accuracy.h"
 #include "luq/ops/loss.h"
 
 namespace luq {
@@ -105,18 +106,21 @@ EvalResult evaluate(const ExperimentConfig& config, ExperimentParts& parts,
   Ctx ctx = parts.context(config);
   EvalResult result;
   double loss_sum = 0;
-  int64_t correct = 0;
+  int64_t correct = 0, correct5 = 0;
+  const bool has_top5 = parts.test_set->info().num_classes >= 5;
   for (Batch batch; between_batches() && loader.next(batch);) {
     const Var logits = parts.model->forward(ctx, parts.input(batch.images));
     const LossResult loss = softmax_cross_entropy(ctx, logits, batch.labels);
     loss_sum += static_cast<double>(loss.loss.value().data<float>()[0]) * static_cast<double>(batch.size());
     correct += loss.correct;
+    if (has_top5) correct5 += count_top_k(ctx, logits.value(), batch.labels, 5);
     result.images += batch.size();
   }
   if (wait_seconds != nullptr) *wait_seconds = loader.take_wait_seconds();
   if (result.images > 0) {
     result.loss = loss_sum / static_cast<double>(result.images);
     result.top1 = 100.0 * static_cast<double>(correct) / static_cast<double>(result.images);
+    if (has_top5) result.top5 = 100.0 * static_cast<double>(correct5) / static_cast<double>(result.images);
   }
   return result;
 }

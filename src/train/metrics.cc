@@ -13,8 +13,16 @@ std::string to_json(const Metrics& metrics) {
   line["kind"] = metrics.kind;
   line["epoch"] = metrics.epoch;
   line["step"] = metrics.step;
+  line["time"] = metrics.time;
   line["loss"] = metrics.loss;
   line["top1"] = metrics.top1;
+  const auto add = [&line](const char* key, const std::optional<double>& value) {
+    if (value) line[key] = *value;
+  };
+  add("top5", metrics.top5);
+  add("ema_loss", metrics.ema_loss);
+  add("ema_top1", metrics.ema_top1);
+  add("ema_top5", metrics.ema_top5);
   line["lr"] = metrics.lr;
   line["images_per_second"] = metrics.images_per_second;
   line["data_seconds"] = metrics.data_seconds;

@@ -2,17 +2,21 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace luq {
 
 struct Metrics {
-  const char* kind = "train";  // or "eval"
-  int64_t epoch = 0;           // from 1
-  int64_t step = 0;            // updates done
-  double loss = 0;             // mean over the images since the line before, or over the test images
-  double top1 = 0;             // percent, of the same images
-  double lr = 0;               // of the last update
+  const char* kind = "train";    // or "eval"
+  int64_t epoch = 0;             // from 1
+  int64_t step = 0;              // updates done
+  double time = 0;               // seconds since 1970, when the line was written
+  double loss = 0;               // mean over the images since the line before, or over the test images
+  double top1 = 0;               // percent, of the same images
+  std::optional<double> top5{};  // percent, of an evaluation with 5 classes or more
+  std::optional<double> ema_loss{}, ema_top1{}, ema_top5{};  // of the average of the weights, where there is one
+  double lr = 0;                                             // of the last update
   double images_per_second = 0;
   double data_seconds = 0;      // waiting for data
   double compute_seconds = 0;   // the rest

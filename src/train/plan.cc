@@ -77,7 +77,7 @@ std::string describe_plan(const ExperimentConfig& config) {
   }
 
   const int64_t steps = parts.train_set->info().images / config.train.batch_size * config.train.epochs;
-  const int64_t copies = 1 + optimizer_state_copies(config.optimizer);
+  const int64_t copies = 1 + optimizer_state_copies(config.optimizer) + (config.train.ema_decay > 0 ? 1 : 0);
   const int64_t fixed = parameters * copies * size_of(DType::float32);
   const int64_t activations = probed.bytes_per_image * config.train.batch_size;
   text += fmt::format("\nparameters       {}\n", format_count(parameters));
@@ -88,8 +88,9 @@ std::string describe_plan(const ExperimentConfig& config) {
   text += fmt::format("steps            {} ({} epochs, batches of {})\n",
                       format_count(config.train.max_steps > 0 ? std::min(steps, config.train.max_steps) : steps),
                       config.train.epochs, config.train.batch_size);
-  text += fmt::format("memory           {} estimated: {} weights and optimiser, {} kept for backward\n",
-                      mebibytes(fixed + activations), mebibytes(fixed), mebibytes(activations));
+  text += fmt::format("memory           {} estimated: {} weights, optimiser{}, {} kept for backward\n",
+                      mebibytes(fixed + activations), mebibytes(fixed), config.train.ema_decay > 0 ? ", average" : "",
+                      mebibytes(activations));
   return text;
 }
 

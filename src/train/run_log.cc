@@ -84,4 +84,8 @@ std::string describe(const Metrics& metrics, int64_t epochs, int64_t steps) {
                      metrics.images_per_second, limit);
 }
 
+std::string describe_accuracy(double top1, const std::optional<double>& top5) {
+  return fmt::format("top-1 {:.2f} %{}", top1, top5 ? fmt::format("  top-5 {:.2f} %", *top5) : "");
+}
+
 }  // namespace luq

@@ -41,5 +41,7 @@ std::string format_duration(double seconds);
 std::string format_count(int64_t count);
 // "epoch 2/15  step 600/7020  loss 0.4123  top-1 85.12 %  lr 0.1  2310 images/s  56 % of the limit"
 std::string describe(const Metrics& metrics, int64_t epochs, int64_t steps);
+// "top-1 76.15 %", or "top-1 76.15 %  top-5 92.87 %"
+std::string describe_accuracy(double top1, const std::optional<double>& top5);
 
 }  // namespace luq

@@ -18,6 +18,7 @@
 #include "luq/core/machine.h"
 #include "luq/ops/loss.h"
 #include "luq/train/checkpoint.h"
+#include "luq/train/ema.h"
 #include "luq/train/lr_scheduler.h"
 #include "luq/train/optimizer.h"
 #include "src/train/experiment_parts.h"
@@ -63,11 +64,12 @@ class Trainer {
     horizon_ = {config_.train.epochs, loader_->batches_per_epoch()};
     check_lr_schedule(config_.lr_scheduler, horizon_);
     optimizer_ = make_optimizer(config_.optimizer, parts_.model->parameters(), *parts_.kernels);
+    if (config_.train.ema_decay > 0) ema_.emplace(*parts_.model, config_.train.ema_decay);
     last_step_ = horizon_.steps();
     if (config_.train.max_steps > 0) last_step_ = std::min(last_step_, config_.train.max_steps);
     state_.seed = config_.seed;
     if (checkpoint) {
-      restore(*checkpoint, *parts_.model, optimizer_.get());
+      restore(*checkpoint, *parts_.model, *optimizer_, ema());
       state_ = checkpoint->state;
       if (state_.step != state_.epoch * horizon_.steps_per_epoch + state_.batch) {
         fail_user(
@@ -98,7 +100,8 @@ class Trainer {
   bool save_last(bool must_succeed);
   TrainResult stop();
   void check_state();
-  void append_metrics(const Metrics& metrics);
+  void append_metrics(Metrics metrics);
+  ModelEma* ema() { return ema_ ? &*ema_ : nullptr; }
   int64_t epoch_number() const { return std::min(state_.epoch + 1, config_.train.epochs); }
   double current_lr(int64_t step) const {
     return learning_rate(config_.lr_scheduler, config_.optimizer.lr, horizon_, std::max<int64_t>(step, 0));
@@ -109,6 +112,7 @@ class Trainer {
   ExperimentParts parts_;
   std::optional<Loader> loader_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::optional<ModelEma> ema_;
   LrHorizon horizon_;
   int64_t last_step_ = 0;  // the run ends after this many updates
   TrainState state_;
@@ -194,7 +198,8 @@ void Trainer::say_start() {
   if (resumed_) log_->info(fmt::format("resumed at step {}, epoch {}", state_.step, epoch_number()));
 }
 
-void Trainer::append_metrics(const Metrics& metrics) {
+void Trainer::append_metrics(Metrics metrics) {
+  metrics.time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   if (!metrics_file_->append(to_json(metrics))) {
     log_->info(fmt::format("warning: {} cannot be written; a line is lost", directory_.metrics()));
   }
@@ -253,6 +258,7 @@ void Trainer::train_step(const Batch& batch) {
     const double lr = current_lr(state_.step);
     tape.backward(result.loss, 1.0f, [&] { optimizer_->update_complete(lr); });
     optimizer_->step(lr);
+    if (ema_) ema_->update(state_.step + 1);
     window_.loss_sum += static_cast<double>(loss) * static_cast<double>(batch.size());
     window_.correct += result.correct;
     window_.images += batch.size();
@@ -313,25 +319,45 @@ Trainer::Outcome Trainer::evaluate_here() {
                    fmt::format("epoch {}/{}  evaluating, batch {}", epoch_number(), horizon_.epochs, ++batches));
     return signals_->received() == 0;
   };
-  const EvalResult result = evaluate(config_, parts_, go_on, &wait_seconds);
+  const auto evaluate_model = [&] {
+    double waited = 0;
+    const EvalResult result = evaluate(config_, parts_, go_on, &waited);
+    wait_seconds += waited;
+    if (signals_->received() == 0 && !std::isfinite(result.loss)) {
+      fail("[train] step {}: the loss over the test images is {}", state_.step, result.loss);
+    }
+    return result;
+  };
+  const EvalResult result = evaluate_model();
+  std::optional<EvalResult> averaged;
+  if (ema_ && signals_->received() == 0) {
+    ema_->swap();
+    averaged = evaluate_model();
+    ema_->swap();
+  }
   if (signals_->received() != 0) return Outcome::interrupted;
-  if (!std::isfinite(result.loss))
-    fail("[train] step {}: the loss over the test images is {}", state_.step, result.loss);
   const double seconds = seconds_since(start);
-  const Metrics metrics{.kind = "eval",
-                        .epoch = epoch_number(),
-                        .step = state_.step,
-                        .loss = result.loss,
-                        .top1 = result.top1,
-                        .lr = current_lr(state_.step - 1),
-                        .images_per_second = static_cast<double>(result.images) / seconds,
-                        .data_seconds = wait_seconds,
-                        .compute_seconds = seconds - wait_seconds};
+  Metrics metrics{.kind = "eval",
+                  .epoch = epoch_number(),
+                  .step = state_.step,
+                  .loss = result.loss,
+                  .top1 = result.top1,
+                  .top5 = result.top5,
+                  .lr = current_lr(state_.step - 1),
+                  .images_per_second = static_cast<double>(result.images + (averaged ? averaged->images : 0)) / seconds,
+                  .data_seconds = wait_seconds,
+                  .compute_seconds = seconds - wait_seconds};
+  std::string text = fmt::format("epoch {}/{}  step {}/{}  test loss {:.4f}  test {}", metrics.epoch, horizon_.epochs,
+                                 state_.step, last_step_, result.loss, describe_accuracy(result.top1, result.top5));
+  if (averaged) {
+    metrics.ema_loss = averaged->loss;
+    metrics.ema_top1 = averaged->top1;
+    metrics.ema_top5 = averaged->top5;
+    text += fmt::format("  EMA loss {:.4f}  {}", averaged->loss, describe_accuracy(averaged->top1, averaged->top5));
+  }
   append_metrics(metrics);
-  log_->info(fmt::format("epoch {}/{}  step {}/{}  test loss {:.4f}  test top-1 {:.2f} %  ({} images)", metrics.epoch,
-                         horizon_.epochs, state_.step, last_step_, result.loss, result.top1,
-                         format_count(result.images)));
-  last_eval_ = result;
+  log_->info(fmt::format("{}  ({} images)", text, format_count(result.images)));
+  last_eval_ = averaged.value_or(result);
   return Outcome::done;
 }
 
@@ -344,7 +370,7 @@ bool Trainer::save_last(bool must_succeed) {
   if (saved_ && same(*saved_)) return true;
   check_state();
   try {
-    directory_.checkpoints().save_last(*parts_.model, *optimizer_, state_);
+    directory_.checkpoints().save_last(*parts_.model, *optimizer_, state_, ema());
     saved_ = state_;
     return true;
   } catch (const Error& error) {
@@ -370,7 +396,7 @@ Trainer::Outcome Trainer::train_and_evaluate() {
       TrainState best = state_;
       best.best_top1 = last_eval_.top1;
       try {
-        save_checkpoint(directory_.checkpoints().best(), *parts_.model, *optimizer_, best);
+        save_checkpoint(directory_.checkpoints().best(), *parts_.model, *optimizer_, best, ema());
         state_.best_top1 = best.best_top1;
       } catch (const Error& error) {
         log_->info(fmt::format("warning: step {}: {}; the run goes on", state_.step, error.what()));
@@ -417,9 +443,9 @@ TrainResult Trainer::run() {
     throw;
   }
   const double seconds = seconds_since(started_);
-  log_->info(fmt::format(
-      "finished after step {} in {}: test top-1 {:.2f} %, best {:.2f} %; peak memory of tensors {} MiB", state_.step,
-      format_duration(seconds), last_eval_.top1, std::max(state_.best_top1, 0.0), memory_stats().peak_bytes >> 20));
+  log_->info(fmt::format("finished after step {} in {}: test {}, best top-1 {:.2f} %; peak memory of tensors {} MiB",
+                         state_.step, format_duration(seconds), describe_accuracy(last_eval_.top1, last_eval_.top5),
+                         std::max(state_.best_top1, 0.0), memory_stats().peak_bytes >> 20));
   return {
       .step = state_.step, .last_eval = last_eval_, .best_top1 = std::max(state_.best_top1, 0.0), .seconds = seconds};
 }
@@ -428,12 +454,13 @@ TrainResult Trainer::run() {
 
 TrainResult train(const ExperimentConfig& config, StartMode mode) { return Trainer(config, mode).run(); }
 
-EvalResult evaluate_checkpoint(const std::string& file, const std::optional<ExperimentConfig>& config) {
+CheckpointEval evaluate_checkpoint(const std::string& file, const std::optional<ExperimentConfig>& config,
+                                   CheckpointWeights weights) {
   const Checkpoint checkpoint = read_checkpoint(file);
   const ExperimentConfig used = config ? *config : parse_experiment(checkpoint.state.config, file, {});
   ExperimentParts parts = make_parts(used, false);
-  restore(checkpoint, *parts.model, nullptr);
-  return evaluate(used, parts, [] { return true; });
+  const bool is_ema = restore_weights(checkpoint, *parts.model, weights);
+  return {evaluate(used, parts, [] { return true; }), is_ema};
 }
 
 }  // namespace luq

@@ -2,7 +2,7 @@
 import pathlib
 import tempfile
 
-from harness import Case, Checkpoint, FP32_CONFIG, LUQ_CONFIG, arguments, main, metrics, run, run_and_signal, signal
+from harness import Case, Checkpoint, FP32_CONFIG, LUQ_CONFIG, LUQTRAIN, arguments, main, metrics, run, run_and_signal, signal
 
 
 class Identity(Case):
@@ -98,6 +98,16 @@ class Resume(Case):
         self.train(cwd, "--resume", config=FP32_CONFIG, **LONG)
         self.assert_same_run(cwd, self.straight[FP32_CONFIG])
 
+    def test_average_of_weights(self):
+        """With train.ema_decay: interrupted in mid-epoch and resumed, against straight through."""
+        settings = {"train__epochs": 3, "train__ema_decay": 0.9}
+        straight, cwd = self.subfolder("straight"), self.subfolder("parts")
+        self.train(straight, **settings)
+        self.train(cwd, train__max_steps=20, **settings)
+        self.train(cwd, "--resume", **settings)
+        self.assertEqual(self.last(cwd).read_bytes(), self.last(straight).read_bytes())
+        self.refused(cwd, "train.ema_decay", flags=("--resume",), train__epochs=4, train__ema_decay=0.99)
+
     def test_more_steps_at_exact_positions(self):
         """100 steps = 50 + 50; ends in mid-epoch, twice in one epoch, and at an epoch's end."""
         straight = self.subfolder("straight")
@@ -140,6 +150,47 @@ class Resume(Case):
         self.assertEqual([line["step"] for line in metrics(cwd / "run")], [3, 3])
 
 
+class Average(Case):
+    def evaluate(self, checkpoint, *flags):
+        process = run([LUQTRAIN, "eval", "--checkpoint", checkpoint, *flags], self.folder)
+        self.assert_exit(process, 0)
+        return process.stdout
+
+    def test_evaluations(self):
+        """Evaluations report the weights and their average; checkpoints are evaluated by the average, for any batch."""
+        cwd = self.subfolder("run")
+        process = self.train(cwd, train__epochs=4, train__ema_decay=0.8, optimizer__lr=0.02)
+        self.assertIn("EMA loss", process.stdout)
+        lines = [line for line in metrics(cwd / "run") if line["kind"] == "eval"]
+        self.assertNotEqual([line["loss"] for line in lines], [line["ema_loss"] for line in lines])
+        for line in lines:
+            self.assertGreaterEqual(line["ema_top5"], line["ema_top1"])
+        best = max(line["ema_top1"] for line in lines)
+        self.assertEqual(float(Checkpoint(self.last(cwd)).metadata["best_top1"]), best)
+        checkpoint = Checkpoint(self.last(cwd))
+        names = {name for name in checkpoint.tensors if not name.startswith(("optimizer.", "ema."))}
+        self.assertEqual({name[4:] for name in checkpoint.tensors if name.startswith("ema.")}, names)
+
+        last = lines[-1]
+        text = self.evaluate(self.last(cwd))
+        self.assertIn(f"test top-1 {last['ema_top1']:.2f} %, top-5 {last['ema_top5']:.2f} %, "
+                      f"loss {last['ema_loss']:.4f}, 40 images (EMA", text)
+        text = self.evaluate(self.last(cwd), "--no-ema")
+        self.assertIn(f"test top-1 {last['top1']:.2f} %, top-5 {last['top5']:.2f} %, loss {last['loss']:.4f}", text)
+        self.assertNotIn("EMA", text)
+        whole = self.evaluate(self.last(cwd))
+        for batch in (1, 7, 64):
+            self.assertEqual(self.evaluate(self.last(cwd), "--config", cwd / "run/config.yaml", "--set",
+                                           f"eval.batch_size={batch}"), whole)
+
+    def test_few_classes(self):
+        """Top-5 of fewer than five classes says nothing, and is left out."""
+        cwd = self.subfolder("run")
+        self.train(cwd, train__max_steps=2, data__synthetic__num_classes=4)
+        self.assertFalse(any("top5" in line for line in metrics(cwd / "run")))
+        self.assertNotIn("top-5", self.evaluate(self.last(cwd)))
+
+
 class RunDirectory(Case):
     def test_files(self):
         cwd = self.subfolder("run")
@@ -154,15 +205,15 @@ class RunDirectory(Case):
                          [("train", 1, 5), ("train", 1, 10), ("eval", 1, 13), ("train", 2, 15), ("train", 2, 20),
                           ("train", 2, 25), ("train", 2, 26), ("eval", 2, 26)])
         for line in lines:
-            keys = ["kind", "epoch", "step", "loss", "top1", "lr", "images_per_second", "data_seconds",
-                    "compute_seconds"]
+            keys = ["kind", "epoch", "step", "time", "loss", "top1", *(["top5"] if line["kind"] == "eval" else []), "lr",
+                    "images_per_second", "data_seconds", "compute_seconds"]
             self.assertEqual(list(line), keys + (["percent_of_limit"] if line["kind"] == "train" else []))
             self.assertGreater(line["images_per_second"], 0)
             self.assertTrue(0 <= line["top1"] <= 100)
-        # Every test image counts once: top-1 is a whole number of fortieths.
+        # Every test image counts once: accuracies are whole numbers of fortieths.
         for line in lines:
-            if line["kind"] == "eval":
-                self.assertAlmostEqual(line["top1"] * 40 / 100, round(line["top1"] * 40 / 100), places=9)
+            for key in ("top1", "top5") if line["kind"] == "eval" else ():
+                self.assertAlmostEqual(line[key] * 40 / 100, round(line[key] * 40 / 100), places=9)
         best = max(line["top1"] for line in lines if line["kind"] == "eval")
         self.assertEqual(float(Checkpoint(self.last(cwd)).metadata["best_top1"]), best)
         # The configuration that was written is one that trains.

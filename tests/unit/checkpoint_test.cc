@@ -89,7 +89,7 @@ TEST_CASE("checkpoint: what is saved is restored, to the bit", "[checkpoint]") {
   CHECK(checkpoint.state.best_top1 == state.best_top1);
   CHECK(checkpoint.state.finished);
   CHECK(checkpoint.state.config == state.config);
-  restore(checkpoint, *restored.model, restored.optimizer.get());
+  restore(checkpoint, *restored.model, *restored.optimizer);
   CHECK(saved.equals(restored));
 
   save_checkpoint(folder / "b", *restored.model, *restored.optimizer, state);
@@ -135,7 +135,7 @@ TEST_CASE("checkpoint: columns behind flatten are stored channel by channel, as 
   Subject subject(new_vgg(1)), copy(new_vgg(2));
   subject.train_a_little();
   save_checkpoint(folder / "a", *subject.model, *subject.optimizer, {});
-  restore(read_checkpoint(folder / "a"), *copy.model, copy.optimizer.get());
+  restore(read_checkpoint(folder / "a"), *copy.model, *copy.optimizer);
   CHECK(copy.equals(subject));
 
   const SafeTensors content = load_safetensors(folder / "a");
@@ -167,11 +167,42 @@ TEST_CASE("checkpoint: columns behind flatten are stored channel by channel, as 
     return read_checkpoint(folder / name);
   };
   const Checkpoint old_vgg = as_first_format(subject, "vgg");
-  CHECK_THAT(refusal([&] { restore(old_vgg, *copy.model, nullptr); }),
+  CHECK_THAT(refusal([&] { restore_weights(old_vgg, *copy.model); }),
              contains_text("'luqtrain checkpoint 1' has the columns of classifier.0.weight in another order"));
   Subject resnet(1), other(2);
-  restore(as_first_format(resnet, "resnet"), *other.model, nullptr);
+  restore_weights(as_first_format(resnet, "resnet"), *other.model);
   CHECK(other.equals(resnet));
+}
+
+TEST_CASE("checkpoint: the average is stored beside the weights, and taken for evaluation", "[checkpoint][ema]") {
+  const TemporaryFolder folder;
+  Subject saved(1), restored(2), fresh(3);
+  ModelEma ema(*saved.model, 0.75), restored_ema(*restored.model, 0.75);
+  ema.update(1);
+  saved.train_a_little();
+  ema.update(2);
+  save_checkpoint(folder / "a", *saved.model, *saved.optimizer, {}, &ema);
+  const Checkpoint checkpoint = read_checkpoint(folder / "a");
+  CHECK(checkpoint.content.find("ema.layer2.0.conv1.weight")->shape() == Shape{32, 16, 3, 3});
+  CHECK(checkpoint.content.find("ema.bn1.running_var") != nullptr);
+
+  restore(checkpoint, *restored.model, *restored.optimizer, &restored_ema);
+  CHECK(saved.equals(restored));
+  save_checkpoint(folder / "b", *restored.model, *restored.optimizer, {}, &restored_ema);
+  CHECK(read_file(folder / "a") == read_file(folder / "b"));
+  CHECK_THAT(refusal([&] { restore(checkpoint, *fresh.model, *fresh.optimizer); }), contains_text("unexpected: ema."));
+
+  const auto first_weight = [](Subject& subject) {
+    return subject.model->parameters()[0]->var.value().data<float>()[0];
+  };
+  ema.swap();
+  const float average = first_weight(saved);
+  ema.swap();
+  CHECK(average != first_weight(saved));
+  CHECK(restore_weights(checkpoint, *fresh.model));
+  CHECK(first_weight(fresh) == average);
+  CHECK_FALSE(restore_weights(checkpoint, *fresh.model, CheckpointWeights::trained));
+  CHECK(first_weight(fresh) == first_weight(saved));
 }
 
 TEST_CASE("checkpoint: one of another model is refused with the names", "[checkpoint]") {
@@ -181,7 +212,7 @@ TEST_CASE("checkpoint: one of another model is refused with the names", "[checkp
   save_checkpoint(folder / "20", *resnet20.model, *resnet20.optimizer, {});
   save_checkpoint(folder / "32", *resnet32.model, *resnet32.optimizer, {});
   const auto restore_into = [&](const std::string& name, Subject& subject) {
-    return refusal([&] { restore(read_checkpoint(folder / name), *subject.model, subject.optimizer.get()); });
+    return refusal([&] { restore(read_checkpoint(folder / name), *subject.model, *subject.optimizer); });
   };
   const std::string missing = restore_into("20", resnet32);
   CHECK_THAT(missing, contains_text("missing: layer1.3.") && contains_text("more") && contains_text(folder / "20"));
@@ -189,14 +220,14 @@ TEST_CASE("checkpoint: one of another model is refused with the names", "[checkp
   CHECK_THAT(restore_into("20", vgg), contains_text("missing") && contains_text("unexpected"));
 
   auto colour = make_model("resnet20", {.in_channels = 3, .num_classes = 10, .image_size = 32}, 1);
-  CHECK_THAT(refusal([&] { restore(read_checkpoint(folder / "20"), *colour, nullptr); }),
+  CHECK_THAT(refusal([&] { restore_weights(read_checkpoint(folder / "20"), *colour); }),
              contains_text("conv1.weight float32(16,1,3,3), expected float32(16,3,3,3)"));
 
   // Nothing was copied, and evaluation needs the model's part alone.
   Subject untouched(2), same(2);
-  refusal([&] { restore(read_checkpoint(folder / "32"), *untouched.model, untouched.optimizer.get()); });
+  refusal([&] { restore(read_checkpoint(folder / "32"), *untouched.model, *untouched.optimizer); });
   CHECK(untouched.equals(same));
-  restore(read_checkpoint(folder / "20"), *untouched.model, nullptr);
+  CHECK_FALSE(restore_weights(read_checkpoint(folder / "20"), *untouched.model));
 }
 
 TEST_CASE("checkpoint: damage anywhere is noticed", "[checkpoint]") {

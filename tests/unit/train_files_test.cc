@@ -14,14 +14,25 @@
 namespace luq {
 
 TEST_CASE("metrics: a line is one JSON object with the documented keys", "[metrics]") {
-  const Metrics metrics{"eval", 2, 40, 0.1 + 0.2, 91.25, 0.05, 1234.5, 0.25, 1.5};
-  const auto parsed = nlohmann::ordered_json::parse(to_json(metrics));
-  std::vector<std::string> keys;
-  for (const auto& [key, value] : parsed.items()) keys.push_back(key);
-  CHECK(keys == std::vector<std::string>{"kind", "epoch", "step", "loss", "top1", "lr", "images_per_second",
-                                         "data_seconds", "compute_seconds"});
+  Metrics metrics{.kind = "eval", .epoch = 2, .step = 40, .time = 1.75e9 + 0.25, .loss = 0.1 + 0.2, .top1 = 91.25};
+  const auto keys = [&] {
+    const auto line = nlohmann::ordered_json::parse(to_json(metrics));
+    std::vector<std::string> found;
+    for (const auto& [key, value] : line.items()) found.push_back(key);
+    return found;
+  };
+  CHECK(keys() == std::vector<std::string>{"kind", "epoch", "step", "time", "loss", "top1", "lr", "images_per_second",
+                                           "data_seconds", "compute_seconds"});
+  metrics.top5 = 99.5;
+  metrics.ema_loss = metrics.ema_top1 = metrics.ema_top5 = 1;
+  metrics.percent_of_limit = 50;
+  CHECK(keys() == std::vector<std::string>{"kind", "epoch", "step", "time", "loss", "top1", "top5", "ema_loss",
+                                           "ema_top1", "ema_top5", "lr", "images_per_second", "data_seconds",
+                                           "compute_seconds", "percent_of_limit"});
+  const auto parsed = nlohmann::json::parse(to_json(metrics));
   CHECK(parsed["kind"] == "eval");
   CHECK(parsed["loss"].get<double>() == 0.1 + 0.2);
+  CHECK(parsed["time"].get<double>() == 1.75e9 + 0.25);
   CHECK(to_json(metrics).find('\n') == std::string::npos);
 }
 

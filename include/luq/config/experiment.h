@@ -73,6 +73,7 @@ struct TrainConfig {
   int64_t checkpoint_every = 0;  // steps; 0: each epoch
   int64_t log_every = 20;        // steps
   double label_smoothing = 0;
+  double ema_decay = 0;  // of an average of the weights; 0: none
 };
 
 struct EvalConfig {

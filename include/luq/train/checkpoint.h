@@ -1,8 +1,8 @@
 // Checkpoints: everything a run needs to go on, in one safetensors file.
 //
-// Tensors: the model's parameters and buffers under their own (torchvision-style) names and the optimiser's state
-// as "optimizer.<kind>.<parameter>". Parameters and their state are in the layout of luq/nn/stored_layout.h, so
-// that the model's part loads in torchvision.
+// Tensors: the model's parameters and buffers under their own (torchvision-style) names and the optimiser's state as
+// "optimizer.<kind>.<parameter>"; with train.ema_decay also the average of the weights as "ema.<name>". Parameters
+// and what belongs to them are in the layout of luq/nn/stored_layout.h, so that the model's part loads in torchvision.
 // Metadata (strings): format, step, epoch, batch, seed, best_top1, finished, config (effective YAML), crc32.
 // Nothing depends on the time or the machine: the same run writes the same bytes.
 #pragma once
@@ -12,6 +12,7 @@
 
 #include "luq/core/safetensors.h"
 #include "luq/nn/module.h"
+#include "luq/train/ema.h"
 #include "luq/train/optimizer.h"
 
 namespace luq {
@@ -23,7 +24,7 @@ struct TrainState {
   int64_t epoch = 0;        // epoch being trained, from 0
   int64_t batch = 0;        // batches of it done; all of them: its evaluation is still to do
   uint64_t seed = 0;        // of the configuration
-  double best_top1 = -1.0;  // percent, of best.safetensors; below 0: none yet
+  double best_top1 = -1.0;  // percent, of best.safetensors (of its average where there is one); below 0: none yet
   bool finished = false;    // the run reached its end and was evaluated there
   std::string config;       // effective configuration, YAML
 };
@@ -34,16 +35,24 @@ struct Checkpoint {
   TrainState state;
 };
 
-// Throws Error naming the file and the system's reason; the old file then stays.
-void save_checkpoint(const std::string& file, Module& model, const Optimizer& optimizer, const TrainState& state);
+// ema: null without train.ema_decay. Throws Error naming the file and the system's reason; the old file then stays.
+void save_checkpoint(const std::string& file, Module& model, const Optimizer& optimizer, const TrainState& state,
+                     const ModelEma* ema = nullptr);
 
 // Checks the format and the checksum over everything in the file. Throws UserError naming the file.
 Checkpoint read_checkpoint(const std::string& file);
 
-// Copies the values into the model and, unless null, the optimiser. The names and shapes must be exactly theirs;
-// without an optimiser, "optimizer.*" is passed over. Throws UserError that lists the first missing, unexpected and
-// mismatched.
-void restore(const Checkpoint& checkpoint, Module& model, Optimizer* optimizer);
+// To go on training: copies the values into the model, the optimiser and, unless null, the average. The names and
+// shapes must be exactly theirs. Throws UserError that lists the first missing, unexpected and mismatched.
+void restore(const Checkpoint& checkpoint, Module& model, Optimizer& optimizer, ModelEma* ema = nullptr);
+
+// Which weights of a checkpoint a model takes for evaluation.
+enum class CheckpointWeights { ema_if_stored, trained };
+
+// To evaluate: copies one set of weights into the model and passes over the rest of the file. True when it was the
+// average. Throws like restore.
+bool restore_weights(const Checkpoint& checkpoint, Module& model,
+                     CheckpointWeights weights = CheckpointWeights::ema_if_stored);
 
 // The folder <run>/checkpoints: last.safetensors, previous.safetensors (the last before it), best.safetensors.
 class CheckpointFolder {
@@ -55,7 +64,8 @@ class CheckpointFolder {
   std::string best() const { return folder_ + "/best.safetensors"; }
 
   // Writes a new last.safetensors; the old one becomes previous.safetensors. At no moment is there none.
-  void save_last(Module& model, const Optimizer& optimizer, const TrainState& state) const;
+  void save_last(Module& model, const Optimizer& optimizer, const TrainState& state,
+                 const ModelEma* ema = nullptr) const;
   // last.safetensors. When it is damaged and the previous one is sound, the error says how to go on from that.
   Checkpoint read_last() const;
   void remove_all() const;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "luq/config/experiment.h"
+#include "luq/train/checkpoint.h"
 
 namespace luq {
 
@@ -16,8 +17,9 @@ enum class StartMode {
 };
 
 struct EvalResult {
-  double loss = 0;  // mean over images
-  double top1 = 0;  // percent
+  double loss = 0;               // mean over images
+  double top1 = 0;               // percent
+  std::optional<double> top5{};  // percent; for 5 classes or more
   int64_t images = 0;
 };
 
@@ -25,7 +27,7 @@ struct TrainResult {
   bool already_finished = false;  // resume of a finished run: nothing was done
   bool interrupted = false;       // SIGINT or SIGTERM: saved and stopped early
   int64_t step = 0;               // global steps done
-  EvalResult last_eval;
+  EvalResult last_eval;           // of the average of the weights, where there is one
   double best_top1 = 0;
   double seconds = 0;
 };
@@ -34,7 +36,13 @@ struct TrainResult {
 // created. Throws UserError for the user's mistakes, Error for failures (NaN with the layer's name and the step).
 TrainResult train(const ExperimentConfig& config, StartMode mode);
 
+struct CheckpointEval {
+  EvalResult result;
+  bool is_ema = false;  // of the average of the weights
+};
+
 // Evaluates a checkpoint on its test set, with the configuration stored in it unless one is given.
-EvalResult evaluate_checkpoint(const std::string& checkpoint, const std::optional<ExperimentConfig>& config);
+CheckpointEval evaluate_checkpoint(const std::string& checkpoint, const std::optional<ExperimentConfig>& config,
+                                   CheckpointWeights weights = CheckpointWeights::ema_if_stored);
 
 }  // namespace luq
