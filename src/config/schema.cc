@@ -238,9 +238,16 @@ std::vector<Field> schema(ExperimentConfig& c) {
               "The same weights, to the bit, for any number of threads. This version has no faster way without."),
       text("run.directory", c.run.directory, "Folder of the run; empty: runs/<name of the configuration>."),
       text("model.name", c.model.name, "Model of the zoo (required)."),
-      choice("data.name", c.data.name, {"fashion_mnist", "mnist", "cifar10", "cifar100", "synthetic"},
+      choice("data.name", c.data.name,
+             {"fashion_mnist", "mnist", "cifar10", "cifar100", "image_folder", "imagenet", "synthetic"},
              "Data set (required)."),
       text("data.path", c.data.path, "Folder of its files; empty: the usual places."),
+      text(
+          "data.val_labels", c.data.val_labels,
+          "image_folder, imagenet: file of the classes of test images that lie in one folder; empty: looked for beside "
+          "them under the usual names (docs/data.md)."),
+      text("data.devkit_classes", c.data.devkit_classes,
+           "imagenet: file of the classes in the order of the development kit's ids, for a data.val_labels of ids."),
       integer("data.workers", c.data.workers, 1, 256, "Threads that prepare batches."),
       integer("data.prefetch", c.data.prefetch, 1, 1024, "Batches kept ready."),
       integer("data.augment.pad_crop", c.data.augment.pad_crop, 0, 1024,

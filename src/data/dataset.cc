@@ -6,6 +6,7 @@
 
 #include "luq/core/error.h"
 #include "luq/core/nearest.h"
+#include "src/data/image_folder.h"
 #include "src/data/memory_dataset.h"
 #include "src/data/synthetic.h"
 
@@ -98,6 +99,37 @@ const std::vector<KnownDataset>& known_datasets() {
   return known;
 }
 
+// Of a data set of image files.
+struct KnownImageFiles {
+  std::string name;
+  std::vector<std::string> system_folders;
+  std::string advice;  // its layout, and how to get it
+};
+
+const std::vector<KnownImageFiles>& known_image_files() {
+  static const std::string layout =
+      "train/<class>/*.JPEG (.jpg, .jpeg or .png, in capitals or not) and val/<class>/* or test/<class>/*";
+  static const std::vector<KnownImageFiles> known = {
+      {.name = "image_folder",
+       .system_folders = {},
+       .advice = "set data.path to a folder that holds " + layout +
+                 "; tools/prepare_photos.sh and tools/prepare_elpv.sh make such folders"},
+      {.name = "imagenet",
+       .system_folders = {"/data/imagenet", "/datasets/imagenet"},
+       .advice = "set data.path to a folder that holds " + layout +
+                 " with the classes n01440764 ... n15075141 (or val/*.JPEG and a file of their classes, docs/data.md); "
+                 "ImageNet is to be had at https://image-net.org, after registration"},
+  };
+  return known;
+}
+
+const KnownImageFiles* find_known_image_files(const std::string& name) {
+  for (const KnownImageFiles& known : known_image_files()) {
+    if (known.name == name) return &known;
+  }
+  return nullptr;
+}
+
 // Null for synthetic; throws UserError for an unknown name.
 const KnownDataset* find_known(const std::string& name) {
   if (name == "synthetic") return nullptr;
@@ -166,28 +198,57 @@ fs::path locate(const KnownDataset& known, const std::string& path, const std::v
   fail_user("[data] {}: not found in {}; {}", known.name, fmt::join(lacks, ", "), advice.text);
 }
 
+std::unique_ptr<Dataset> open_image_files(const KnownImageFiles& known, const std::string& path, Split split,
+                                          const ImageFileOptions& options) {
+  const std::vector<std::string> locations =
+      path.empty() ? dataset_locations(known.name) : std::vector<std::string>{path};
+  std::vector<std::string> lacks;
+  for (const std::string& location : locations) {
+    const std::string root = find_image_folder(location);
+    if (!root.empty()) return open_image_folder(known.name, root, location, split, options);
+    std::error_code error;
+    lacks.push_back(fmt::format("{} ({})", location,
+                                !fs::exists(location, error)         ? "no such folder"
+                                : !fs::is_directory(location, error) ? "not a folder"
+                                                                     : "holds neither train/ nor val/ nor test/"));
+  }
+  fail_user("[data] {}: not found in {}; {}", known.name, fmt::join(lacks, ", "), known.advice);
+}
+
 }  // namespace
 
 std::vector<std::string> dataset_names() {
   std::vector<std::string> names;
   for (const KnownDataset& known : known_datasets()) names.push_back(known.name);
+  for (const KnownImageFiles& known : known_image_files()) names.push_back(known.name);
   names.push_back("synthetic");
   return names;
 }
 
 std::vector<std::string> dataset_locations(const std::string& name) {
-  const KnownDataset* known = find_known(name);
-  if (known == nullptr) return {};
+  const KnownImageFiles* image_files = find_known_image_files(name);
+  const KnownDataset* known = image_files == nullptr ? find_known(name) : nullptr;
+  if (known == nullptr && image_files == nullptr) return {};
   std::vector<std::string> locations;
   if (const char* data = std::getenv("LUQ_DATA_DIR"); data != nullptr && *data != '\0') {
     locations.push_back((fs::path(data) / name).string());
   }
   locations.push_back((fs::path("data") / name).string());
-  if (!known->system_folder.empty()) locations.push_back(known->system_folder);
+  if (known != nullptr && !known->system_folder.empty()) locations.push_back(known->system_folder);
+  if (image_files != nullptr) {
+    locations.insert(locations.end(), image_files->system_folders.begin(), image_files->system_folders.end());
+  }
   return locations;
 }
 
 std::string find_dataset(const std::string& name) {
+  if (find_known_image_files(name) != nullptr) {
+    for (const std::string& location : dataset_locations(name)) {
+      const std::string root = find_image_folder(location);
+      if (!root.empty()) return root;
+    }
+    return "";
+  }
   const KnownDataset* known = find_known(name);
   if (known == nullptr) return "";
   const std::vector<std::string> names = all_files(*known);
@@ -207,7 +268,8 @@ int32_t Dataset::read_file(int64_t, std::vector<uint8_t>&) const {
 std::string Dataset::image_name(int64_t index) const { return fmt::format("image {} of {}", index, info().name); }
 
 std::unique_ptr<Dataset> open_dataset(const std::string& name, const std::string& path, Split split,
-                                      const SyntheticOptions& synthetic) {
+                                      const SyntheticOptions& synthetic, const ImageFileOptions& files) {
+  if (const KnownImageFiles* known = find_known_image_files(name)) return open_image_files(*known, path, split, files);
   const KnownDataset* known = find_known(name);
   if (known == nullptr) return make_synthetic_dataset(split, synthetic);
   const FileAdvice advice{name, fmt::format("{}, or set data.path to a folder that holds {}{}", known->advice,
@@ -215,11 +277,11 @@ std::unique_ptr<Dataset> open_dataset(const std::string& name, const std::string
                                             known->format == Format::idx ? " (or the same as .gz)" : "")};
   const std::vector<std::string>& names = split == Split::train ? known->train_files : known->test_files;
   const fs::path folder = locate(*known, path, names, advice);
-  std::vector<std::string> files;
-  for (const std::string& file : names) files.push_back(find_file(folder, file));
+  std::vector<std::string> found;
+  for (const std::string& file : names) found.push_back(find_file(folder, file));
   LabelledImages images = known->format == Format::idx
-                              ? read_idx(files[0], files[1], known->label_limits.back(), advice)
-                              : read_cifar(files, known->label_limits, advice);
+                              ? read_idx(found[0], found[1], known->label_limits.back(), advice)
+                              : read_cifar(found, known->label_limits, advice);
   DatasetInfo info;
   info.name = name;
   info.num_classes = known->label_limits.back();

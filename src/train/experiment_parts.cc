@@ -26,7 +26,8 @@ std::shared_ptr<const Dataset> open_split(const ExperimentConfig& config, Split 
                        .image_size = synthetic.image_size,
                        .channels = synthetic.channels,
                        .num_classes = synthetic.num_classes,
-                       .seed = config.seed});
+                       .seed = config.seed},
+                      {.val_labels = config.data.val_labels, .devkit_classes = config.data.devkit_classes});
 }
 
 void check_training(const ExperimentConfig& config, const ExperimentParts& parts) {

@@ -34,10 +34,12 @@ struct SyntheticConfig {  // data.name: synthetic
 };
 
 struct DataConfig {
-  std::string name;      // required: fashion_mnist, mnist, cifar10, cifar100, synthetic
-  std::string path;      // empty: the places where the data set is usually found
-  int64_t workers = 1;   // threads that prepare batches
-  int64_t prefetch = 4;  // batches kept ready
+  std::string name;            // required: fashion_mnist, mnist, cifar10, cifar100, image_folder, imagenet, synthetic
+  std::string path;            // empty: the places where the data set is usually found
+  std::string val_labels;      // image_folder, imagenet: classes of test images that lie in one folder
+  std::string devkit_classes;  // imagenet: classes in the order of the development kit's ids
+  int64_t workers = 1;         // threads that prepare batches
+  int64_t prefetch = 4;        // batches kept ready
   AugmentConfig augment;
   SyntheticConfig synthetic;
 };

@@ -39,18 +39,27 @@ struct SyntheticOptions {
   uint64_t seed = 0;
 };
 
+// Of data sets of image files; docs/data.md describes their layouts.
+struct ImageFileOptions {
+  // image_folder, imagenet: file of the classes of test images that lie in one folder; empty: looked for beside them.
+  std::string val_labels = "";
+  // imagenet: file of the classes in the order of the development kit's ids; empty: val_labels holds no ids.
+  std::string devkit_classes = "";
+};
+
 enum class Split { train, test };
 
-// name: fashion_mnist, mnist, cifar10, cifar100, synthetic. path: folder of the files; empty: the usual places
-// (`find_dataset`). Throws UserError naming the folder or file, what is wrong with it (missing, truncated, wrong
-// magic number, label out of range, no images) and what to install or do.
+// name: fashion_mnist, mnist, cifar10, cifar100, image_folder, imagenet, synthetic. path: folder of the files; empty:
+// the usual places (`find_dataset`). Throws UserError naming the folder or file, what is wrong with it (missing,
+// truncated, wrong magic number, label out of range, no images, classes that differ between the splits) and what to
+// install or do.
 std::unique_ptr<Dataset> open_dataset(const std::string& name, const std::string& path, Split split,
-                                      const SyntheticOptions& synthetic = {});
+                                      const SyntheticOptions& synthetic = {}, const ImageFileOptions& files = {});
 std::vector<std::string> dataset_names();
 // Folders where a data set is looked for when no path is given.
 std::vector<std::string> dataset_locations(const std::string& name);
-// The first of these folders that holds every file of the data set, or "": what open_dataset takes when no path is
-// given. "" for synthetic, which has no files. Throws UserError for an unknown name.
+// The first of these folders that holds every file of the data set (its folder of training or test images), or "": what
+// open_dataset takes when no path is given. "" for synthetic, which has no files. Throws UserError for an unknown name.
 std::string find_dataset(const std::string& name);
 
 }  // namespace luq

@@ -1,0 +1,319 @@
+// The order is torchvision's: classes sorted by name, then, within a class, its folders sorted by path and the files of
+// each sorted by name, all bytewise. So an index means the same image in both.
+//
+// A folder of a class is read by one thread, several classes at a time: what takes long is waiting for a network disk,
+// so there are more threads than cores. File types come with the names of a folder where its file system gives them,
+// and no file is opened or asked about before it is read.
+#include "src/data/image_folder.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cctype>
+#include <exception>
+#include <filesystem>
+#include <mutex>
+#include <thread>
+
+#include "luq/core/error.h"
+#include "src/data/label_file.h"
+#include "src/data/whole_file.h"
+
+namespace luq {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t scan_threads = 16;
+constexpr int64_t imagenet_classes = 1000;
+constexpr size_t listed = 5;  // names in a message
+
+bool is_folder(const fs::path& path) {
+  std::error_code error;
+  return fs::is_directory(path, error);
+}
+
+// Paths one behind the other in one string: ImageNet has 1.28 million.
+class PathList {
+ public:
+  int64_t size() const { return static_cast<int64_t>(ends_.size()); }
+  void add(std::string_view path) {
+    text_ += path;
+    ends_.push_back(text_.size());
+  }
+  std::string_view operator[](int64_t i) const {
+    const auto at = static_cast<size_t>(i);
+    const uint64_t begin = at == 0 ? 0 : ends_[at - 1];
+    return std::string_view(text_).substr(begin, ends_[at] - begin);
+  }
+
+ private:
+  std::string text_;
+  std::vector<uint64_t> ends_;
+};
+
+struct Contents {
+  std::vector<std::string> files, folders;  // names, sorted; a link to a folder is a folder
+};
+
+Contents list(const fs::path& folder) {
+  Contents contents;
+  std::error_code error;
+  fs::directory_iterator entries(folder, error);
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+    std::error_code no_matter;  // of a broken link, which is found out when it is read
+    const bool is_a_folder = entries->is_directory(no_matter);
+    (is_a_folder ? contents.folders : contents.files).push_back(entries->path().filename().string());
+  }
+  if (error) fail_user("[data] {}: the folder cannot be read: {}", folder.string(), error.message());
+  std::sort(contents.files.begin(), contents.files.end());
+  std::sort(contents.folders.begin(), contents.folders.end());
+  return contents;
+}
+
+std::string first_of(const std::vector<std::string>& names) {
+  const size_t shown = std::min(names.size(), listed);
+  const std::string text =
+      fmt::format("{}", fmt::join(names.begin(), names.begin() + static_cast<int64_t>(shown), ", "));
+  return names.size() > shown ? fmt::format("{} and {} more", text, names.size() - shown) : text;
+}
+
+// The images below one folder of a class, as paths relative to `root`.
+class ClassScan {
+ public:
+  ClassScan(const fs::path& root, const std::string& name) : root_(root) {
+    walk(name);
+    std::sort(folders_.begin(), folders_.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  }
+
+  std::vector<std::string> images() const {
+    std::vector<std::string> paths;
+    for (const auto& [folder, files] : folders_) {
+      for (const std::string& file : files) paths.push_back(folder + "/" + file);
+    }
+    return paths;
+  }
+
+ private:
+  void walk(const std::string& folder) {
+    struct stat status {};
+    if (::stat((root_ / folder).c_str(), &status) != 0)
+      fail_user("[data] {}: the folder cannot be read", (root_ / folder).string());
+    const std::pair<dev_t, ino_t> identity{status.st_dev, status.st_ino};
+    if (std::find(above_.begin(), above_.end(), identity) != above_.end()) {
+      fail_user("[data] {}: a link to a folder in which it lies; remove it", (root_ / folder).string());
+    }
+    Contents contents = list(root_ / folder);
+    std::erase_if(contents.files, [](const std::string& name) { return !has_image_extension(name); });
+    folders_.emplace_back(folder, std::move(contents.files));
+    above_.push_back(identity);
+    for (const std::string& inner : contents.folders) walk(folder + "/" + inner);
+    above_.pop_back();
+  }
+
+  const fs::path& root_;
+  std::vector<std::pair<std::string, std::vector<std::string>>> folders_;
+  std::vector<std::pair<dev_t, ino_t>> above_;
+};
+
+struct LabelledPaths {
+  PathList paths;  // relative to the split's folder
+  std::vector<int32_t> labels;
+};
+
+LabelledPaths scan_classes(const fs::path& folder, const std::vector<std::string>& classes) {
+  std::vector<std::vector<std::string>> images(classes.size());
+  std::atomic<size_t> next = 0;
+  std::mutex mutex;
+  std::exception_ptr problem;
+  const auto scan = [&] {
+    for (size_t i = next++; i < classes.size(); i = next++) {
+      try {
+        images[i] = ClassScan(folder, classes[i]).images();
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        if (!problem) problem = std::current_exception();
+        next = classes.size();
+      }
+    }
+  };
+  {
+    std::vector<std::jthread> threads;
+    for (size_t i = 0; i < std::min(scan_threads, classes.size()); ++i) threads.emplace_back(scan);
+  }
+  if (problem) std::rethrow_exception(problem);
+
+  LabelledPaths found;
+  std::vector<std::string> empty;
+  for (size_t i = 0; i < classes.size(); ++i) {
+    if (images[i].empty()) empty.push_back(classes[i]);
+    for (const std::string& path : images[i]) found.paths.add(path);
+    found.labels.insert(found.labels.end(), images[i].size(), static_cast<int32_t>(i));
+  }
+  if (!empty.empty()) {
+    fail_user("[data] {}: expected images (.jpg, .jpeg or .png) in each of the {} folders of classes, got none in {}",
+              folder.string(), classes.size(), first_of(empty));
+  }
+  return found;
+}
+
+void check_same_classes(const fs::path& train, const std::vector<std::string>& of_train, const fs::path& test,
+                        const std::vector<std::string>& of_test) {
+  std::vector<std::string> only_train, only_test;
+  std::set_difference(of_train.begin(), of_train.end(), of_test.begin(), of_test.end(), std::back_inserter(only_train));
+  std::set_difference(of_test.begin(), of_test.end(), of_train.begin(), of_train.end(), std::back_inserter(only_test));
+  if (only_train.empty() && only_test.empty()) return;
+  std::string text;
+  if (!only_train.empty()) text += fmt::format("; only in the former: {}", first_of(only_train));
+  if (!only_test.empty()) text += fmt::format("; only in the latter: {}", first_of(only_test));
+  fail_user("[data] expected folders of the same classes in {} and {}, got {} and {}{}", train.string(), test.string(),
+            of_train.size(), of_test.size(), text);
+}
+
+std::string find_test_folder(const fs::path& root) {
+  for (const char* name : {"val", "test"}) {
+    if (is_folder(root / name)) return (root / name).string();
+  }
+  return "";
+}
+
+std::string find_label_file(const std::string& given, const std::vector<fs::path>& folders) {
+  std::vector<std::string> tried;
+  if (!given.empty()) {
+    for (const fs::path& file : {fs::path(given), folders.back() / given}) {
+      std::error_code error;
+      if (fs::exists(file, error)) return file.string();
+      tried.push_back(file.string());
+    }
+    fail_user("[data] data.val_labels: {}: no such file", fmt::join(tried, " and "));
+  }
+  for (const fs::path& folder : folders) {
+    for (const char* name : {"LOC_val_solution.csv", "val.txt", "val_labels.txt", "val_labels.csv",
+                             "imagenet_2012_validation_synset_labels.txt", "ILSVRC2012_validation_ground_truth.txt"}) {
+      const fs::path file = folder / name;
+      std::error_code error;
+      if (fs::exists(file, error)) return file.string();
+    }
+  }
+  return "";
+}
+
+std::string read_text(const std::string& file) {
+  std::vector<uint8_t> bytes;
+  try {
+    read_whole_file(file, bytes);
+  } catch (const Error& error) {
+    throw UserError(error.what());
+  }
+  return {bytes.begin(), bytes.end()};
+}
+
+class ImageFolder : public Dataset {
+ public:
+  ImageFolder(std::string folder, LabelledPaths images, DatasetInfo info)
+      : folder_(std::move(folder)), images_(std::move(images)), info_(std::move(info)) {
+    info_.images = images_.paths.size();
+    info_.encoded = true;
+    info_.channels = 3;
+    info_.num_classes = static_cast<int64_t>(info_.class_names.size());
+    info_.mean = {0.485, 0.456, 0.406};  // of ImageNet, as torchvision's weights expect
+    info_.std = {0.229, 0.224, 0.225};
+  }
+
+  const DatasetInfo& info() const override { return info_; }
+  int32_t read_file(int64_t index, std::vector<uint8_t>& bytes) const override {
+    read_whole_file(image_name(index), bytes);
+    return images_.labels[static_cast<size_t>(index)];
+  }
+  std::string image_name(int64_t index) const override { return folder_ + "/" + std::string(images_.paths[index]); }
+
+ private:
+  std::string folder_;
+  LabelledPaths images_;
+  DatasetInfo info_;
+};
+
+LabelledPaths label_flat_folder(const fs::path& folder, const std::vector<std::string>& files,
+                                const std::vector<std::string>& classes, const std::vector<fs::path>& label_folders,
+                                const ImageFileOptions& options) {
+  const std::string label_file = find_label_file(options.val_labels, label_folders);
+  if (label_file.empty()) {
+    fail_user(
+        "[data] {}: holds {} images and no folders of classes, so a file must give the classes: set data.val_labels to "
+        "it "
+        "(LOC_val_solution.csv, lines \"image class\", or a class on each line in the order of the images' names)",
+        folder.string(), files.size());
+  }
+  std::vector<std::string> devkit_classes;
+  if (!options.devkit_classes.empty()) {
+    devkit_classes = parse_class_list(read_text(options.devkit_classes), options.devkit_classes);
+  }
+  LabelledPaths images;
+  for (const std::string& file : files) images.paths.add(file);
+  images.labels = parse_label_file(read_text(label_file), label_file, files, classes, devkit_classes);
+  return images;
+}
+
+void check_imagenet(const fs::path& folder, const std::vector<std::string>& classes) {
+  const auto is_wnid = [](const std::string& name) {
+    return name.size() == 9 && name[0] == 'n' &&
+           std::all_of(name.begin() + 1, name.end(), [](char c) { return c >= '0' && c <= '9'; });
+  };
+  const auto other = std::find_if_not(classes.begin(), classes.end(), is_wnid);
+  if (static_cast<int64_t>(classes.size()) == imagenet_classes && other == classes.end()) return;
+  fail_user(
+      "[data] imagenet: {}: expected folders of ImageNet's {} classes (n01440764 ... n15075141), got {} folders{}; for "
+      "a part of "
+      "it, or another set in folders of classes, say data.name: image_folder",
+      folder.string(), imagenet_classes, classes.size(), other == classes.end() ? "" : ", among them '" + *other + "'");
+}
+
+}  // namespace
+
+bool has_image_extension(const std::string& name) {
+  const size_t dot = name.rfind('.');
+  if (dot == std::string::npos) return false;
+  std::string extension = name.substr(dot);
+  for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
+}
+
+std::string find_image_folder(const std::string& location) {
+  for (const fs::path& root : {fs::path(location), fs::path(location) / "ILSVRC/Data/CLS-LOC"}) {
+    if (is_folder(root / "train") || !find_test_folder(root).empty()) return root.string();
+  }
+  return "";
+}
+
+std::unique_ptr<Dataset> open_image_folder(const std::string& name, const std::string& root,
+                                           const std::string& location, Split split, const ImageFileOptions& options) {
+  const fs::path train = fs::path(root) / "train", test = find_test_folder(root);
+  const bool has_train = is_folder(train);
+  if (split == Split::train && !has_train) fail_user("[data] {}: {}: no such folder", name, train.string());
+  if (split == Split::test && test.empty()) {
+    fail_user("[data] {}: expected test images in {}/val or {}/test, got neither folder", name, root, root);
+  }
+  DatasetInfo info;
+  info.name = name;
+  const std::vector<std::string> of_train = has_train ? list(train).folders : std::vector<std::string>();
+  const Contents of_test = test.empty() ? Contents() : list(test);
+  const std::vector<std::string>& classes = has_train ? of_train : of_test.folders;
+  if (classes.empty()) {
+    fail_user("[data] {}: {}: expected a folder for each class, got none{}", name, (has_train ? train : test).string(),
+              has_train ? "" : fmt::format(" (and {} is not there, whose folders could name them)", train.string()));
+  }
+  if (name == "imagenet") check_imagenet(has_train ? train : test, classes);
+  if (has_train && !of_test.folders.empty()) check_same_classes(train, of_train, test, of_test.folders);
+  info.class_names = classes;
+
+  if (split == Split::train) return std::make_unique<ImageFolder>(train.string(), scan_classes(train, classes), info);
+  if (!of_test.folders.empty()) return std::make_unique<ImageFolder>(test.string(), scan_classes(test, classes), info);
+  std::vector<std::string> files = of_test.files;
+  std::erase_if(files, [](const std::string& file) { return !has_image_extension(file); });
+  if (files.empty()) fail_user("[data] {}: {}: holds neither folders of classes nor images", name, test.string());
+  return std::make_unique<ImageFolder>(test.string(),
+                                       label_flat_folder(test, files, classes, {test, root, location}, options), info);
+}
+
+}  // namespace luq
