@@ -44,15 +44,27 @@ void convert(const ConvertArgs& a) {
   }
 }
 
+template <typename T, bool kCeiling>
+void relu_of(const ReluArgs& a) {
+  const Float ceiling = Simd::set(a.ceiling);
+  const Pair<T> ceilings = Pair<T>::of(ceiling, ceiling);
+  for_steps<kPair>(
+      a.count, [&, x = a.x.as<T>(), y = a.y.as<T>() ](int64_t i, int64_t count) __attribute__((always_inline)) {
+        Pair<T> values = Pair<T>::load(x + i, count);
+        if constexpr (kCeiling) {
+          values = Pair<T>::of(Simd::min(ceiling, values.first()), Simd::min(ceiling, values.second()));
+        }
+        values = values.relu();
+        values.store(y + i, count);
+        if (a.mask == nullptr) return;
+        store_mask_bits(a.mask, i, count, kCeiling ? values.nonzero() & values.differing(ceilings) : values.nonzero());
+      });
+}
+
 void relu(const ReluArgs& a) {
   with_type(a.x.bfloat16, [&](auto type) {
     using T = decltype(type);
-    for_steps<kPair>(
-        a.count, [&a, x = a.x.as<T>(), y = a.y.as<T>() ](int64_t i, int64_t count) __attribute__((always_inline)) {
-          const Pair<T> values = Pair<T>::load(x + i, count).relu();
-          values.store(y + i, count);
-          if (a.mask != nullptr) store_mask_bits(a.mask, i, count, values.nonzero());
-        });
+    a.ceiling > 0 ? relu_of<T, true>(a) : relu_of<T, false>(a);
   });
 }
 

@@ -251,13 +251,16 @@ void flat_pass(int64_t total, Stats* stats, MakeSource source) {
   }
 }
 
-template <typename T, bool kRelu, bool kResidual>
+enum class Act { none, relu, relu_with_ceiling };
+
+template <typename T, Act kAct, bool kResidual>
 struct ApplySource {
   using Type = T;
   const BatchNormActArgs& a;
   FlatPosition<T> position;
   const T *x = a.x.as<T>(), *residual = a.residual.as<T>();
   T* to = a.y.as<T>();
+  Float ceiling = Simd::set(a.ceiling);
 
   [[gnu::always_inline]] Pair<T> operator()(int64_t i, int64_t count) {
     const int64_t at = position.begin + i;
@@ -272,33 +275,43 @@ struct ApplySource {
       first = Simd::add(first, added.first());
       second = Simd::add(second, added.second());
     }
+    if constexpr (kAct == Act::relu_with_ceiling) {
+      first = Simd::min(ceiling, first);
+      second = Simd::min(ceiling, second);
+    }
     Pair<T> y = Pair<T>::of(first, second);
-    if constexpr (kRelu) y = y.relu();
+    if constexpr (kAct != Act::none) y = y.relu();
     if (count < kPair) y = y.keep(first_of_pair(count));
     y.store(to + at, count);
-    if constexpr (kRelu) {
-      if (a.mask != nullptr) store_mask_bits(a.mask, at, count, y.nonzero());
+    if constexpr (kAct != Act::none) {
+      if (a.mask != nullptr) {
+        uint32_t passed = y.nonzero();
+        if constexpr (kAct == Act::relu_with_ceiling) passed &= y.differing(Pair<T>::of(ceiling, ceiling));
+        store_mask_bits(a.mask, at, count, passed);
+      }
     }
     position.next();
     return y;
   }
 };
 
-template <typename T, bool kRelu, bool kResidual>
+template <typename T, Act kAct, bool kResidual>
 void apply(const BatchNormActArgs& a) {
   const auto tables = ParameterTables<T>::make(a.c, 3, [&](int kind, int64_t c) {
     return kind == 0 ? a.mean[c] : kind == 1 ? a.inverse_std[c] * a.gamma[c] : a.beta[c];
   });
-  flat_pass(a.rows * a.c, a.stats, [&](int64_t begin) { return ApplySource<T, kRelu, kResidual>{a, {tables, begin}}; });
+  flat_pass(a.rows * a.c, a.stats, [&](int64_t begin) { return ApplySource<T, kAct, kResidual>{a, {tables, begin}}; });
 }
 
 void batch_norm_act(const BatchNormActArgs& a) {
   with_type(a.x.bfloat16, [&](auto type) {
     using T = decltype(type);
-    if (a.relu) {
-      a.residual ? apply<T, true, true>(a) : apply<T, true, false>(a);
+    if (!a.relu) {
+      a.residual ? apply<T, Act::none, true>(a) : apply<T, Act::none, false>(a);
+    } else if (a.ceiling > 0) {
+      a.residual ? apply<T, Act::relu_with_ceiling, true>(a) : apply<T, Act::relu_with_ceiling, false>(a);
     } else {
-      a.residual ? apply<T, false, true>(a) : apply<T, false, false>(a);
+      a.residual ? apply<T, Act::relu, true>(a) : apply<T, Act::relu, false>(a);
     }
   });
 }

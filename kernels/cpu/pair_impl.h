@@ -51,6 +51,13 @@ struct Pair<float> {
   uint32_t nonzero() const {
     return Simd::nonzero_bits(Simd::bits(halves[0])) | Simd::nonzero_bits(Simd::bits(halves[1])) << Simd::kLanes;
   }
+  // Bit i: the bits of value i differ from those of other's.
+  uint32_t differing(const Pair& other) const {
+    const auto differ = [](Float a, Float b) {
+      return Simd::nonzero_bits(Simd::xor_int(Simd::bits(a), Simd::bits(b)));
+    };
+    return differ(halves[0], other.halves[0]) | differ(halves[1], other.halves[1]) << Simd::kLanes;
+  }
 
   static Int most(Int so_far, const Pair& magnitudes) {
     return Simd::max_int(so_far, Simd::max_int(Simd::bits(magnitudes.halves[0]), Simd::bits(magnitudes.halves[1])));
@@ -84,6 +91,7 @@ struct Pair<BFloat16> {
   Pair magnitude() const { return {Simd::and_int(both, Simd::set_int(0x7fff7fffu))}; }
   Pair relu() const { return {Simd::relu_halves(both)}; }
   uint32_t nonzero() const { return Simd::nonzero_halves(both); }
+  uint32_t differing(const Pair& other) const { return Simd::nonzero_halves(Simd::xor_int(both, other.both)); }
 
   static Int most(Int so_far, const Pair& magnitudes) { return Simd::max_halves(so_far, magnitudes.both); }
   static uint32_t largest(Int most) {

@@ -48,8 +48,10 @@ void add_ref_float(Kernels& table) {
                                                                  Result(a.dx, count), a.dgamma, a.dbeta);
                                },
                                "ref"};
-  table.relu = {
-      [](const ReluArgs& a) { ref::relu<float>(Operand(a.x, a.count), a.count, Result(a.y, a.count), a.mask); }, "ref"};
+  table.relu = {[](const ReluArgs& a) {
+                  ref::relu<float>(Operand(a.x, a.count), a.count, Result(a.y, a.count), a.mask, a.ceiling);
+                },
+                "ref"};
   table.relu_backward = {[](const ReluBackwardArgs& a) {
                            ref::relu_backward<float>(Operand(a.dy, a.count), a.mask, a.count, Result(a.dx, a.count));
                          },

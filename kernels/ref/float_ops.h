@@ -147,15 +147,18 @@ void batch_norm_backward(const T* x, const T* dy, int64_t rows, int64_t c, const
 }
 
 template <typename T>
-void relu(const T* x, int64_t count, T* y, uint8_t* mask) {
+void relu(const T* x, int64_t count, T* y, uint8_t* mask, T ceiling = 0) {
+  const auto clipped = [ceiling](T value) { return ceiling > 0 && value >= ceiling; };
   if (mask != nullptr) {
     for (int64_t byte = 0; byte < (count + 7) / 8; ++byte) {
       uint32_t bits = 0;
-      for (int64_t i = 8 * byte; i < 8 * byte + 8 && i < count; ++i) bits |= (x[i] <= 0 ? 0u : 1u) << (i % 8);
+      for (int64_t i = 8 * byte; i < 8 * byte + 8 && i < count; ++i) {
+        bits |= (x[i] <= 0 || clipped(x[i]) ? 0u : 1u) << (i % 8);
+      }
       mask[byte] = static_cast<uint8_t>(bits);
     }
   }
-  for (int64_t i = 0; i < count; ++i) y[i] = x[i] <= 0 ? T{0} : x[i];
+  for (int64_t i = 0; i < count; ++i) y[i] = x[i] <= 0 ? T{0} : clipped(x[i]) ? ceiling : x[i];
 }
 
 template <typename T>

@@ -9,6 +9,7 @@
 #include "luq/core/error.h"
 #include "luq/core/nearest.h"
 #include "luq/models/alexnet.h"
+#include "luq/models/mobilenet_v2.h"
 #include "luq/models/resnet.h"
 #include "luq/models/vgg.h"
 
@@ -67,6 +68,11 @@ std::unique_ptr<Module> alexnet(const ModelOptions& options) {
       AlexNetOptions{.in_channels = options.in_channels, .num_classes = options.num_classes});
 }
 
+std::unique_ptr<Module> mobilenet_v2(const ModelOptions& options) {
+  return std::make_unique<MobileNetV2>(
+      MobileNetV2Options{.in_channels = options.in_channels, .num_classes = options.num_classes});
+}
+
 // The zoo: one line a model.
 std::map<std::string, ModelFactory>& registry() {
   static std::map<std::string, ModelFactory> models{
@@ -90,6 +96,7 @@ std::map<std::string, ModelFactory>& registry() {
       {"vgg16_bn", vgg("vgg16_bn", {2, 2, 3, 3, 3}, true)},
       {"vgg19_bn", vgg("vgg19_bn", {2, 2, 4, 4, 4}, true)},
       {"alexnet", alexnet},
+      {"mobilenet_v2", mobilenet_v2},
   };
   return models;
 }

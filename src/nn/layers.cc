@@ -67,8 +67,10 @@ Var Sequential::forward(Ctx& ctx, const Var& x) {
   Var y = x;
   for (size_t i = 0; i < modules_.size(); ++i) {
     auto* norm = dynamic_cast<BatchNorm2d*>(modules_[i]);
-    if (norm != nullptr && i + 1 < modules_.size() && dynamic_cast<ReLU*>(modules_[i + 1]) != nullptr) {
-      y = norm->forward(ctx, y, {.relu = true});
+    Module* next = i + 1 < modules_.size() ? modules_[i + 1] : nullptr;
+    const bool relu = dynamic_cast<ReLU*>(next) != nullptr, relu6 = dynamic_cast<ReLU6*>(next) != nullptr;
+    if (norm != nullptr && (relu || relu6)) {
+      y = norm->forward(ctx, y, {.relu = true, .ceiling = relu6 ? 6.0f : 0.0f});
       ++i;
     } else {
       y = modules_[i]->forward(ctx, y);

@@ -39,7 +39,7 @@ void forward(const Kernels& kernels, const kernels::BatchNormActArgs& a) {
                             .y = a.y});
   const int64_t count = a.rows * a.c;
   if (a.residual) kernels.add({.a = a.y, .b = a.residual, .count = count, .y = a.y});
-  if (a.relu) kernels.relu({.x = a.y, .count = count, .y = a.y, .mask = a.mask});
+  if (a.relu) kernels.relu({.x = a.y, .count = count, .y = a.y, .mask = a.mask, .ceiling = a.ceiling});
   if (a.stats != nullptr) kernels.stats({.x = a.y, .count = count, .stats = a.stats});
 }
 
@@ -73,7 +73,7 @@ void describe(Ctx& ctx, const std::string& layer, const NormActivation& activati
   const Kernels& k = *ctx.kernels;
   std::string op = "batch_norm";
   if (activation.residual.value().defined()) op += " + add";
-  if (activation.relu) op += " + relu";
+  if (activation.relu) op += activation.ceiling > 0 ? fmt::format(" + relu{}", activation.ceiling) : " + relu";
   const char* forward = k.batch_norm_act ? k.batch_norm_act.implementation : k.batch_norm_apply.implementation;
   const char* backward =
       k.batch_norm_act_backward ? k.batch_norm_act_backward.implementation : k.batch_norm_backward.implementation;
@@ -154,7 +154,8 @@ Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor
                     .relu = activation.relu,
                     .y = floats(y.value()),
                     .mask = mask.defined() ? mask.data<uint8_t>() : nullptr,
-                    .stats = take_statistics ? &statistics : nullptr});
+                    .stats = take_statistics ? &statistics : nullptr,
+                    .ceiling = activation.ceiling});
   if (take_statistics) y.set_statistics(statistics);
   describe(ctx, layer, activation, y, needs_grad, 2 * channels);
   if (!needs_grad) return y;

@@ -13,10 +13,9 @@ namespace {
 Tensor reuse(Var& x) { return x.value().unique() ? x.value() : Tensor::empty(x.shape(), x.value().dtype()); }
 Tensor reuse(Tensor& dy) { return dy.unique() ? dy : Tensor::empty(dy.shape(), dy.dtype()); }
 
-}  // namespace
-
-Var relu(Ctx& ctx, Var x) {
-  check_float("relu", "", "x", x.value());
+// ceiling: 0 for none.
+Var relu_with_ceiling(Ctx& ctx, const char* op, Var x, float ceiling) {
+  check_float(op, "", "x", x.value());
   const Kernels& kernels = *ctx.kernels;
   const int64_t count = x.value().numel();
   const bool needs_grad = ctx.records(x);
@@ -27,8 +26,9 @@ Var relu(Ctx& ctx, Var x) {
   kernels.relu({.x = floats(std::as_const(x).value()),
                 .count = count,
                 .y = floats(y.value()),
-                .mask = needs_grad ? mask.data<uint8_t>() : nullptr});
-  record_plan(ctx, "relu", "", y.shape(), y.shape(), kernels.relu.implementation,
+                .mask = needs_grad ? mask.data<uint8_t>() : nullptr,
+                .ceiling = ceiling});
+  record_plan(ctx, op, "", y.shape(), y.shape(), kernels.relu.implementation,
               needs_grad ? kernels.relu_backward.implementation : "-", 0, y.value().dtype());
   if (!needs_grad) return y;
 
@@ -41,6 +41,12 @@ Var relu(Ctx& ctx, Var x) {
   });
   return y;
 }
+
+}  // namespace
+
+Var relu(Ctx& ctx, Var x) { return relu_with_ceiling(ctx, "relu", std::move(x), 0); }
+
+Var relu6(Ctx& ctx, Var x) { return relu_with_ceiling(ctx, "relu6", std::move(x), 6); }
 
 Var add(Ctx& ctx, Var a, Var b) {
   check_float("add", "", "a", a.value());

@@ -1,5 +1,6 @@
 // Gradients of every float operation by finite differences, in double, on the normative kernels.
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <random>
@@ -142,6 +143,15 @@ TEST_CASE("Gradients of ReLU, add and dropout", "[grad][pointwise]") {
   check_gradient(x, dx, [&](const Values& v) {
     Values out(v.size());
     ref::relu<double>(v.data(), count, out.data(), nullptr);
+    return dot(out, dy);
+  });
+  // ReLU6's shape with a ceiling that some of the values pass.
+  ref::relu(x.data(), count, y.data(), mask.data(), 0.75);
+  ref::relu_backward(dy.data(), mask.data(), count, dx.data());
+  CHECK(std::count(y.begin(), y.end(), 0.75) > 0);
+  check_gradient(x, dx, [&](const Values& v) {
+    Values out(v.size());
+    ref::relu<double>(v.data(), count, out.data(), nullptr, 0.75);
     return dot(out, dy);
   });
   check_gradient(x, dy, [&](const Values& v) {

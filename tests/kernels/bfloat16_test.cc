@@ -225,7 +225,7 @@ TEST_CASE("Batch norm on bfloat16", "[kernels][bfloat16]") {
       require_rounded(narrow_dx, dx, 1e-3);
       if (!table.batch_norm_act) return;
       // The fused kernels: in one rounding what the chain does in several; the statistics are those of what is stored.
-      for (const int threads : {1, 3}) {
+      for (const auto& [threads, ceiling] : {std::pair{1, 0.0f}, {3, 0.0f}, {1, 1.5f}, {3, 1.5f}}) {
         const Threads scope(threads);
         Guarded<uint8_t> mask((count + 7) / 8);
         Guarded<BFloat16> dresidual(count);
@@ -241,9 +241,15 @@ TEST_CASE("Batch norm on bfloat16", "[kernels][bfloat16]") {
                               .relu = true,
                               .y = narrow_y.data(),
                               .mask = mask.data(),
-                              .stats = &stats});
+                              .stats = &stats,
+                              .ceiling = ceiling});
         Guarded<float> sum(count);
-        for (int64_t i = 0; i < count; ++i) sum[i] = std::max(y[i] + residual.wide[i], 0.0f);
+        for (int64_t i = 0; i < count; ++i) {
+          sum[i] = std::max(y[i] + residual.wide[i], 0.0f);
+          if (ceiling > 0) sum[i] = std::min(sum[i], ceiling);
+          const float stored = to_float(narrow_y[i]);
+          REQUIRE((mask[i / 8] >> (i % 8) & 1) == (stored == 0 || stored == ceiling ? 0 : 1));
+        }
         require_rounded(narrow_y, sum, 1e-4);
         table.stats({.x = narrow_y.data(), .count = count, .stats = &expected});
         REQUIRE(stats.sum_abs == expected.sum_abs);
@@ -283,15 +289,34 @@ TEST_CASE("Pointwise kernels and pooling on bfloat16", "[kernels][bfloat16]") {
   std::mt19937 rng(test_seed("pointwise bfloat16"));
   for (const int64_t count : counts) {
     const Pair a(count, rng), b(count, rng);
+    Pair clippable(count, rng);
+    for (int64_t i = 0; i < count; i += 7)
+      clippable.set(i, i % 2 == 0 ? 0.75f : 0.75f + (i % 3 == 0 ? 1 : -1) * 0x1p-8f);
+    if (count > 16) {
+      clippable.set(5, NAN), clippable.set(6, -NAN), clippable.set(8, -0.0f);
+      clippable.set(9, INFINITY), clippable.set(10, -INFINITY);
+    }
     for_each_table([&](const Kernels& table) {
       Guarded<BFloat16> y(count), dx(count), sum(count);
       Guarded<uint8_t> mask((count + 7) / 8);
       table.relu({a.narrow.data(), count, y.data(), mask.data()});
       table.relu_backward({b.narrow.data(), mask.data(), count, dx.data()});
+      constexpr float kCeiling = 0.75f;
+      Guarded<BFloat16> clipped(count), clipped_dx(count);
+      Guarded<uint8_t> clipped_mask((count + 7) / 8, 0xff);
+      table.relu({clippable.narrow.data(), count, clipped.data(), clipped_mask.data(), kCeiling});
+      table.relu_backward({b.narrow.data(), clipped_mask.data(), count, clipped_dx.data()});
       table.add({a.narrow.data(), b.narrow.data(), count, sum.data()});
       for (int64_t i = 0; i < count; ++i) {
         REQUIRE(to_float(y[i]) == std::max(a.wide[i], 0.0f));
         REQUIRE(to_float(dx[i]) == (a.wide[i] > 0 ? b.wide[i] : 0.0f));
+        const float value = clippable.wide[i];
+        if (std::isnan(value)) {
+          REQUIRE(std::isnan(to_float(clipped[i])));
+        } else {
+          REQUIRE(to_float(clipped[i]) == std::min(std::max(value, 0.0f), kCeiling));
+        }
+        REQUIRE(to_float(clipped_dx[i]) == (value <= 0 || value >= kCeiling ? 0.0f : b.wide[i]));
         REQUIRE(sum[i].bits == to_bfloat16(a.wide[i] + b.wide[i]).bits);
       }
     });

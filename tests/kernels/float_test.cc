@@ -234,14 +234,15 @@ TEST_CASE("The fused kernels around batch norm equal the chain that they stand f
     for_each_table([&](const Kernels& table) {
       if (!table.batch_norm_act) return;
       REQUIRE(table.batch_norm_act_backward);
-      for (const bool relu : {false, true}) {
+      for (const float ceiling : {-1.0f, 0.0f, 1.5f}) {
+        const bool relu = ceiling >= 0;
         for (const bool add : {false, true}) {
-          INFO(r << "x" << c << (relu ? " relu" : "") << (add ? " add" : ""));
+          INFO(r << "x" << c << (relu ? " relu " : "") << ceiling << (add ? " add" : ""));
           NormResult chain(r, c);
           table.batch_norm_apply(
               {x.data(), r, c, mean.data(), inverse_std.data(), gamma.data(), beta.data(), chain.y.data()});
           if (add) table.add({chain.y.data(), residual.data(), count, chain.y.data()});
-          if (relu) table.relu({chain.y.data(), count, chain.y.data(), chain.mask.data()});
+          if (relu) table.relu({chain.y.data(), count, chain.y.data(), chain.mask.data(), ceiling});
           table.stats({chain.y.data(), count, &chain.forward});
           std::memcpy(chain.dresidual.data(), dy.data(), static_cast<size_t>(count) * sizeof(float));
           if (relu) table.relu_backward({dy.data(), chain.mask.data(), count, chain.dresidual.data()});
@@ -270,7 +271,8 @@ TEST_CASE("The fused kernels around batch norm equal the chain that they stand f
                                     .relu = relu,
                                     .y = y,
                                     .mask = relu ? fused.mask.data() : nullptr,
-                                    .stats = &fused.forward});
+                                    .stats = &fused.forward,
+                                    .ceiling = std::max(ceiling, 0.0f)});
               // dy may be where dresidual goes, or, without one, where dx goes.
               float* dresidual = add ? fused.dresidual.data() : nullptr;
               table.batch_norm_act_backward({.x = x.data(),
@@ -324,6 +326,9 @@ TEST_CASE("Pointwise kernels equal ref in every table", "[kernels][pointwise]") 
       a[3] = 0.0f;
       a[5] = -0.0f;
     }
+    for (int64_t i = 7; i < count; i += 7) a[i] = i % 2 == 0 ? 1.5f : std::nextafter(1.5f, i % 3 == 0 ? 0.0f : 2.0f);
+    if (count > 16) a[9] = INFINITY, a[10] = -INFINITY, a[11] = -NAN;
+    constexpr float kCeiling = 1.5f;
     Guarded<uint8_t> expected_mask((count + 7) / 8);
     ref::relu<float>(a.data(), count, Guarded<float>(count).data(), expected_mask.data());
     for_each_table([&](const Kernels& table) {
@@ -334,6 +339,13 @@ TEST_CASE("Pointwise kernels equal ref in every table", "[kernels][pointwise]") 
         table.relu({a.data(), count, y.data(), mask.data()});
         table.relu({a.data(), count, without_mask.data(), nullptr});
         table.relu_backward({b.data(), mask.data(), count, dx.data()});
+        Guarded<float> clipped(count, NAN), clipped_dx(count);
+        Guarded<uint8_t> clipped_mask((count + 7) / 8, 0xff);
+        table.relu({a.data(), count, clipped.data(), clipped_mask.data(), kCeiling});
+        table.relu_backward({b.data(), clipped_mask.data(), count, clipped_dx.data()});
+        for (int64_t bit = count; bit < 8 * clipped_mask.size(); ++bit) {
+          REQUIRE((clipped_mask[bit / 8] >> (bit % 8) & 1) == 0);
+        }
         table.add({b.data(), b.data(), count, sum.data()});
         table.dropout({b.data(), count, 0.3f, {1, 2, 3, 4}, kept.data()});
         REQUIRE(mask.first_difference(expected_mask) == -1);
@@ -345,6 +357,12 @@ TEST_CASE("Pointwise kernels equal ref in every table", "[kernels][pointwise]") 
             REQUIRE(y[i] == (a[i] > 0 ? a[i] : 0.0f));
           }
           REQUIRE(dx[i] == (a[i] <= 0 ? 0.0f : b[i]));  // NaN passes, as in PyTorch
+          if (std::isnan(a[i])) {
+            REQUIRE(std::isnan(clipped[i]));
+          } else {
+            REQUIRE(clipped[i] == std::min(std::max(a[i], 0.0f), kCeiling));
+          }
+          REQUIRE(clipped_dx[i] == (a[i] <= 0 || a[i] >= kCeiling ? 0.0f : b[i]));
           REQUIRE(sum[i] == b[i] + b[i]);
           const bool keep =
               random16(philox({1, 2, 3, 4}, static_cast<uint64_t>(i / 8)), static_cast<int>(i % 8)) >= 19661;

@@ -49,11 +49,12 @@ TEST_CASE("the zoo is listed by name, sorted", "[models]") {
 }
 
 TEST_CASE("ImageNet models have torchvision's number of parameters", "[models]") {
-  const auto [name, count] = GENERATE(
-      std::pair<const char*, int64_t>{"resnet18", 11689512}, std::pair{"resnet34", 21797672},
-      std::pair{"resnet50", 25557032}, std::pair{"resnet101", 44549160}, std::pair{"resnet152", 60192808},
-      std::pair{"resnext50_32x4d", 25028904}, std::pair{"wide_resnet50_2", 68883240}, std::pair{"alexnet", 61100840},
-      std::pair{"vgg11", 132863336}, std::pair{"vgg16", 138357544}, std::pair{"vgg19_bn", 143678248});
+  const auto [name, count] =
+      GENERATE(std::pair<const char*, int64_t>{"resnet18", 11689512}, std::pair{"resnet34", 21797672},
+               std::pair{"resnet50", 25557032}, std::pair{"resnet101", 44549160}, std::pair{"resnet152", 60192808},
+               std::pair{"resnext50_32x4d", 25028904}, std::pair{"wide_resnet50_2", 68883240},
+               std::pair{"alexnet", 61100840}, std::pair{"mobilenet_v2", 3504872}, std::pair{"vgg11", 132863336},
+               std::pair{"vgg16", 138357544}, std::pair{"vgg19_bn", 143678248});
   INFO(name);
   CHECK(parameter_count(*build_model(name, {.num_classes = 1000, .image_size = 224})) == count);
 }
@@ -82,6 +83,26 @@ TEST_CASE("a grouped bottleneck has torchvision's widths", "[models]") {
   CHECK(parameter_shapes(*resnext).at("layer4.2.conv2.weight") == Shape{1024, 3, 3, 32});
   CHECK(parameter_shapes(*resnext).at("layer4.2.conv3.weight") == Shape{2048, 1, 1, 1024});
   CHECK(parameter_shapes(*wide).at("layer1.0.conv2.weight") == Shape{128, 3, 3, 128});
+}
+
+TEST_CASE("MobileNetV2 has depthwise convolutions, and ReLU6 in the norms behind them", "[models]") {
+  const std::unique_ptr<Module> model = make_model("mobilenet_v2", {}, 1);
+  const std::map<std::string, Shape> shapes = parameter_shapes(*model);
+  CHECK(shapes.at("features.1.conv.0.0.weight") == Shape{32, 3, 3, 1});
+  CHECK(shapes.at("features.1.conv.1.weight") == Shape{16, 1, 1, 32});
+  CHECK(shapes.at("features.2.conv.1.0.weight") == Shape{96, 3, 3, 1});
+  CHECK(shapes.at("features.17.conv.3.bias") == Shape{320});
+  CHECK(shapes.at("features.18.0.weight") == Shape{1280, 1, 1, 320});
+  Ctx ctx = make_ctx();
+  std::vector<PlanEntry> plan;
+  ctx.plan = &plan;
+  model->forward(ctx, Var(random_tensor({2, 32, 32, 3}, "x")));
+  std::map<std::string, std::string> ops;
+  for (const PlanEntry& entry : plan) ops[entry.name] = entry.op;
+  CHECK(ops.at("features.0.1") == "batch_norm + relu6");
+  CHECK(ops.at("features.2.conv.1.1") == "batch_norm + relu6");
+  CHECK(ops.at("features.2.conv.3") == "batch_norm");
+  CHECK(ops.at("features.3.conv.3") == "batch_norm + add");
 }
 
 TEST_CASE("AlexNet starts uniform within 1 / sqrt(fan_in), biases too", "[models]") {

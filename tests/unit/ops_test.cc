@@ -1,6 +1,8 @@
 // The float ops: shapes and their errors, values against definitions, gradients against adjoints, buffers and the plan.
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
@@ -207,6 +209,24 @@ TEST_CASE("relu writes in place only what was moved in and is held by nobody els
   CHECK(values(moved.value()) == std::vector<float>{0, 0, 2});
 }
 
+TEST_CASE("relu6 is cut at 6, non-negative, and passes the gradient strictly between and at NaN", "[ops][relu]") {
+  Tape tape;
+  Ctx ctx = make_ctx(&tape);
+  std::vector<PlanEntry> plan;
+  ctx.plan = &plan;
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  const Var x(tensor_of({8}, {-1, 0, 2, std::nextafter(6.0f, 0.0f), 6, 7, infinity, nan}), true);
+  const Var y = relu6(ctx, x);
+  CHECK(y.non_negative());
+  const std::vector<float> ys = values(y.value());
+  CHECK(std::vector<float>(ys.begin(), ys.end() - 1) ==
+        std::vector<float>{0, 0, 2, std::nextafter(6.0f, 0.0f), 6, 6, 6});
+  CHECK(std::isnan(ys.back()));
+  CHECK(plan.at(0).op == "relu6");
+  tape.backward(weighted_sum(ctx, y, tensor_of({8}, {1, 2, 3, 4, 5, 6, 7, 8})));
+  CHECK(values(x.grad()) == std::vector<float>{0, 0, 3, 4, 0, 0, 0, 8});
+}
+
 TEST_CASE("the closure of relu keeps one bit an element", "[ops][relu]") {
   Tape tape;
   Ctx ctx = make_ctx(&tape);
@@ -369,8 +389,9 @@ TEST_CASE("every op reports itself to the plan with the kernel that runs it", "[
 
 TEST_CASE("batch_norm gives the same with and without fused kernels, and as the ops one after the other",
           "[ops][batch_norm]") {
-  const bool relu_after = GENERATE(false, true), with_residual = GENERATE(false, true);
-  CAPTURE(relu_after, with_residual);
+  const auto [relu_after, ceiling] = GENERATE(std::pair{false, 0.0f}, std::pair{true, 0.0f}, std::pair{true, 6.0f});
+  const bool with_residual = GENERATE(false, true);
+  CAPTURE(relu_after, ceiling, with_residual);
   enum class How { fused, composed, apart };
   const auto run = [&](How how) {
     Tape tape;
@@ -379,18 +400,21 @@ TEST_CASE("batch_norm gives the same with and without fused kernels, and as the 
     if (how != How::fused) kernels.batch_norm_act = {}, kernels.batch_norm_act_backward = {};
     ctx.kernels = &kernels;
     const Var x(random_tensor({3, 5, 4, 7}, "x"), true), residual(random_tensor({3, 5, 4, 7}, "residual"), true);
-    const Var gamma(random_tensor({7}, "gamma"), true), beta(random_tensor({7}, "beta"), true);
+    // Wide enough that ReLU6's ceiling is met.
+    const Var gamma(random_tensor({7}, "gamma", -8, 8), true), beta(random_tensor({7}, "beta"), true);
     Tensor mean = Tensor::zeros({7}), variance = Tensor::full({7}, 1.0f);
     Var y;
     if (how == How::apart) {
       y = batch_norm(ctx, x, gamma, beta, mean, variance, {}, "bn");
       if (with_residual) y = add(ctx, y, residual);
-      if (relu_after) y = relu(ctx, y);
+      if (relu_after) y = ceiling > 0 ? relu6(ctx, y) : relu(ctx, y);
     } else {
       y = batch_norm(ctx, x, gamma, beta, mean, variance, {}, "bn",
-                     {.relu = relu_after, .residual = with_residual ? residual : Var()});
+                     {.relu = relu_after, .ceiling = ceiling, .residual = with_residual ? residual : Var()});
     }
     CHECK(y.non_negative() == relu_after);
+    const std::vector<float> ys = values(y.value());
+    if (relu_after) CHECK((*std::max_element(ys.begin(), ys.end()) == 6.0f) == (ceiling > 0));
     tape.backward(weighted_sum(ctx, y, random_tensor(y.shape(), "dy")));
     std::vector<std::vector<float>> all{values(y.value()), values(mean),         values(variance),
                                         values(x.grad()),  values(gamma.grad()), values(beta.grad())};

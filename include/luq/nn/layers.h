@@ -18,7 +18,7 @@ enum class ConvInit {
 
 struct Conv2dLayerOptions {
   int64_t kernel = 3;
-  Conv2dOptions conv;
+  Conv2dOptions conv = {};
   bool bias = false;
   ConvInit init = ConvInit::he;
 };
@@ -71,6 +71,11 @@ class ReLU : public Module {
   Var forward(Ctx& ctx, const Var& x) override { return relu(ctx, x); }
 };
 
+class ReLU6 : public Module {
+ public:
+  Var forward(Ctx& ctx, const Var& x) override { return relu6(ctx, x); }
+};
+
 class MaxPool2d : public Module {
  public:
   explicit MaxPool2d(const Pool2dOptions& options) : options_(options) {}
@@ -89,7 +94,8 @@ class Dropout : public Module {
   float probability_;
 };
 
-// Modules one after the other, named "0", "1", ... as in PyTorch. A BatchNorm2d and the ReLU behind it run as one.
+// Modules one after the other, named "0", "1", ... as in PyTorch. A BatchNorm2d and the ReLU or ReLU6 behind it run
+// as one.
 class Sequential : public Module {
  public:
   template <typename M, typename... Args>

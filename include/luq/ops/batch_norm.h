@@ -17,6 +17,7 @@ struct BatchNormOptions {
 // passes over memory.
 struct NormActivation {
   bool relu = false;
+  float ceiling = 0;  // of ReLU: 6 for ReLU6, 0 for none
   Var residual = {};  // of x's shape; undefined: none
 };
 

@@ -11,6 +11,10 @@ namespace luq {
 // max(x, 0); the result is known to be non-negative. Keeps one bit an element for backward.
 Var relu(Ctx& ctx, Var x);
 
+// min(max(x, 0), 6) (MobileNets). The gradient passes where 0 < x < 6 and where x is NaN, as in PyTorch; otherwise as
+// relu.
+Var relu6(Ctx& ctx, Var x);
+
 // a + b of equal shapes. Throws Error `[add] ...` otherwise.
 Var add(Ctx& ctx, Var a, Var b);
 
