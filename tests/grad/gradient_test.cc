@@ -228,11 +228,11 @@ TEST_CASE("SGD follows its definition in double", "[grad][sgd]") {
   // PyTorch: v = momentum v + (g + decay w); w -= lr (g + decay w + momentum v) with nesterov.
   double w = 1.0, v = 0.0;
   const double g = 0.5;
-  ref::sgd<double>(&w, &g, &v, 1, 0.1, 0.9, 0.01, true, true);
+  ref::sgd<double>(&w, &g, &v, 1, 0.1, 0.9, 0.01, true, true, 1.0);
   CHECK(v == Approx(0.51));
   CHECK(w == Approx(1.0 - 0.1 * (0.51 + 0.9 * 0.51)));
   const double before = w;
-  ref::sgd<double>(&w, &g, &v, 1, 0.1, 0.9, 0.0, false, false);
+  ref::sgd<double>(&w, &g, &v, 1, 0.1, 0.9, 0.0, false, false, 1.0);
   CHECK(v == Approx(0.9 * 0.51 + 0.5));
   CHECK(w == Approx(before - 0.1 * (0.9 * 0.51 + 0.5)));
 }
