@@ -301,6 +301,11 @@ std::vector<Field> schema(ExperimentConfig& c) {
       number("train.ema_decay", c.train.ema_decay, kBelowOne,
              "Decay, per step, of a moving average of the weights and running statistics, which evaluations report "
              "too and best.safetensors is chosen by; 0: no average."),
+      integer("train.micro_batches", c.train.micro_batches, 1, 65535,
+              "Equal parts of a batch that run one after the other, for less memory; their gradients are averaged for "
+              "one update. Batch norm and running activation scales see each part by itself."),
+      number("train.clip_grad_norm", c.train.clip_grad_norm, kNonNegative,
+             "The gradients' common L2 norm is scaled down to this where it is larger; 0: off."),
       integer("eval.batch_size", c.eval.batch_size, 1, kAnyLarge, "Images per batch of an evaluation."),
       integer("eval.max_images", c.eval.max_images, 0, kAnyLarge, "Evaluate on the first so many images; 0: all."),
   };

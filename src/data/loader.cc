@@ -9,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstring>
 #include <exception>
 #include <mutex>
 #include <numeric>
@@ -141,6 +142,21 @@ struct Loader::Impl {
   double wait_seconds = 0;
   std::vector<std::jthread> workers;  // last: joined before the rest is gone
 };
+
+Batch Batch::part(int64_t first, int64_t count) const {
+  if (first < 0 || count < 0 || first + count > size()) {
+    fail("[loader] part: expected images within 0..{}, got {} from {}", size(), count, first);
+  }
+  const auto rows = [&](const Tensor& from) {
+    std::vector<int64_t> extents(from.shape().begin(), from.shape().end());
+    extents[0] = count;
+    Tensor to = Tensor::empty(Shape(std::move(extents)), from.dtype());
+    const int64_t row_bytes = from.bytes() / size();
+    std::memcpy(to.raw(), static_cast<const char*>(from.raw()) + first * row_bytes, static_cast<size_t>(to.bytes()));
+    return to;
+  };
+  return size() == 0 ? *this : Batch{rows(images), rows(labels)};
+}
 
 Loader::Loader(std::shared_ptr<const Dataset> dataset, const AugmentOptions& augment, const LoaderOptions& options)
     : impl_(std::make_unique<Impl>(std::move(dataset), augment, options)) {}

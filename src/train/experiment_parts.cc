@@ -44,10 +44,19 @@ void check_training(const ExperimentConfig& config, const ExperimentParts& parts
     fail_user("[train] train.batch_size {} is larger than the training set: {} has {} images", train.batch_size,
               info.name, info.images);
   }
-  if (train.batch_size > 1) return;
-  for (const Parameter* parameter : parts.model->parameters()) {
-    if (parameter->role == ParameterRole::norm) {
-      fail_user("[train] train.batch_size 1: the batch norm of {} needs batches of 2 or more", parameter->name);
+  if (train.micro_batches < 1 || train.micro_batches > 65535 || train.batch_size % train.micro_batches != 0) {
+    fail_user("[train] train.micro_batches: expected a divisor of train.batch_size {} in 1..65535, got {}",
+              train.batch_size, train.micro_batches);
+  }
+  if (!(train.clip_grad_norm >= 0)) {
+    fail_user("[train] train.clip_grad_norm: expected 0 or more, got {}", train.clip_grad_norm);
+  }
+  if (train.batch_size > train.micro_batches) return;
+  for (const Buffer* buffer : parts.model->buffers()) {
+    if (buffer->name.ends_with(".running_mean")) {
+      fail_user("[train] train.batch_size {}{}: the batch norm of {} needs 2 images or more at a time",
+                train.batch_size,
+                train.micro_batches > 1 ? fmt::format(" in {} micro-batches", train.micro_batches) : "", buffer->name);
     }
   }
 }

@@ -24,6 +24,7 @@ std::string to_json(const Metrics& metrics) {
   add("ema_top1", metrics.ema_top1);
   add("ema_top5", metrics.ema_top5);
   line["lr"] = metrics.lr;
+  if (metrics.gradient_norm) line["gradient_norm"] = *metrics.gradient_norm;
   line["images_per_second"] = metrics.images_per_second;
   line["data_seconds"] = metrics.data_seconds;
   line["compute_seconds"] = metrics.compute_seconds;

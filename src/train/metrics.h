@@ -17,6 +17,7 @@ struct Metrics {
   std::optional<double> top5{};  // percent, of an evaluation with 5 classes or more
   std::optional<double> ema_loss{}, ema_top1{}, ema_top5{};  // of the average of the weights, where there is one
   double lr = 0;                                             // of the last update
+  std::optional<double> gradient_norm{};  // before clipping, mean over the steps since the line before
   double images_per_second = 0;
   double data_seconds = 0;      // waiting for data
   double compute_seconds = 0;   // the rest

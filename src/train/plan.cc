@@ -77,20 +77,23 @@ std::string describe_plan(const ExperimentConfig& config) {
   }
 
   const int64_t steps = parts.train_set->info().images / config.train.batch_size * config.train.epochs;
-  const int64_t copies = 1 + optimizer_state_copies(config.optimizer) + (config.train.ema_decay > 0 ? 1 : 0);
+  const bool keeps_gradients = config.train.micro_batches > 1 || config.train.clip_grad_norm > 0;
+  const int64_t copies =
+      1 + optimizer_state_copies(config.optimizer) + (config.train.ema_decay > 0 ? 1 : 0) + (keeps_gradients ? 1 : 0);
   const int64_t fixed = parameters * copies * size_of(DType::float32);
-  const int64_t activations = probed.bytes_per_image * config.train.batch_size;
+  const int64_t activations = probed.bytes_per_image * config.train.batch_size / config.train.micro_batches;
   text += fmt::format("\nparameters       {}\n", format_count(parameters));
   text += fmt::format("MACs per image   {} forward, {:.1f} % of them in 4 bits\n", format_count(macs),
                       macs == 0 ? 0.0 : 100.0 * static_cast<double>(integer_macs) / static_cast<double>(macs));
   text += fmt::format("data             {}: {} training and {} test images\n", parts.train_set->info().name,
                       format_count(parts.train_set->info().images), format_count(parts.test_set->info().images));
-  text += fmt::format("steps            {} ({} epochs, batches of {})\n",
+  text += fmt::format("steps            {} ({} epochs, batches of {}{})\n",
                       format_count(config.train.max_steps > 0 ? std::min(steps, config.train.max_steps) : steps),
-                      config.train.epochs, config.train.batch_size);
-  text += fmt::format("memory           {} estimated: {} weights, optimiser{}, {} kept for backward\n",
+                      config.train.epochs, config.train.batch_size,
+                      config.train.micro_batches > 1 ? fmt::format(" in {} parts", config.train.micro_batches) : "");
+  text += fmt::format("memory           {} estimated: {} weights, optimiser{}{}, {} kept for backward\n",
                       mebibytes(fixed + activations), mebibytes(fixed), config.train.ema_decay > 0 ? ", average" : "",
-                      mebibytes(activations));
+                      keeps_gradients ? ", gradients" : "", mebibytes(activations));
   return text;
 }
 

@@ -3,9 +3,8 @@
 #include <chrono>
 
 #include "luq/core/error.h"
-#include "luq/ops/loss.h"
-#include "luq/train/optimizer.h"
 #include "src/train/experiment_parts.h"
+#include "src/train/training_step.h"
 
 namespace luq {
 
@@ -33,30 +32,17 @@ StepRunner::~StepRunner() = default;
 
 StepRunner::Result StepRunner::step() {
   const auto start = std::chrono::steady_clock::now();
-  Tape tape;
   Ctx ctx = state_->parts.context(state_->config);
   KernelProfile* profile = state_->profile;
   if (profile != nullptr) ctx.kernels = &profile->kernels();
-  const auto phase = [profile](const char* name) {
-    if (profile != nullptr) profile->set_phase(name);
-  };
-  phase("forward");
-  ctx.tape = &tape;
   ctx.training = true;
   ctx.step = state_->step++;
-  const Var logits = state_->parts.model->forward(ctx, state_->parts.input(state_->batch.images));
-  const LossResult result = softmax_cross_entropy(ctx, logits, state_->batch.labels,
-                                                  static_cast<float>(state_->config.train.label_smoothing));
-  phase("backward");
-  tape.backward(result.loss, 1.0f, [&] {
-    phase("update");
-    state_->optimizer->update_complete(state_->config.optimizer.lr);
-    phase("backward");
-  });
-  phase("update");
-  state_->optimizer->step(state_->config.optimizer.lr);
-  const float loss = result.loss.value().data<float>()[0];
-  return {std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), loss};
+  const StepOutcome outcome = training_step(state_->config, state_->parts, ctx, *state_->optimizer, state_->batch,
+                                            state_->config.optimizer.lr, [profile](const char* name) {
+                                              if (profile != nullptr) profile->set_phase(name);
+                                            });
+  return {std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
+          static_cast<float>(outcome.loss)};
 }
 
 void StepRunner::record(KernelProfile* profile) {

@@ -16,7 +16,6 @@
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
 #include "luq/core/machine.h"
-#include "luq/ops/loss.h"
 #include "luq/train/checkpoint.h"
 #include "luq/train/ema.h"
 #include "luq/train/lr_scheduler.h"
@@ -28,6 +27,7 @@
 #include "src/train/run_log.h"
 #include "src/train/signals.h"
 #include "src/train/text_file.h"
+#include "src/train/training_step.h"
 
 namespace luq {
 namespace {
@@ -42,7 +42,7 @@ const std::vector<std::string> changeable_keys = {"threads",   "train.epochs",  
 
 // Sums over the steps since the last train line.
 struct Window {
-  double loss_sum = 0, data_seconds = 0, seconds = 0;
+  double loss_sum = 0, gradient_norm_sum = 0, data_seconds = 0, seconds = 0;
   int64_t correct = 0, images = 0, steps = 0;
 };
 
@@ -215,6 +215,9 @@ void Trainer::write_train_line() {
       .loss = window_.loss_sum / images,
       .top1 = 100.0 * static_cast<double>(window_.correct) / images,
       .lr = current_lr(state_.step - 1),
+      .gradient_norm = config_.train.clip_grad_norm > 0
+                           ? std::optional(window_.gradient_norm_sum / static_cast<double>(window_.steps))
+                           : std::nullopt,
       .images_per_second = images / window_.seconds,
       .data_seconds = window_.data_seconds,
       .compute_seconds = window_.seconds - window_.data_seconds,
@@ -233,9 +236,7 @@ void Trainer::check_state() {
 }
 
 void Trainer::train_step(const Batch& batch) {
-  Tape tape;
   Ctx ctx = parts_.context(config_);
-  ctx.tape = &tape;
   ctx.step = static_cast<uint64_t>(state_.step);
   ctx.training = true;
   std::optional<KernelProfile> profile;
@@ -245,22 +246,11 @@ void Trainer::train_step(const Batch& batch) {
     optimizer_->use(profile->kernels());
   }
   try {
-    const Var logits = parts_.model->forward(ctx, parts_.input(batch.images));
-    LossResult result =
-        softmax_cross_entropy(ctx, logits, batch.labels, static_cast<float>(config_.train.label_smoothing));
-    const float loss = result.loss.value().data<float>()[0];
-    if (!std::isfinite(loss)) {
-      const std::string name = first_non_finite(*parts_.model);
-      fail("the loss is {}; {}; the run stops (a lower optimizer.lr may help)", std::isnan(loss) ? "NaN" : "infinite",
-           name.empty() ? "every parameter and buffer is finite, so the activations overflowed"
-                        : "the first parameter or buffer that holds NaN or infinity is " + name);
-    }
-    const double lr = current_lr(state_.step);
-    tape.backward(result.loss, 1.0f, [&] { optimizer_->update_complete(lr); });
-    optimizer_->step(lr);
+    const StepOutcome outcome = training_step(config_, parts_, ctx, *optimizer_, batch, current_lr(state_.step));
     if (ema_) ema_->update(state_.step + 1);
-    window_.loss_sum += static_cast<double>(loss) * static_cast<double>(batch.size());
-    window_.correct += result.correct;
+    window_.loss_sum += outcome.loss * static_cast<double>(batch.size());
+    window_.correct += outcome.correct;
+    window_.gradient_norm_sum += outcome.gradient_norm.value_or(0);
     window_.images += batch.size();
     window_.steps += 1;
     if (profile) {

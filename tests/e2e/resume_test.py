@@ -108,6 +108,24 @@ class Resume(Case):
         self.assertEqual(self.last(cwd).read_bytes(), self.last(straight).read_bytes())
         self.refused(cwd, "train.ema_decay", flags=("--resume",), train__epochs=4, train__ema_decay=0.99)
 
+    def test_adamw_micro_batches_clipping(self):
+        """Resumed in mid-epoch; the norm is a column of the metrics, the same in both."""
+        settings = {"optimizer__name": "adamw", "optimizer__nesterov": "false", "optimizer__lr": 0.001,
+                    "train__micro_batches": 4, "train__clip_grad_norm": 0.5, "train__log_every": 1}
+        straight, cwd = self.subfolder("straight"), self.subfolder("parts")
+        self.train(straight, train__max_steps=20, **settings)
+        for flags, steps in (((), 6), (("--resume",), 17), (("--resume",), 20)):
+            self.train(cwd, *flags, train__max_steps=steps, **settings)
+        self.assert_same_tensors(self.last(cwd), self.last(straight))
+        names = Checkpoint(self.last(cwd)).tensors
+        for kind in ("exp_avg", "exp_avg_sq"):
+            self.assertIn(f"optimizer.{kind}.layer1.0.conv1.weight", names)
+        norms = [[line["gradient_norm"] for line in metrics(folder / "run") if line["kind"] == "train"]
+                 for folder in (cwd, straight)]
+        self.assertEqual(len(norms[0]), 20)
+        self.assertEqual(norms[0], norms[1])
+        self.assertGreater(min(norms[0]), 0)
+
     def test_more_steps_at_exact_positions(self):
         """100 steps = 50 + 50; ends in mid-epoch, twice in one epoch, and at an epoch's end."""
         straight = self.subfolder("straight")

@@ -75,7 +75,9 @@ struct TrainConfig {
   int64_t checkpoint_every = 0;  // steps; 0: each epoch
   int64_t log_every = 20;        // steps
   double label_smoothing = 0;
-  double ema_decay = 0;  // of an average of the weights; 0: none
+  double ema_decay = 0;       // of an average of the weights; 0: none
+  int64_t micro_batches = 1;  // parts of a batch whose gradients are averaged for one update
+  double clip_grad_norm = 0;  // 0: off
 };
 
 struct EvalConfig {

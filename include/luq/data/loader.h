@@ -31,6 +31,8 @@ struct Batch {
   Tensor images;  // (N, H, W, C) float32, normalised
   Tensor labels;  // (N) int32
   int64_t size() const { return labels.numel(); }
+  // A copy of `count` images from `first`.
+  Batch part(int64_t first, int64_t count) const;
 };
 
 // The batches of an epoch, in an order and with contents that depend on (seed, epoch) alone, not on workers.

@@ -1,0 +1,66 @@
+#include "src/train/training_step.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "luq/core/error.h"
+#include "luq/ops/loss.h"
+#include "luq/train/checkpoint.h"
+
+namespace luq {
+namespace {
+
+void check_finite(const char* what, double value, Module& model) {
+  if (std::isfinite(value)) return;
+  const std::string name = first_non_finite(model);
+  fail("{} is {}; {}; the run stops (a lower optimizer.lr may help)", what, std::isnan(value) ? "NaN" : "infinite",
+       name.empty() ? "every parameter and buffer is finite, so the activations overflowed"
+                    : "the first parameter or buffer that holds NaN or infinity is " + name);
+}
+
+}  // namespace
+
+StepOutcome training_step(const ExperimentConfig& config, ExperimentParts& parts, Ctx ctx, Optimizer& optimizer,
+                          const Batch& batch, double lr, const std::function<void(const char*)>& phase) {
+  const auto begin = [&phase](const char* name) {
+    if (phase) phase(name);
+  };
+  const int64_t count = config.train.micro_batches, images = batch.size() / count;
+  const bool clips = config.train.clip_grad_norm > 0;
+  StepOutcome outcome;
+  for (int64_t i = 0; i < count; ++i) {
+    begin("forward");
+    Tape tape;
+    ctx.tape = &tape;
+    ctx.micro_batch = static_cast<uint32_t>(i);
+    const Batch part = count == 1 ? batch : batch.part(i * images, images);
+    const Var logits = parts.model->forward(ctx, parts.input(part.images));
+    const LossResult result =
+        softmax_cross_entropy(ctx, logits, part.labels, static_cast<float>(config.train.label_smoothing));
+    const double loss = static_cast<double>(result.loss.value().data<float>()[0]);
+    check_finite("the loss", loss, *parts.model);
+    outcome.loss += loss / static_cast<double>(count);
+    outcome.correct += result.correct;
+    begin("backward");
+    if (count > 1 || clips) {
+      tape.backward(result.loss, 1.0f / static_cast<float>(count));
+    } else {
+      tape.backward(result.loss, 1.0f, [&] {
+        begin("update");
+        optimizer.update_complete(lr);
+        begin("backward");
+      });
+    }
+  }
+  begin("update");
+  double scale = 1;
+  if (clips) {
+    outcome.gradient_norm = optimizer.gradient_norm();
+    check_finite("the norm of the gradients", *outcome.gradient_norm, *parts.model);
+    scale = std::min(1.0, config.train.clip_grad_norm / (*outcome.gradient_norm + 1e-6));
+  }
+  optimizer.step(lr, scale);
+  return outcome;
+}
+
+}  // namespace luq
