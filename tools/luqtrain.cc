@@ -79,7 +79,7 @@ int run_training(const TrainArguments& arguments) {
   }
   print(
       fmt::format("Test top-1 {:.2f} % after {} steps (best {:.2f} %), in {:.0f} s.\n"
-                  "The run is in {}: config.yaml, log.txt, metrics.jsonl, checkpoints/.\n"
+                  "The run is in {}: config.yaml, log.txt, metrics.jsonl, tensorboard/, checkpoints/.\n"
                   "Next: luqtrain eval --checkpoint {}/checkpoints/best.safetensors\n",
                   result.last_eval.top1, result.step, result.best_top1, result.seconds, directory, directory));
   return 0;

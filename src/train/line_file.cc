@@ -23,11 +23,10 @@ LineFile::LineFile(const std::string& file, bool exclusive)
 
 LineFile::~LineFile() { ::close(descriptor_); }
 
-bool LineFile::append(const std::string& line) noexcept {
-  const std::string whole = line + "\n";
+bool LineFile::append_bytes(const std::string& bytes) noexcept {
   const off_t start = ::lseek(descriptor_, 0, SEEK_END);
-  const ssize_t put = ::write(descriptor_, whole.data(), whole.size());
-  if (put == static_cast<ssize_t>(whole.size())) return true;
+  const ssize_t put = ::write(descriptor_, bytes.data(), bytes.size());
+  if (put == static_cast<ssize_t>(bytes.size())) return true;
   if (put > 0) std::ignore = ::ftruncate(descriptor_, start);
   return false;
 }

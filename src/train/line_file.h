@@ -1,11 +1,11 @@
-// Append-only files of lines: log.txt and metrics.jsonl.
+// Append-only files: lines of log.txt and metrics.jsonl, records of an event file.
 #pragma once
 
 #include <string>
 
 namespace luq {
 
-// Each line is written at once, so that a killed run leaves whole lines but for the last.
+// Each line or record is written at once, so that a killed run leaves whole ones but for the last.
 class LineFile {
  public:
   // Opens or creates the file. exclusive: throws UserError when another process holds it so. Throws UserError naming
@@ -15,8 +15,9 @@ class LineFile {
   LineFile(const LineFile&) = delete;
   LineFile& operator=(const LineFile&) = delete;
 
-  // False when the system refuses (a full disk); then nothing of the line stays in the file.
-  bool append(const std::string& line) noexcept;
+  // False when the system refuses (a full disk); then nothing of it stays in the file.
+  bool append(const std::string& line) noexcept { return append_bytes(line + "\n"); }
+  bool append_bytes(const std::string& bytes) noexcept;
   void clear();
 
  private:

@@ -8,28 +8,78 @@
 
 namespace luq {
 
+namespace {
+
+// Every number of a line, under its key.
+template <typename M, typename Visitor>
+void visit(M& metrics, const Visitor& visitor) {
+  visitor("epoch", metrics.epoch);
+  visitor("step", metrics.step);
+  visitor("time", metrics.time);
+  visitor("loss", metrics.loss);
+  visitor("top1", metrics.top1);
+  visitor("top5", metrics.top5);
+  visitor("ema_loss", metrics.ema_loss);
+  visitor("ema_top1", metrics.ema_top1);
+  visitor("ema_top5", metrics.ema_top5);
+  visitor("lr", metrics.lr);
+  visitor("gradient_norm", metrics.gradient_norm);
+  visitor("images_per_second", metrics.images_per_second);
+  visitor("data_seconds", metrics.data_seconds);
+  visitor("compute_seconds", metrics.compute_seconds);
+  visitor("percent_of_limit", metrics.percent_of_limit);
+}
+
+struct Writer {
+  nlohmann::ordered_json& line;
+  template <typename Number>
+  void operator()(const char* key, const Number& value) const {
+    line[key] = value;
+  }
+  void operator()(const char* key, const std::optional<double>& value) const {
+    if (value) line[key] = *value;
+  }
+};
+
+struct Reader {
+  const nlohmann::json& line;
+  template <typename Number>
+  void operator()(const char* key, Number& value) const {
+    if (const auto found = line.find(key); found != line.end() && found->is_number()) found->get_to(value);
+  }
+  void operator()(const char* key, std::optional<double>& value) const {
+    if (const auto found = line.find(key); found != line.end() && found->is_number()) value = found->get<double>();
+  }
+};
+
+// The line as an object with a kind and a step, or null.
+nlohmann::json parse_line(const std::string& text) {
+  nlohmann::json line = nlohmann::json::parse(text, nullptr, false);
+  const auto has = [&line](const char* key) { return line.is_object() && line.contains(key); };
+  if (!has("step") || !line["step"].is_number_integer() || !has("kind") || !line["kind"].is_string()) return nullptr;
+  return line;
+}
+
+}  // namespace
+
 std::string to_json(const Metrics& metrics) {
   nlohmann::ordered_json line;
   line["kind"] = metrics.kind;
-  line["epoch"] = metrics.epoch;
-  line["step"] = metrics.step;
-  line["time"] = metrics.time;
-  line["loss"] = metrics.loss;
-  line["top1"] = metrics.top1;
-  const auto add = [&line](const char* key, const std::optional<double>& value) {
-    if (value) line[key] = *value;
-  };
-  add("top5", metrics.top5);
-  add("ema_loss", metrics.ema_loss);
-  add("ema_top1", metrics.ema_top1);
-  add("ema_top5", metrics.ema_top5);
-  line["lr"] = metrics.lr;
-  if (metrics.gradient_norm) line["gradient_norm"] = *metrics.gradient_norm;
-  line["images_per_second"] = metrics.images_per_second;
-  line["data_seconds"] = metrics.data_seconds;
-  line["compute_seconds"] = metrics.compute_seconds;
-  if (metrics.percent_of_limit > 0) line["percent_of_limit"] = metrics.percent_of_limit;
+  visit(metrics, Writer{line});
   return line.dump();
+}
+
+std::vector<Metrics> read_metrics(const std::string& file) {
+  std::ifstream in(file);
+  std::vector<Metrics> lines;
+  for (std::string text; std::getline(in, text);) {
+    const nlohmann::json line = parse_line(text);
+    if (line.is_null()) continue;
+    Metrics metrics{.kind = line["kind"].get<std::string>()};
+    visit(metrics, Reader{line});
+    lines.push_back(std::move(metrics));
+  }
+  return lines;
 }
 
 void cut_back_metrics(const std::string& file, int64_t step, bool keep_eval) {
@@ -37,11 +87,10 @@ void cut_back_metrics(const std::string& file, int64_t step, bool keep_eval) {
   std::ifstream in(file);
   std::string kept;
   for (std::string text; std::getline(in, text);) {
-    const auto line = nlohmann::json::parse(text, nullptr, false);
-    if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer()) continue;
+    const nlohmann::json line = parse_line(text);
+    if (line.is_null()) continue;
     const int64_t at = line["step"].get<int64_t>();
-    const bool is_eval = line.contains("kind") && line["kind"] == "eval";
-    if (at < step || (at == step && (keep_eval || !is_eval))) kept += text + "\n";
+    if (at < step || (at == step && (keep_eval || line["kind"] != "eval"))) kept += text + "\n";
   }
   write_text_file(file, kept);
 }

@@ -4,11 +4,12 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace luq {
 
 struct Metrics {
-  const char* kind = "train";    // or "eval"
+  std::string kind = "train";    // or "eval"
   int64_t epoch = 0;             // from 1
   int64_t step = 0;              // updates done
   double time = 0;               // seconds since 1970, when the line was written
@@ -19,12 +20,15 @@ struct Metrics {
   double lr = 0;                                             // of the last update
   std::optional<double> gradient_norm{};  // before clipping, mean over the steps since the line before
   double images_per_second = 0;
-  double data_seconds = 0;      // waiting for data
-  double compute_seconds = 0;   // the rest
-  double percent_of_limit = 0;  // what this machine's limits allow over the time taken; 0: not known
+  double data_seconds = 0;                   // waiting for data
+  double compute_seconds = 0;                // the rest
+  std::optional<double> percent_of_limit{};  // what this machine's limits allow over the time taken
 };
 
 std::string to_json(const Metrics& metrics);
+
+// The whole lines of a metrics.jsonl, in its order; what is no such line is left out. Empty when there is no file.
+std::vector<Metrics> read_metrics(const std::string& file);
 
 // Takes out of metrics.jsonl, if there is one, what a run going on from `step` will write again: later lines, an
 // unfinished last line and, unless keep_eval, evaluations at `step`. Throws Error naming the file when it cannot.

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "luq/core/error.h"
+#include "src/train/tensorboard.h"
 
 namespace luq {
 namespace {
@@ -60,6 +61,7 @@ void RunDirectory::remove_run() const {
   checkpoints().remove_all();
   fs::remove(config());
   fs::remove(metrics());
+  remove_tensorboard(tensorboard());
 }
 
 }  // namespace luq

@@ -1,4 +1,4 @@
-// The folder of one run: config.yaml, log.txt, metrics.jsonl, checkpoints/.
+// The folder of one run: config.yaml, log.txt, metrics.jsonl, tensorboard/, checkpoints/.
 #pragma once
 
 #include <string>
@@ -16,6 +16,7 @@ class RunDirectory {
   std::string config() const { return path_ + "/config.yaml"; }
   std::string log() const { return path_ + "/log.txt"; }
   std::string metrics() const { return path_ + "/metrics.jsonl"; }
+  std::string tensorboard() const { return path_ + "/tensorboard"; }
   CheckpointFolder checkpoints() const { return CheckpointFolder(path_ + "/checkpoints"); }
 
   // Throws UserError when a run cannot be started so here: there is a run already (fresh), there is none (resume), the

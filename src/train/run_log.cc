@@ -78,7 +78,7 @@ std::string format_count(int64_t count) {
 
 std::string describe(const Metrics& metrics, int64_t epochs, int64_t steps) {
   const std::string limit =
-      metrics.percent_of_limit > 0 ? fmt::format("  {:.0f} % of the limit", metrics.percent_of_limit) : "";
+      metrics.percent_of_limit ? fmt::format("  {:.0f} % of the limit", *metrics.percent_of_limit) : "";
   const std::string norm = metrics.gradient_norm ? fmt::format("  gradient norm {:.4g}", *metrics.gradient_norm) : "";
   return fmt::format("epoch {}/{}  step {}/{}  loss {:.4f}  top-1 {:.2f} %  lr {:.4g}{}  {:.0f} images/s{}",
                      metrics.epoch, epochs, metrics.step, steps, metrics.loss, metrics.top1, metrics.lr, norm,

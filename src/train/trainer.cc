@@ -26,6 +26,7 @@
 #include "src/train/run_directory.h"
 #include "src/train/run_log.h"
 #include "src/train/signals.h"
+#include "src/train/tensorboard.h"
 #include "src/train/text_file.h"
 #include "src/train/training_step.h"
 
@@ -33,6 +34,9 @@ namespace luq {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// Seconds since 1970.
+double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -120,6 +124,7 @@ class Trainer {
   std::optional<TrainState> saved_;  // what last.safetensors holds
 
   std::optional<LineFile> log_file_, metrics_file_;
+  std::optional<TensorBoardFile> tensorboard_;
   std::optional<RunLog> log_;
   std::optional<StopSignals> signals_;
   Window window_;
@@ -156,6 +161,7 @@ void Trainer::open_files() {
     saved_ = state_;
   }
   metrics_file_.emplace(directory_.metrics(), false);
+  tensorboard_.emplace(directory_.tensorboard(), now(), read_metrics(directory_.metrics()));
   write_text_file(directory_.config(), state_.config);
 }
 
@@ -199,29 +205,33 @@ void Trainer::say_start() {
 }
 
 void Trainer::append_metrics(Metrics metrics) {
-  metrics.time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  metrics.time = now();
   if (!metrics_file_->append(to_json(metrics))) {
     log_->info(fmt::format("warning: {} cannot be written; a line is lost", directory_.metrics()));
+  }
+  if (!tensorboard_->append(metrics)) {
+    log_->info(fmt::format("warning: {} cannot be written; a record is lost", directory_.tensorboard()));
   }
 }
 
 void Trainer::write_train_line() {
   if (window_.images == 0) return;
   const auto images = static_cast<double>(window_.images);
-  const Metrics metrics{
-      .kind = "train",
-      .epoch = epoch_number(),
-      .step = state_.step,
-      .loss = window_.loss_sum / images,
-      .top1 = 100.0 * static_cast<double>(window_.correct) / images,
-      .lr = current_lr(state_.step - 1),
-      .gradient_norm = config_.train.clip_grad_norm > 0
-                           ? std::optional(window_.gradient_norm_sum / static_cast<double>(window_.steps))
-                           : std::nullopt,
-      .images_per_second = images / window_.seconds,
-      .data_seconds = window_.data_seconds,
-      .compute_seconds = window_.seconds - window_.data_seconds,
-      .percent_of_limit = 100 * limit_seconds_ * static_cast<double>(window_.steps) / window_.seconds};
+  Metrics metrics{.kind = "train",
+                  .epoch = epoch_number(),
+                  .step = state_.step,
+                  .loss = window_.loss_sum / images,
+                  .top1 = 100.0 * static_cast<double>(window_.correct) / images,
+                  .lr = current_lr(state_.step - 1),
+                  .images_per_second = images / window_.seconds,
+                  .data_seconds = window_.data_seconds,
+                  .compute_seconds = window_.seconds - window_.data_seconds};
+  if (config_.train.clip_grad_norm > 0) {
+    metrics.gradient_norm = window_.gradient_norm_sum / static_cast<double>(window_.steps);
+  }
+  if (limit_seconds_ > 0) {
+    metrics.percent_of_limit = 100 * limit_seconds_ * static_cast<double>(window_.steps) / window_.seconds;
+  }
   append_metrics(metrics);
   log_->detail(describe(metrics, horizon_.epochs, last_step_));
   window_ = {};

@@ -215,9 +215,11 @@ class RunDirectory(Case):
         process = self.train(cwd, train__epochs=2)
         self.assertIn("step 5/26", process.stdout)
         self.assertNotIn("\r", process.stdout)
-        names = sorted(path.relative_to(cwd / "run").as_posix() for path in (cwd / "run").rglob("*"))
+        names = sorted(path.relative_to(cwd / "run").as_posix() for path in (cwd / "run").rglob("*")
+                       if not path.name.startswith("events.out.tfevents."))
         self.assertEqual(names, ["checkpoints", "checkpoints/best.safetensors", "checkpoints/last.safetensors",
-                                 "checkpoints/previous.safetensors", "config.yaml", "log.txt", "metrics.jsonl"])
+                                 "checkpoints/previous.safetensors", "config.yaml", "log.txt", "metrics.jsonl",
+                                 "tensorboard"])
         lines = metrics(cwd / "run")
         self.assertEqual([(line["kind"], line["epoch"], line["step"]) for line in lines],
                          [("train", 1, 5), ("train", 1, 10), ("eval", 1, 13), ("train", 2, 15), ("train", 2, 20),

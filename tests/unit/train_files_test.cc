@@ -36,6 +36,20 @@ TEST_CASE("metrics: a line is one JSON object with the documented keys", "[metri
   CHECK(to_json(metrics).find('\n') == std::string::npos);
 }
 
+TEST_CASE("metrics: what is written is read back, and what is no whole line is left out", "[metrics]") {
+  const TemporaryFolder folder;
+  const Metrics train{.kind = "train", .epoch = 2, .step = 40, .time = 1.75e9, .loss = 0.1 + 0.2, .top1 = 91.25};
+  Metrics eval{.kind = "eval", .step = 41, .lr = 0.05, .images_per_second = 3};
+  eval.top5 = 99.5;
+  const std::string lines = to_json(train) + "\n" + to_json(eval) + "\n";
+  write_file(folder / "a", to_json(train) + "\n[1]\n{\"step\":1}\n{\"kind\":\"eval\",\"step\":\"1\"}\n" +
+                               to_json(eval) + "\n{\"kind\":\"train\",\"st");
+  std::string again;
+  for (const Metrics& metrics : read_metrics(folder / "a")) again += to_json(metrics) + "\n";
+  CHECK(again == lines);
+  CHECK(read_metrics(folder / "none").empty());
+}
+
 TEST_CASE("metrics: cut back to a step", "[metrics]") {
   const TemporaryFolder folder;
   const std::string file = folder / "metrics.jsonl";
