@@ -238,6 +238,10 @@ std::vector<Field> schema(ExperimentConfig& c) {
               "The same weights, to the bit, for any number of threads. This version has no faster way without."),
       text("run.directory", c.run.directory, "Folder of the run; empty: runs/<name of the configuration>."),
       text("model.name", c.model.name, "Model of the zoo (required)."),
+      text(
+          "model.weights", c.model.weights,
+          "Safetensors file to start training from: a checkpoint or a torchvision state_dict (docs/interop.md); a head "
+          "of another number of classes starts anew. Empty: random weights."),
       choice("data.name", c.data.name,
              {"fashion_mnist", "mnist", "cifar10", "cifar100", "image_folder", "imagenet", "synthetic"},
              "Data set (required)."),

@@ -231,6 +231,11 @@ Tensor read_tensor(const FileDescriptor& descriptor, const std::string& file, ui
   return tensor;
 }
 
+// By the first bytes: a zip archive, or the pickle of the time before it.
+bool is_pytorch_file(uint64_t first_bytes) {
+  return (first_bytes & 0xffffffff) == 0x04034b50 || (first_bytes & 0xffff) == 0x0280;
+}
+
 // ---- Writing --------------------------------------------------------------------------------------------------------
 
 const char* stored_name(DType dtype) {
@@ -336,6 +341,13 @@ SafeTensors load_safetensors(const std::string& file) {
   }
   read_bytes(descriptor, file, 0, &header_bytes, sizeof(header_bytes));
   if (header_bytes > max_header_bytes || header_bytes > file_bytes - sizeof(header_bytes)) {
+    if (is_pytorch_file(header_bytes)) {
+      fail_user(
+          "[safetensors] {}: is a PyTorch file, not safetensors; convert it with\n  python3 -c \"import sys, torch, "
+          "safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in torch.load(sys.argv[1], "
+          "map_location='cpu', weights_only=True).items()}}, sys.argv[2])\" '{}' OUTPUT.safetensors",
+          file, file);
+    }
     fail_user("[safetensors] {}: truncated, or no safetensors file: a header of {} bytes in a file of {}", file,
               header_bytes, file_bytes);
   }

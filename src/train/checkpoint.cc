@@ -20,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* format_name = "luqtrain checkpoint 2";
-// The columns of a linear layer behind flatten were stored (H, W, C).
+// The columns of a linear layer behind flatten were stored (H, W, C), and nothing was said of the images.
 constexpr const char* old_format_name = "luqtrain checkpoint 1";
 constexpr const char* optimizer_prefix = "optimizer.";
 constexpr const char* ema_prefix = "ema.";
@@ -70,7 +70,8 @@ std::map<std::string, std::string> to_metadata(const TrainState& state) {
           {"seed", fmt::format("{}", state.seed)},
           {"best_top1", fmt::format("{}", state.best_top1)},
           {"finished", state.finished ? "1" : "0"},
-          {"config", state.config}};
+          {"config", state.config},
+          {"data", state.data}};
 }
 
 const std::string& metadata_text(const SafeTensors& content, const std::string& file, const std::string& key) {
@@ -90,22 +91,6 @@ Number metadata_number(const SafeTensors& content, const std::string& file, cons
   return number;
 }
 
-void check_column_order(const Checkpoint& checkpoint, Module& model) {
-  if (checkpoint.content.metadata.at("format") != old_format_name) return;
-  for (const Parameter* parameter : model.parameters()) {
-    if (parameter->flattened_channels == 0) continue;
-    fail_user("[checkpoint] {}: format '{}' has the columns of {} in another order than '{}'; train this model anew",
-              checkpoint.file, old_format_name, parameter->name, format_name);
-  }
-}
-
-void load(const Checkpoint& checkpoint, const std::vector<Slot>& slots,
-          const std::vector<std::pair<std::string, Tensor>>& stored) {
-  const std::string differences = load_slots(slots, stored);
-  if (differences.empty()) return;
-  fail_user("[checkpoint] {}: is of another model than the configuration's: {}", checkpoint.file, differences);
-}
-
 }  // namespace
 
 void save_checkpoint(const std::string& file, Module& model, const Optimizer& optimizer, const TrainState& state,
@@ -119,8 +104,15 @@ void save_checkpoint(const std::string& file, Module& model, const Optimizer& op
   save_safetensors(file, content);
 }
 
-Checkpoint read_checkpoint(const std::string& file) {
-  Checkpoint checkpoint{file, load_safetensors(file), {}};
+bool is_checkpoint(const SafeTensors& content) {
+  const auto found = content.metadata.find("format");
+  return found != content.metadata.end() && (found->second == format_name || found->second == old_format_name);
+}
+
+Checkpoint read_checkpoint(const std::string& file) { return read_checkpoint(file, load_safetensors(file)); }
+
+Checkpoint read_checkpoint(const std::string& file, SafeTensors read) {
+  Checkpoint checkpoint{file, std::move(read), {}};
   const SafeTensors& content = checkpoint.content;
   const std::string& format = metadata_text(content, file, "format");
   if (format != format_name && format != old_format_name) {
@@ -138,29 +130,40 @@ Checkpoint read_checkpoint(const std::string& file) {
   state.best_top1 = metadata_number<double>(content, file, "best_top1");
   state.finished = metadata_number<int>(content, file, "finished") != 0;
   state.config = metadata_text(content, file, "config");
+  if (content.metadata.at("format") != old_format_name) state.data = metadata_text(content, file, "data");
   return checkpoint;
 }
 
+void check_column_order(const SafeTensors& content, const std::string& file, Module& model) {
+  if (content.metadata.at("format") != old_format_name) return;
+  for (const Parameter* parameter : model.parameters()) {
+    if (parameter->flattened_channels == 0) continue;
+    fail_user("[checkpoint] {}: format '{}' has the columns of {} in another order than '{}'; train this model anew",
+              file, old_format_name, parameter->name, format_name);
+  }
+}
+
 void restore(const Checkpoint& checkpoint, Module& model, Optimizer& optimizer, ModelEma* ema) {
-  check_column_order(checkpoint, model);
-  load(checkpoint, all_slots(model, optimizer, ema), checkpoint.content.tensors);
+  check_column_order(checkpoint.content, checkpoint.file, model);
+  const std::string differences = load_slots(all_slots(model, optimizer, ema), checkpoint.content.tensors);
+  if (!differences.empty()) {
+    fail_user("[checkpoint] {}: is of another model than the configuration's: {}", checkpoint.file, differences);
+  }
   optimizer.set_resumed(checkpoint.state.step);
 }
 
-bool restore_weights(const Checkpoint& checkpoint, Module& model, CheckpointWeights weights) {
-  check_column_order(checkpoint, model);
-  std::vector<std::pair<std::string, Tensor>> trained, average;
+StoredModel model_of(const Checkpoint& checkpoint, CheckpointWeights weights) {
+  SafeTensors trained{.tensors = {}, .metadata = checkpoint.content.metadata}, average = trained;
   for (const auto& [name, tensor] : checkpoint.content.tensors) {
     if (name.starts_with(optimizer_prefix)) continue;
     if (name.starts_with(ema_prefix)) {
-      average.emplace_back(name.substr(std::strlen(ema_prefix)), tensor);
+      average.tensors.emplace_back(name.substr(std::strlen(ema_prefix)), tensor);
     } else {
-      trained.emplace_back(name, tensor);
+      trained.tensors.emplace_back(name, tensor);
     }
   }
-  const bool use_average = weights == CheckpointWeights::ema_if_stored && !average.empty();
-  load(checkpoint, model_slots(model), use_average ? average : trained);
-  return use_average;
+  const bool is_ema = weights == CheckpointWeights::ema_if_stored && !average.tensors.empty();
+  return {.state = is_ema ? std::move(average) : std::move(trained), .is_ema = is_ema};
 }
 
 void CheckpointFolder::save_last(Module& model, const Optimizer& optimizer, const TrainState& state,

@@ -8,6 +8,7 @@
 #include "luq/core/error.h"
 #include "luq/ops/accuracy.h"
 #include "luq/ops/loss.h"
+#include "luq/train/model_file.h"
 
 namespace luq {
 namespace {
@@ -94,6 +95,31 @@ ExperimentParts make_parts(const ExperimentConfig& config, bool with_training) {
   parts.threads = config.threads > 0 ? static_cast<int>(config.threads) : omp_get_num_procs();
   omp_set_num_threads(parts.threads);
   return parts;
+}
+
+std::string load_initial_weights(const ExperimentConfig& config, Module& model) {
+  if (config.model.weights.empty()) return "";
+  const ModelFile model_file = read_model_file(config.model.weights);
+  const LoadedState loaded = load_model_file(model_file, model, true);
+  std::string text = fmt::format("{} ({}{})", model_file.file,
+                                 model_file.kind == ModelFile::Kind::checkpoint ? "a checkpoint" : "a state_dict",
+                                 model_file.is_ema ? ", its EMA" : "");
+  if (!loaded.replaced_head.empty()) {
+    text += fmt::format("; its head {} is for {} classes: replaced by a new one", loaded.replaced_head,
+                        loaded.stored_classes);
+  }
+  return text;
+}
+
+std::vector<std::string> layers_without_activation_scale(Module& model, const QuantPlan& plan) {
+  std::vector<std::string> layers;
+  for (const Buffer* buffer : model.buffers()) {
+    const size_t dot = buffer->name.rfind('.');
+    if (dot == std::string::npos || buffer->name.substr(dot) != ".activation_scale") continue;
+    const std::string layer = buffer->name.substr(0, dot);
+    if (is_4bit(plan[layer].activations.format) && !(buffer->value.data<float>()[0] > 0)) layers.push_back(layer);
+  }
+  return layers;
 }
 
 AugmentOptions augment_options(const ExperimentConfig& config) {

@@ -34,6 +34,12 @@ ExperimentParts make_parts(const ExperimentConfig& config, bool with_training);
 EvalResult evaluate(const ExperimentConfig& config, ExperimentParts& parts,
                     const std::function<bool()>& between_batches, double* wait_seconds = nullptr);
 
+// Loads model.weights, when there is one, and says what it did; "" otherwise. Throws UserError naming the file.
+std::string load_initial_weights(const ExperimentConfig& config, Module& model);
+
+// Layers whose input the plan quantises and whose running scale is not known.
+std::vector<std::string> layers_without_activation_scale(Module& model, const QuantPlan& plan);
+
 AugmentOptions augment_options(const ExperimentConfig& config);
 
 }  // namespace luq

@@ -50,6 +50,7 @@ std::string with_kernel(const std::string& formats, const std::string& kernel) {
 
 std::string describe_plan(const ExperimentConfig& config) {
   const ExperimentParts parts = make_parts(config, true);
+  const std::string start = load_initial_weights(config, *parts.model);
   const Probe probed = probe(config, parts);
 
   std::vector<std::vector<std::string>> rows{
@@ -83,6 +84,7 @@ std::string describe_plan(const ExperimentConfig& config) {
   const int64_t fixed = parameters * copies * size_of(DType::float32);
   const int64_t activations = probed.bytes_per_image * config.train.batch_size / config.train.micro_batches;
   text += fmt::format("\nparameters       {}\n", format_count(parameters));
+  if (!start.empty()) text += fmt::format("weights          {}\n", start);
   text += fmt::format("MACs per image   {} forward, {:.1f} % of them in 4 bits\n", format_count(macs),
                       macs == 0 ? 0.0 : 100.0 * static_cast<double>(integer_macs) / static_cast<double>(macs));
   text += fmt::format("data             {}: {} training and {} test images\n", parts.train_set->info().name,

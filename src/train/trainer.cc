@@ -19,7 +19,9 @@
 #include "luq/train/checkpoint.h"
 #include "luq/train/ema.h"
 #include "luq/train/lr_scheduler.h"
+#include "luq/train/model_file.h"
 #include "luq/train/optimizer.h"
+#include "src/train/dataset_json.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/line_file.h"
 #include "src/train/metrics.h"
@@ -84,8 +86,11 @@ class Trainer {
       }
       already_finished_ = state_.finished && state_.step >= last_step_;
       resumed_ = true;
+    } else {
+      start_ = load_initial_weights(config_, *parts_.model);
     }
     state_.config = to_yaml(config_);
+    state_.data = to_json(parts_.train_set->info());
   }
 
   TrainResult run();
@@ -121,6 +126,7 @@ class Trainer {
   int64_t last_step_ = 0;  // the run ends after this many updates
   TrainState state_;
   bool already_finished_ = false, resumed_ = false;
+  std::string start_;                // where the weights come from, "" for random ones
   std::optional<TrainState> saved_;  // what last.safetensors holds
 
   std::optional<LineFile> log_file_, metrics_file_;
@@ -186,6 +192,7 @@ void Trainer::say_start() {
   log_->info(fmt::format("run      {}", directory_.path()));
   log_->info(fmt::format("model    {}, {} parameters, {} of {} convolutions and linear layers in 4 bits",
                          config_.model.name, format_count(parameters), quantized, layers.size()));
+  if (!start_.empty()) log_->info("weights  " + start_);
   log_->info(fmt::format("data     {}, {} training and {} test images of {}x{}x{}, {} classes", info.name,
                          format_count(info.images), format_count(parts_.test_set->info().images), info.height,
                          info.width, info.channels, info.num_classes));
@@ -456,11 +463,23 @@ TrainResult train(const ExperimentConfig& config, StartMode mode) { return Train
 
 CheckpointEval evaluate_checkpoint(const std::string& file, const std::optional<ExperimentConfig>& config,
                                    CheckpointWeights weights) {
-  const Checkpoint checkpoint = read_checkpoint(file);
-  const ExperimentConfig used = config ? *config : parse_experiment(checkpoint.state.config, file, {});
+  const ModelFile model_file = read_model_file(file, weights);
+  if (!config && model_file.config.empty()) {
+    fail_user("[eval] {}: is a state_dict without a configuration; say with --config what model and data it is for",
+              file);
+  }
+  const ExperimentConfig used = config ? *config : model_file.stored_config();
   ExperimentParts parts = make_parts(used, false);
-  const bool is_ema = restore_weights(checkpoint, *parts.model, weights);
-  return {evaluate(used, parts, [] { return true; }), is_ema};
+  load_model_file(model_file, *parts.model);
+  const std::vector<std::string> without_scale = layers_without_activation_scale(*parts.model, parts.plan);
+  std::string warning;
+  if (!without_scale.empty()) {
+    warning = fmt::format(
+        "{} has no activation scales for {} quantised layers ({}, ...): each batch's own were used, so the result "
+        "depends on eval.batch_size",
+        file, without_scale.size(), without_scale.front());
+  }
+  return {evaluate(used, parts, [] { return true; }), model_file.is_ema, warning};
 }
 
 }  // namespace luq

@@ -9,6 +9,7 @@
 #include "luq/core/error.h"
 #include "luq/models/registry.h"
 #include "luq/models/vgg.h"
+#include "luq/train/model_file.h"
 #include "tests/catch.h"
 #include "tests/temporary_folder.h"
 
@@ -59,6 +60,7 @@ TrainState example_state() {
   state.best_top1 = 100.0 / 3.0;
   state.finished = true;
   state.config = "model:\n  name: resnet20\n";
+  state.data = R"({"name": "synthetic"})";
   return state;
 }
 
@@ -70,6 +72,13 @@ std::string refusal(const std::function<void()>& action) {
   }
   FAIL("accepted");
   return "";
+}
+
+bool restore_weights(const Checkpoint& checkpoint, Module& model,
+                     CheckpointWeights weights = CheckpointWeights::ema_if_stored) {
+  const ModelFile model_file = read_model_file(checkpoint.file, weights);
+  load_model_file(model_file, model);
+  return model_file.is_ema;
 }
 
 }  // namespace
@@ -89,6 +98,7 @@ TEST_CASE("checkpoint: what is saved is restored, to the bit", "[checkpoint]") {
   CHECK(checkpoint.state.best_top1 == state.best_top1);
   CHECK(checkpoint.state.finished);
   CHECK(checkpoint.state.config == state.config);
+  CHECK(checkpoint.state.data == state.data);
   restore(checkpoint, *restored.model, *restored.optimizer);
   CHECK(saved.equals(restored));
 

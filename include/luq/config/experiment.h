@@ -15,7 +15,8 @@ struct RunConfig {
 };
 
 struct ModelConfig {
-  std::string name;  // required, from the zoo
+  std::string name;     // required, from the zoo
+  std::string weights;  // file to start training from; empty: random numbers
 };
 
 struct AugmentConfig {

@@ -3,7 +3,8 @@
 // Tensors: the model's parameters and buffers under their own (torchvision-style) names and the optimiser's state as
 // "optimizer.<kind>.<parameter>"; with train.ema_decay also the average of the weights as "ema.<name>". Parameters
 // and what belongs to them are in the layout of luq/nn/stored_layout.h, so that the model's part loads in torchvision.
-// Metadata (strings): format, step, epoch, batch, seed, best_top1, finished, config (effective YAML), crc32.
+// Metadata (strings): format, step, epoch, batch, seed, best_top1, finished, config (effective YAML), data (what the
+// images were, JSON), crc32.
 // Nothing depends on the time or the machine: the same run writes the same bytes.
 #pragma once
 
@@ -27,6 +28,7 @@ struct TrainState {
   double best_top1 = -1.0;  // percent, of best.safetensors (of its average where there is one); below 0: none yet
   bool finished = false;    // the run reached its end and was evaluated there
   std::string config;       // effective configuration, YAML
+  std::string data;         // to_json(DatasetInfo) of the training set
 };
 
 struct Checkpoint {
@@ -39,8 +41,12 @@ struct Checkpoint {
 void save_checkpoint(const std::string& file, Module& model, const Optimizer& optimizer, const TrainState& state,
                      const ModelEma* ema = nullptr);
 
+// Metadata that only a checkpoint has.
+bool is_checkpoint(const SafeTensors& content);
 // Checks the format and the checksum over everything in the file. Throws UserError naming the file.
 Checkpoint read_checkpoint(const std::string& file);
+// The same for a file that was read already.
+Checkpoint read_checkpoint(const std::string& file, SafeTensors content);
 
 // To go on training: copies the values into the model, the optimiser and, unless null, the average. The names and
 // shapes must be exactly theirs. Throws UserError that lists the first missing, unexpected and mismatched.
@@ -49,10 +55,14 @@ void restore(const Checkpoint& checkpoint, Module& model, Optimizer& optimizer, 
 // Which weights of a checkpoint a model takes for evaluation.
 enum class CheckpointWeights { ema_if_stored, trained };
 
-// To evaluate: copies one set of weights into the model and passes over the rest of the file. True when it was the
-// average. Throws like restore.
-bool restore_weights(const Checkpoint& checkpoint, Module& model,
-                     CheckpointWeights weights = CheckpointWeights::ema_if_stored);
+// What a checkpoint holds of the model alone, as load_state_dict takes it.
+struct StoredModel {
+  SafeTensors state;    // with the checkpoint's metadata
+  bool is_ema = false;  // the average of the weights
+};
+StoredModel model_of(const Checkpoint& checkpoint, CheckpointWeights weights = CheckpointWeights::ema_if_stored);
+// Throws UserError for a file of an older format that holds this model's parameters in another layout.
+void check_column_order(const SafeTensors& content, const std::string& file, Module& model);
 
 // The folder <run>/checkpoints: last.safetensors, previous.safetensors (the last before it), best.safetensors.
 class CheckpointFolder {

@@ -39,9 +39,12 @@ TrainResult train(const ExperimentConfig& config, StartMode mode);
 struct CheckpointEval {
   EvalResult result;
   bool is_ema = false;  // of the average of the weights
+  std::string warning;  // why the numbers may mislead; "" when there is nothing to say
 };
 
-// Evaluates a checkpoint on its test set, with the configuration stored in it unless one is given.
+// Evaluates a checkpoint, or a state_dict from elsewhere, on a test set: with the configuration stored in the file
+// unless one is given. Quantised layers without an activation scale (a state_dict holds none) use each batch's own, and
+// the warning says so.
 CheckpointEval evaluate_checkpoint(const std::string& checkpoint, const std::optional<ExperimentConfig>& config,
                                    CheckpointWeights weights = CheckpointWeights::ema_if_stored);
 

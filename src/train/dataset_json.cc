@@ -1,0 +1,43 @@
+#include "src/train/dataset_json.h"
+
+#include <nlohmann/json.hpp>
+
+#include "luq/core/error.h"
+
+namespace luq {
+
+std::string to_json(const DatasetInfo& info) {
+  nlohmann::ordered_json json;
+  json["name"] = info.name;
+  json["encoded"] = info.encoded;
+  json["height"] = info.height;
+  json["width"] = info.width;
+  json["channels"] = info.channels;
+  json["num_classes"] = info.num_classes;
+  json["mean"] = info.mean;
+  json["std"] = info.std;
+  json["class_names"] = info.class_names;
+  // Names of folders are bytes; what is no UTF-8 is replaced.
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+DatasetInfo parse_dataset_info(const std::string& json, const std::string& source) {
+  try {
+    const nlohmann::json parsed = nlohmann::json::parse(json);
+    DatasetInfo info;
+    parsed.at("name").get_to(info.name);
+    parsed.at("encoded").get_to(info.encoded);
+    parsed.at("height").get_to(info.height);
+    parsed.at("width").get_to(info.width);
+    parsed.at("channels").get_to(info.channels);
+    parsed.at("num_classes").get_to(info.num_classes);
+    parsed.at("mean").get_to(info.mean);
+    parsed.at("std").get_to(info.std);
+    parsed.at("class_names").get_to(info.class_names);
+    return info;
+  } catch (const nlohmann::json::exception& error) {
+    fail_user("[model] {}: metadata 'data' does not describe images ({})", source, error.what());
+  }
+}
+
+}  // namespace luq
