@@ -422,14 +422,14 @@ struct ResizeArgs {
   uint8_t* y;  // (oh, ow, c)
 };
 
-// y = x * scale + shift, per channel, optionally mirrored: what makes pixels the network's input. On the calling
-// thread.
+// y = x * scale + shift, per channel, optionally mirrored: what makes pixels the network's input. In double with one
+// rounding for the product and sum, then to float32. On the calling thread.
 struct NormalizeArgs {
   const uint8_t* x;  // (rows, cols, c)
   int64_t rows, cols, c;
-  const float *scale, *shift;  // (c) each
-  bool flip;                   // columns from right to left
-  float* y;                    // (rows, cols, c)
+  const double *scale, *shift;  // (c) each
+  bool flip;                    // columns from right to left
+  float* y;                     // (rows, cols, c)
 };
 
 // ---- What the machine can do ----------------------------------------------------------------------------------------
@@ -482,7 +482,9 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
   X(adaptive_avg_pool, AdaptiveAvgPoolArgs)                  \
   X(adaptive_avg_pool_backward, AdaptiveAvgPoolBackwardArgs) \
   X(cross_entropy, CrossEntropyArgs)                         \
-  X(sgd, SgdArgs)
+  X(sgd, SgdArgs)                                            \
+  X(resize, ResizeArgs)                                      \
+  X(normalize, NormalizeArgs)
 
 #define LUQ_OPTIONAL_KERNEL_ENTRIES(X)                 \
   X(qconv_forward_moments, QConvForwardMomentsArgs)    \
@@ -495,8 +497,6 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
   X(gelu, GeluArgs)                                    \
   X(gelu_backward, GeluBackwardArgs)                   \
   X(adamw, AdamWArgs)                                  \
-  X(resize, ResizeArgs)                                \
-  X(normalize, NormalizeArgs)                          \
   X(peak_int8, PeakArgs)                               \
   X(peak_float32, PeakArgs)                            \
   X(peak_bfloat16, PeakArgs)                           \

@@ -33,12 +33,14 @@ constexpr Level kLevels[] = {
        kernels::add_ref_quantize(table);
        kernels::add_ref_qconv(table);
        kernels::add_ref_float(table);
+       kernels::add_ref_image(table);
      }},
     {"avx2", has_avx2,
      [](Kernels& table) {
        kernels::add_avx2_quantize(table);
        kernels::add_avx2_qconv(table);
        kernels::add_avx2_float(table);
+       kernels::add_avx2_image(table);
        kernels::add_avx2_norm(table);
        kernels::add_avx2_peak(table);
        kernels::add_onednn(table);
@@ -48,6 +50,7 @@ constexpr Level kLevels[] = {
        kernels::add_avx512_quantize(table);
        kernels::add_avx512_qconv(table);
        kernels::add_avx512_float(table);
+       kernels::add_avx512_image(table);
        kernels::add_avx512_norm(table);
        kernels::add_avx512_peak(table);
      }},

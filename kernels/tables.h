@@ -8,14 +8,17 @@ namespace luq::kernels {
 void add_ref_quantize(Kernels& table);
 void add_ref_qconv(Kernels& table);
 void add_ref_float(Kernels& table);
+void add_ref_image(Kernels& table);
 void add_avx2_quantize(Kernels& table);
 void add_avx2_qconv(Kernels& table);
 void add_avx2_float(Kernels& table);
+void add_avx2_image(Kernels& table);
 void add_avx2_norm(Kernels& table);
 void add_avx2_peak(Kernels& table);
 void add_avx512_quantize(Kernels& table);
 void add_avx512_qconv(Kernels& table);
 void add_avx512_float(Kernels& table);
+void add_avx512_image(Kernels& table);
 void add_avx512_norm(Kernels& table);
 void add_avx512_peak(Kernels& table);
 void add_avx512vnni_qconv(Kernels& table);
@@ -25,12 +28,14 @@ void add_avx512bf16_peak(Kernels& table);
 void add_onednn(Kernels& table);           // bfloat16 is computed in float32
 void add_onednn_bfloat16(Kernels& table);  // and here as it is; for CPUs with AVX-512
 
-// The scalar kernels that vector ones leave some inputs to: matmuls with sums past the int32 bound, and stochastic
-// rounding of tensors with more random blocks than 32 bits count.
+// The scalar kernels that vector ones leave some inputs to: matmuls with sums past the int32 bound, stochastic rounding
+// of tensors with more random blocks than 32 bits count, and images whose channels are not three.
 void ref_encode_int(const EncodeIntArgs& args);
 void ref_encode_fp4(const EncodeFp4Args& args);
 void ref_qconv_forward(const QConvForwardArgs& args);
 void ref_qconv_backward_data(const QConvBackwardDataArgs& args);
 void ref_qconv_backward_weight(const QConvBackwardWeightArgs& args);
+void ref_resize(const ResizeArgs& args);
+void ref_normalize(const NormalizeArgs& args);
 
 }  // namespace luq::kernels

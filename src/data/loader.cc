@@ -19,7 +19,6 @@
 
 #include "luq/core/error.h"
 #include "luq/core/rng.h"
-#include "src/data/augment.h"
 
 namespace luq {
 namespace {
@@ -65,11 +64,13 @@ int64_t count_images(const DatasetInfo& info, const LoaderOptions& options) {
 }  // namespace
 
 struct Loader::Impl {
-  Impl(std::shared_ptr<const Dataset> dataset_, const AugmentOptions& augment_options, const LoaderOptions& options_)
+  Impl(std::shared_ptr<const Dataset> dataset_, const TransformOptions& transform_options,
+       const LoaderOptions& options_)
       : dataset(std::move(dataset_)),
         options(options_),
         images(count_images(dataset->info(), options)),
-        augment(dataset->info(), augment_options) {
+        transform(dataset->info(), transform_options),
+        image_size(transform.height() * transform.width() * transform.channels()) {
     options.batch_size = std::min(options.batch_size, images);
     batches = images / options.batch_size;
     if (!options.drop_last && images % options.batch_size != 0) ++batches;
@@ -88,6 +89,7 @@ struct Loader::Impl {
   bool may_claim() const { return epoch && claimed < batches && claimed < taken + static_cast<int64_t>(ring.size()); }
 
   void work(const std::stop_token& stop) {
+    Buffers buffers{transform.make_buffers(), {}};
     std::unique_lock lock(mutex);
     while (work_to_do.wait(lock, stop, [this] { return may_claim(); }) && !stop.stop_requested()) {
       const std::shared_ptr<const Epoch> of = epoch;
@@ -95,7 +97,7 @@ struct Loader::Impl {
       lock.unlock();
       Place place;
       try {
-        place.batch = prepare(*of, batch);
+        place.batch = prepare(*of, batch, buffers);
       } catch (...) {
         place.error = std::current_exception();
       }
@@ -107,23 +109,44 @@ struct Loader::Impl {
     }
   }
 
+  struct Buffers {
+    Transform::Buffers transform;
+    std::vector<uint8_t> image;  // as the data set holds it
+  };
+
+  // Reads image `index` and makes it what the network takes; returns its label. Throws Error naming the image.
+  int32_t load_image(int64_t epoch_number, int64_t index, Buffers& buffers, float* out) const {
+    int32_t label = 0;
+    if (dataset->info().encoded) {
+      label = dataset->read_file(index, buffers.image);
+    } else {
+      buffers.image.resize(static_cast<size_t>(image_size));
+      label = dataset->read(index, buffers.image.data());
+    }
+    try {
+      if (options.augment) {
+        transform.training(buffers.image, {options.seed, epoch_number, index}, buffers.transform, out);
+      } else {
+        transform.evaluation(buffers.image, buffers.transform, out);
+      }
+    } catch (const Error& error) {
+      fail("{}: {}", dataset->image_name(index), error.what());
+    }
+    return label;
+  }
+
   // Empty when the epoch was cancelled.
-  Batch prepare(const Epoch& of, int64_t batch) const {
-    const DatasetInfo& info = dataset->info();
+  Batch prepare(const Epoch& of, int64_t batch, Buffers& buffers) const {
     const int64_t first = batch * options.batch_size;
     const int64_t count = std::min(options.batch_size, images - first);
-    const int64_t image_size = info.height * info.width * info.channels;
-    Batch out{Tensor::empty({count, info.height, info.width, info.channels}), Tensor::empty({count}, DType::int32)};
+    Batch out{Tensor::empty({count, transform.height(), transform.width(), transform.channels()}),
+              Tensor::empty({count}, DType::int32)};
     float* values = out.images.data<float>();      // (N, H, W, C)
     int32_t* labels = out.labels.data<int32_t>();  // (N)
-    std::vector<uint8_t> pixels(static_cast<size_t>(image_size));
     for (int64_t i = 0; i < count; ++i) {
       if (of.cancelled) return {};
       const int64_t index = of.order.empty() ? first + i : of.order[static_cast<size_t>(first + i)];
-      labels[i] = dataset->read(index, pixels.data());
-      const Placement placement =
-          options.augment ? augment.random_placement(options.seed, of.number, index) : augment.centre();
-      augment.apply(pixels.data(), placement, values + i * image_size);
+      labels[i] = load_image(of.number, index, buffers, values + i * image_size);
     }
     return out;
   }
@@ -131,7 +154,8 @@ struct Loader::Impl {
   std::shared_ptr<const Dataset> dataset;
   LoaderOptions options;
   int64_t images, batches = 0;
-  Augment augment;
+  Transform transform;
+  int64_t image_size;  // values of an image as the network takes it
 
   std::mutex mutex;  // guards what follows, up to the workers
   std::condition_variable_any work_to_do, batch_ready;
@@ -158,8 +182,8 @@ Batch Batch::part(int64_t first, int64_t count) const {
   return size() == 0 ? *this : Batch{rows(images), rows(labels)};
 }
 
-Loader::Loader(std::shared_ptr<const Dataset> dataset, const AugmentOptions& augment, const LoaderOptions& options)
-    : impl_(std::make_unique<Impl>(std::move(dataset), augment, options)) {}
+Loader::Loader(std::shared_ptr<const Dataset> dataset, const TransformOptions& transform, const LoaderOptions& options)
+    : impl_(std::make_unique<Impl>(std::move(dataset), transform, options)) {}
 
 Loader::~Loader() = default;
 

@@ -87,9 +87,11 @@ ExperimentParts make_parts(const ExperimentConfig& config, bool with_training) {
   if (with_training) parts.train_set = open_split(config, Split::train);
   parts.test_set = open_split(config, Split::test);
   const DatasetInfo& info = parts.test_set->info();
-  parts.model = make_model(config.model.name,
-                           {.in_channels = info.channels, .num_classes = info.num_classes, .image_size = info.height},
-                           config.seed);
+  const Transform transform(info, transform_options(config));
+  parts.image = {transform.height(), transform.width(), transform.channels()};
+  parts.model = make_model(
+      config.model.name, {.in_channels = parts.image[2], .num_classes = info.num_classes, .image_size = parts.image[0]},
+      config.seed);
   parts.plan = QuantPlan(config.quantization, parts.model->matmul_layers());
   if (with_training) check_training(config, parts);
   parts.threads = config.threads > 0 ? static_cast<int>(config.threads) : omp_get_num_procs();
@@ -122,9 +124,16 @@ std::vector<std::string> layers_without_activation_scale(Module& model, const Qu
   return layers;
 }
 
-AugmentOptions augment_options(const ExperimentConfig& config) {
+TransformOptions transform_options(const ExperimentConfig& config) {
   const AugmentConfig& augment = config.data.augment;
-  return {.pad_crop = augment.pad_crop,
+  return {.image_size = config.data.image_size,
+          .eval_resize = config.data.eval_resize,
+          .exif_rotate = config.data.exif_rotate,
+          .scaled_decode = config.data.scaled_decode,
+          .random_resized_crop = augment.random_resized_crop,
+          .crop_scale = augment.crop_scale,
+          .crop_ratio = augment.crop_ratio,
+          .pad_crop = augment.pad_crop,
           .horizontal_flip = augment.horizontal_flip,
           .mean = augment.mean,
           .std = augment.std};
@@ -132,7 +141,7 @@ AugmentOptions augment_options(const ExperimentConfig& config) {
 
 EvalResult evaluate(const ExperimentConfig& config, ExperimentParts& parts,
                     const std::function<bool()>& between_batches, double* wait_seconds) {
-  Loader loader(parts.test_set, augment_options(config),
+  Loader loader(parts.test_set, transform_options(config),
                 {.batch_size = config.eval.batch_size,
                  .max_images = config.eval.max_images,
                  .workers = config.data.workers,

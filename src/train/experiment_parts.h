@@ -20,6 +20,7 @@ struct ExperimentParts {
   QuantPlan plan;
   int threads = 1;
   DType dtype = DType::float32;  // of activations
+  Shape image;                   // (height, width, channels) of what the model takes
 
   Ctx context(const ExperimentConfig& config) const;
   Var input(const Tensor& images) const;  // what the model takes
@@ -40,6 +41,6 @@ std::string load_initial_weights(const ExperimentConfig& config, Module& model);
 // Layers whose input the plan quantises and whose running scale is not known.
 std::vector<std::string> layers_without_activation_scale(Module& model, const QuantPlan& plan);
 
-AugmentOptions augment_options(const ExperimentConfig& config);
+TransformOptions transform_options(const ExperimentConfig& config);
 
 }  // namespace luq

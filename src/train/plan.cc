@@ -21,7 +21,6 @@ struct Probe {
 
 // One forward pass in training mode on a few images of zeros.
 Probe probe(const ExperimentConfig& config, const ExperimentParts& parts) {
-  const DatasetInfo& info = parts.train_set->info();
   Probe result;
   Tape tape;
   Ctx ctx = parts.context(config);
@@ -29,7 +28,7 @@ Probe probe(const ExperimentConfig& config, const ExperimentParts& parts) {
   ctx.training = true;
   ctx.plan = &result.entries;
   const int64_t before = memory_stats().live_bytes;
-  const Var images = parts.input(Tensor::zeros({kProbeImages, info.height, info.width, info.channels}));
+  const Var images = parts.input(Tensor::zeros({kProbeImages, parts.image[0], parts.image[1], parts.image[2]}));
   const Tensor labels = Tensor::zeros({kProbeImages}, DType::int32);
   const Var loss = softmax_cross_entropy(ctx, parts.model->forward(ctx, images), labels).loss;
   result.bytes_per_image = (memory_stats().live_bytes - before) / kProbeImages;

@@ -13,7 +13,7 @@ struct StepRunner::State {
       : config(experiment),
         parts(make_parts(config, true)),
         optimizer(make_optimizer(config.optimizer, parts.model->parameters(), *parts.kernels)) {
-    Loader loader(parts.train_set, augment_options(config),
+    Loader loader(parts.train_set, transform_options(config),
                   {.batch_size = config.train.batch_size, .shuffle = true, .augment = true, .seed = config.seed});
     loader.start(0);
     if (!loader.next(batch)) fail("[step] the data set gave no batch");

@@ -59,7 +59,7 @@ class Trainer {
     std::optional<Checkpoint> checkpoint;
     if (mode == StartMode::resume) checkpoint = read_resumable();
     parts_ = make_parts(config_, true);
-    loader_.emplace(parts_.train_set, augment_options(config_),
+    loader_.emplace(parts_.train_set, transform_options(config_),
                     LoaderOptions{.batch_size = config_.train.batch_size,
                                   .shuffle = true,
                                   .augment = true,
@@ -194,8 +194,9 @@ void Trainer::say_start() {
                          config_.model.name, format_count(parameters), quantized, layers.size()));
   if (!start_.empty()) log_->info("weights  " + start_);
   log_->info(fmt::format("data     {}, {} training and {} test images of {}x{}x{}, {} classes", info.name,
-                         format_count(info.images), format_count(parts_.test_set->info().images), info.height,
-                         info.width, info.channels, info.num_classes));
+                         format_count(info.images), format_count(parts_.test_set->info().images), parts_.image[0],
+                         parts_.image[1], parts_.image[2], info.num_classes));
+  if (info.encoded) log_->info(fmt::format("images   decoded by {}", image_library_versions()));
   if (quantized > 0) {
     log_->info(fmt::format("formats  weights {}, activations {}, gradients {}; elsewhere {}", spec(quant.weights),
                            spec(quant.activations), spec(quant.gradients), config_.precision));

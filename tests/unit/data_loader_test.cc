@@ -72,7 +72,7 @@ std::vector<int32_t> labels_of_epoch(Loader& loader, int64_t epoch) {
   return labels;
 }
 
-const AugmentOptions augmented = {.pad_crop = 2, .horizontal_flip = true, .mean = {}, .std = {}};
+const TransformOptions augmented = {.pad_crop = 2, .horizontal_flip = true, .mean = {}, .std = {}};
 const LoaderOptions training = {.batch_size = 16, .shuffle = true, .augment = true, .drop_last = true, .seed = 3};
 
 }  // namespace
@@ -161,7 +161,7 @@ TEST_CASE("Incomplete batches, drop_last and max_images", "[data]") {
 }
 
 TEST_CASE("Wrong loader options are refused", "[data]") {
-  const auto open = [](const AugmentOptions& augment, const LoaderOptions& options) {
+  const auto open = [](const TransformOptions& augment, const LoaderOptions& options) {
     Loader loader(std::make_shared<CountingDataset>(10), augment, options);
   };
   CHECK_THROWS_AS(open({}, {.batch_size = 0}), UserError);

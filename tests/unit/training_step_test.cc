@@ -53,7 +53,7 @@ struct Run {
 Run run_steps(const ExperimentConfig& config, int steps) {
   ExperimentParts parts = make_parts(config, true);
   const auto optimizer = make_optimizer(config.optimizer, parts.model->parameters(), *parts.kernels);
-  Loader loader(parts.train_set, augment_options(config), {.batch_size = config.train.batch_size, .shuffle = true});
+  Loader loader(parts.train_set, transform_options(config), {.batch_size = config.train.batch_size, .shuffle = true});
   loader.start(0);
   Run run;
   const auto copy = [&](std::vector<float>& to) {

@@ -20,6 +20,9 @@ struct ModelConfig {
 };
 
 struct AugmentConfig {
+  bool random_resized_crop = false;
+  std::vector<double> crop_scale = {0.08, 1};               // of the area
+  std::vector<double> crop_ratio = {3.0 / 4.0, 4.0 / 3.0};  // width / height
   int64_t pad_crop = 0;          // pixels of zero padding before a random crop of the original size; 0: off
   bool horizontal_flip = false;  // with probability 1/2
   std::vector<double> mean;      // per channel, of values in 0..1; empty: the data set's
@@ -41,6 +44,10 @@ struct DataConfig {
   std::string devkit_classes;  // imagenet: classes in the order of the development kit's ids
   int64_t workers = 1;         // threads that prepare batches
   int64_t prefetch = 4;        // batches kept ready
+  int64_t image_size = 224;    // image files: height and width of what the model takes
+  int64_t eval_resize = 256;   // image files, evaluation: the shorter side before the centre is cut out
+  bool exif_rotate = false;    // turn image files as their EXIF orientation says
+  bool scaled_decode = false;  // training: decode large crops of JPEG files at a fraction of their size
   AugmentConfig augment;
   SyntheticConfig synthetic;
 };

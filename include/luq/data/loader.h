@@ -7,19 +7,14 @@
 
 #include "luq/core/tensor.h"
 #include "luq/data/dataset.h"
+#include "luq/data/transform.h"
 
 namespace luq {
-
-struct AugmentOptions {
-  int64_t pad_crop = 0;           // zero padding, then a random crop of the original size
-  bool horizontal_flip = false;   // with probability 1/2
-  std::vector<double> mean, std;  // per channel, of values in 0..1; empty: the data set's
-};
 
 struct LoaderOptions {
   int64_t batch_size = 128;
   bool shuffle = false;    // a permutation keyed by (seed, epoch)
-  bool augment = false;    // pad_crop and flip keyed by (seed, epoch, index); normalisation is always done
+  bool augment = false;    // Transform::training instead of Transform::evaluation
   bool drop_last = false;  // leave out an incomplete last batch
   int64_t max_images = 0;  // 0: all; the first max_images in order
   int64_t workers = 1;
@@ -38,7 +33,7 @@ struct Batch {
 // The batches of an epoch, in an order and with contents that depend on (seed, epoch) alone, not on workers.
 class Loader {
  public:
-  Loader(std::shared_ptr<const Dataset> dataset, const AugmentOptions& augment, const LoaderOptions& options);
+  Loader(std::shared_ptr<const Dataset> dataset, const TransformOptions& transform, const LoaderOptions& options);
   ~Loader();
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;

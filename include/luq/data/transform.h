@@ -1,0 +1,79 @@
+// From an image of a data set, a JPEG or PNG file or pixels, to what a network takes.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "luq/data/dataset.h"
+#include "luq/data/image.h"
+
+namespace luq {
+
+struct Kernels;
+
+struct TransformOptions {
+  // Image files.
+  int64_t image_size = 224;    // height and width of what the network takes
+  int64_t eval_resize = 256;   // evaluation: the shorter side is resized to this, then the centre is cut out
+  bool exif_rotate = false;    // turn as the EXIF orientation tag says
+  bool scaled_decode = false;  // training: large crops of JPEG files are decoded at 1/2, 1/4 or 1/8
+  // Training, in the order in which they are applied.
+  bool random_resized_crop = false;                         // otherwise files are placed as in evaluation
+  std::vector<double> crop_scale = {0.08, 1.0};             // of the area
+  std::vector<double> crop_ratio = {3.0 / 4.0, 4.0 / 3.0};  // width / height
+  int64_t pad_crop = 0;           // sets of pixels: zero padding, then a random crop of the original size
+  bool horizontal_flip = false;   // with probability 1/2
+  std::vector<double> mean, std;  // per channel, of values in 0..1; empty: the data set's, for files ImageNet's
+};
+
+// What the random numbers of an image's augmentation depend on, all of them.
+struct ImageKey {
+  uint64_t seed = 0;
+  int64_t epoch = 0;
+  int64_t index = 0;  // of the image in its data set, below 2^32
+};
+
+class Transform {
+ public:
+  // What one thread needs, kept from image to image.
+  struct Buffers {
+    ImageDecoder decoder;
+    Image decoded;
+    std::vector<uint8_t> pixels, other;
+  };
+
+  // Throws UserError `[loader] ...` for options out of range and for those that the data set does not allow.
+  Transform(const DatasetInfo& info, const TransformOptions& options);
+
+  // Of what the network takes.
+  int64_t height() const { return height_; }
+  int64_t width() const { return width_; }
+  int64_t channels() const { return channels_; }
+
+  Buffers make_buffers() const;
+  // image: the bytes of a file where info.encoded, else the pixels (height, width, channels).
+  // out: (height(), width(), channels()), (value / 255 - mean) / std. Throws Error `[image] ...` for a broken file.
+  void evaluation(std::span<const uint8_t> image, Buffers& buffers, float* out) const;
+  // The same with augmentation. Each of its kinds has a stream of random numbers of its own, so that switching one on
+  // leaves the others as they are.
+  void training(std::span<const uint8_t> image, const ImageKey& key, Buffers& buffers, float* out) const;
+
+ private:
+  void place_file(std::span<const uint8_t> file, const ImageKey* key, Buffers& buffers) const;
+  void place_pixels(std::span<const uint8_t> pixels, const ImageKey* key, Buffers& buffers) const;
+  void resize(const uint8_t* pixels, int64_t height, int64_t width, int64_t row_bytes, int64_t out_height,
+              int64_t out_width, std::vector<uint8_t>& out) const;
+  void normalize(const Buffers& buffers, bool flip, float* out) const;
+
+  const Kernels* kernels_;
+  TransformOptions options_;
+  bool encoded_;
+  int64_t height_, width_, channels_;
+  std::vector<double> mean_, std_;
+};
+
+// torchvision's RandomResizedCrop of an image: ten tries, then a crop of its centre.
+Region random_resized_crop(int64_t height, int64_t width, const TransformOptions& options, const ImageKey& key);
+
+}  // namespace luq

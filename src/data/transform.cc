@@ -1,0 +1,216 @@
+#include "luq/data/transform.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/kernels.h"
+#include "luq/core/device.h"
+#include "luq/core/error.h"
+#include "src/data/random.h"
+
+namespace luq {
+namespace {
+
+const std::vector<double> kImageNetMean = {0.485, 0.456, 0.406}, kImageNetStd = {0.229, 0.224, 0.225};
+
+void check_range(const char* key, const std::vector<double>& range) {
+  if (range.size() == 2 && range[0] > 0 && range[0] <= range[1] && std::isfinite(range[1])) return;
+  fail_user("[loader] {}: expected two positive numbers, the smaller one first, got [{}]", key, fmt::join(range, ", "));
+}
+
+// Where an image is cut out of its zero-padded self, and whether it is mirrored.
+struct Placement {
+  int64_t top = 0, left = 0;  // in the padded image: 0..2 pad
+  bool flip = false;
+};
+
+// All three numbers are always drawn, so that switching the flip on leaves the crops as they are.
+Placement draw_placement(const ImageKey& key, int64_t pad, bool flips) {
+  RngStream random = image_stream(key, "data:augment");
+  const auto places = static_cast<uint32_t>(2 * pad + 1);
+  Placement placement;
+  placement.top = random.below(places);
+  placement.left = random.below(places);
+  placement.flip = random.below(2) == 1 && flips;
+  return placement;
+}
+
+void cut_from_padded(const uint8_t* pixels, int64_t height, int64_t width, int64_t channels, int64_t top, int64_t left,
+                     uint8_t* out) {
+  // The crop's columns first..last-1 show the image's columns from first + left on; the others are padding.
+  const int64_t first = std::clamp<int64_t>(-left, 0, width), last = std::clamp(width - left, first, width);
+  const int64_t row_bytes = width * channels;
+  std::memset(out, 0, static_cast<size_t>(height * row_bytes));
+  for (int64_t y = 0; y < height; ++y) {
+    const int64_t source = y + top;
+    if (source < 0 || source >= height) continue;
+    std::memcpy(out + y * row_bytes + first * channels, pixels + source * row_bytes + (first + left) * channels,
+                static_cast<size_t>((last - first) * channels));
+  }
+}
+
+// The largest reduction whose crop is still no smaller than what it is resized to.
+int64_t reduction_of(const Region& region, int64_t size) {
+  int64_t reduction = 8;
+  while (reduction > 1 && std::min(region.height, region.width) < reduction * size) reduction /= 2;
+  return reduction;
+}
+
+}  // namespace
+
+Region random_resized_crop(int64_t height, int64_t width, const TransformOptions& options, const ImageKey& key) {
+  RngStream random = image_stream(key, "data:random_resized_crop");
+  const double low = options.crop_ratio[0], high = options.crop_ratio[1];
+  const double area = static_cast<double>(height) * static_cast<double>(width);
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    const double target = area * uniform(random, options.crop_scale[0], options.crop_scale[1]);
+    const double ratio = std::exp(uniform(random, std::log(low), std::log(high)));
+    const int64_t w = round_to_even(std::sqrt(target * ratio)), h = round_to_even(std::sqrt(target / ratio));
+    if (w < 1 || w > width || h < 1 || h > height) continue;
+    const int64_t top = random.below(static_cast<uint32_t>(height - h + 1));
+    const int64_t left = random.below(static_cast<uint32_t>(width - w + 1));
+    return {top, left, h, w};
+  }
+  const double ratio = static_cast<double>(width) / static_cast<double>(height);
+  int64_t h = height, w = width;
+  if (ratio < low) h = std::clamp<int64_t>(round_to_even(static_cast<double>(width) / low), 1, height);
+  if (ratio > high) w = std::clamp<int64_t>(round_to_even(static_cast<double>(height) * high), 1, width);
+  return {(height - h) / 2, (width - w) / 2, h, w};
+}
+
+Transform::Transform(const DatasetInfo& info, const TransformOptions& options)
+    : kernels_(&kernels_for({})),
+      options_(options),
+      encoded_(info.encoded),
+      height_(info.encoded ? options.image_size : info.height),
+      width_(info.encoded ? options.image_size : info.width),
+      channels_(info.encoded ? 3 : info.channels) {
+  if (encoded_) {
+    if (options.image_size < 1) fail_user("[loader] image_size: expected 1 or more, got {}", options.image_size);
+    if (options.eval_resize < options.image_size) {
+      fail_user("[loader] eval_resize: expected image_size ({}) or more, got {}", options.image_size,
+                options.eval_resize);
+    }
+    if (options.pad_crop != 0) {
+      fail_user("[loader] pad_crop: expected 0 for image files, got {}; random_resized_crop crops them",
+                options.pad_crop);
+    }
+  }
+  const int64_t max_pad = std::min(height_, width_);
+  if (options.pad_crop < 0 || options.pad_crop > max_pad) {
+    fail_user("[loader] pad_crop: expected 0..{} for images of {} x {}, got {}", max_pad, height_, width_,
+              options.pad_crop);
+  }
+  if (options.pad_crop > 0 && options.random_resized_crop) {
+    fail_user("[loader] pad_crop: expected 0 beside random_resized_crop, got {}", options.pad_crop);
+  }
+  check_range("crop_scale", options.crop_scale);
+  if (options.crop_scale[1] > 1) fail_user("[loader] crop_scale: expected at most 1, got {}", options.crop_scale[1]);
+  check_range("crop_ratio", options.crop_ratio);
+
+  mean_ = !options.mean.empty() ? options.mean : info.mean.empty() && encoded_ ? kImageNetMean : info.mean;
+  std_ = !options.std.empty() ? options.std : info.std.empty() && encoded_ ? kImageNetStd : info.std;
+  for (const auto& [key, values] : {std::pair{"mean", &mean_}, std::pair{"std", &std_}}) {
+    if (static_cast<int64_t>(values->size()) != channels_) {
+      fail_user("[loader] {}: expected one value for each of the {} channels of {}, got {}", key, channels_, info.name,
+                values->size());
+    }
+  }
+  for (size_t c = 0; c < mean_.size(); ++c) {
+    if (!std::isfinite(mean_[c])) fail_user("[loader] mean: expected finite values, got {}", mean_[c]);
+    if (!std::isfinite(std_[c]) || std_[c] <= 0) fail_user("[loader] std: expected values above 0, got {}", std_[c]);
+  }
+}
+
+Transform::Buffers Transform::make_buffers() const {
+  return {.decoder = ImageDecoder({.exif_rotate = options_.exif_rotate}), .decoded = {}, .pixels = {}, .other = {}};
+}
+
+void Transform::resize(const uint8_t* pixels, int64_t height, int64_t width, int64_t row_bytes, int64_t out_height,
+                       int64_t out_width, std::vector<uint8_t>& out) const {
+  const auto size = static_cast<size_t>(out_height * out_width * channels_);
+  if (out.size() < size) out.resize(size);
+  kernels_->resize({.x = pixels,
+                    .h = height,
+                    .w = width,
+                    .c = channels_,
+                    .row_bytes = row_bytes,
+                    .oh = out_height,
+                    .ow = out_width,
+                    .y = out.data()});
+}
+
+// Leaves the pixels (height_, width_, 3) in buffers.pixels.
+void Transform::place_file(std::span<const uint8_t> file, const ImageKey* key, Buffers& buffers) const {
+  ImageDecoder& decoder = buffers.decoder;
+  Image& image = buffers.decoded;
+  decoder.open(file);
+  const int64_t height = decoder.height(), width = decoder.width();
+  if (key != nullptr && options_.random_resized_crop) {
+    const Region region = luq::random_resized_crop(height, width, options_, *key);
+    decoder.decode(region, image, options_.scaled_decode ? reduction_of(region, height_) : 1);
+    resize(image.pixels(), image.height, image.width, image.row_bytes, height_, width_, buffers.pixels);
+    return;
+  }
+  // As torchvision's Resize and CenterCrop: the longer side is cut to an integer, half pixels round to even.
+  const int64_t size = options_.eval_resize, shorter = std::min(height, width);
+  const int64_t new_height = height == shorter ? size : size * height / shorter;
+  const int64_t new_width = width == shorter ? size : size * width / shorter;
+  const int64_t top = round_to_even(static_cast<double>(new_height - height_) / 2);
+  const int64_t left = round_to_even(static_cast<double>(new_width - width_) / 2);
+  decoder.decode(image);
+  resize(image.pixels(), image.height, image.width, image.row_bytes, new_height, new_width, buffers.other);
+  buffers.pixels.resize(static_cast<size_t>(height_ * width_ * 3));
+  for (int64_t y = 0; y < height_; ++y) {
+    std::memcpy(buffers.pixels.data() + y * width_ * 3, buffers.other.data() + ((y + top) * new_width + left) * 3,
+                static_cast<size_t>(width_ * 3));
+  }
+}
+
+void Transform::place_pixels(std::span<const uint8_t> pixels, const ImageKey* key, Buffers& buffers) const {
+  const int64_t row_bytes = width_ * channels_, size = height_ * row_bytes;
+  if (static_cast<int64_t>(pixels.size()) != size) {
+    fail("[transform] expected {} bytes of pixels, got {}", size, pixels.size());
+  }
+  buffers.pixels.resize(static_cast<size_t>(size));
+  if (key != nullptr && options_.random_resized_crop) {
+    const Region region = luq::random_resized_crop(height_, width_, options_, *key);
+    resize(pixels.data() + region.top * row_bytes + region.left * channels_, region.height, region.width, row_bytes,
+           height_, width_, buffers.pixels);
+  } else if (key != nullptr && options_.pad_crop > 0) {
+    const Placement placement = draw_placement(*key, options_.pad_crop, false);
+    cut_from_padded(pixels.data(), height_, width_, channels_, placement.top - options_.pad_crop,
+                    placement.left - options_.pad_crop, buffers.pixels.data());
+  } else {
+    std::memcpy(buffers.pixels.data(), pixels.data(), pixels.size());
+  }
+}
+
+void Transform::normalize(const Buffers& buffers, bool flip, float* out) const {
+  std::vector<double> scale(mean_.size()), shift(mean_.size());
+  for (size_t c = 0; c < mean_.size(); ++c) {
+    scale[c] = 1 / (255 * std_[c]);
+    shift[c] = -mean_[c] / std_[c];
+  }
+  kernels_->normalize({.x = buffers.pixels.data(),
+                       .rows = height_,
+                       .cols = width_,
+                       .c = channels_,
+                       .scale = scale.data(),
+                       .shift = shift.data(),
+                       .flip = flip,
+                       .y = out});
+}
+
+void Transform::evaluation(std::span<const uint8_t> image, Buffers& buffers, float* out) const {
+  encoded_ ? place_file(image, nullptr, buffers) : place_pixels(image, nullptr, buffers);
+  normalize(buffers, false, out);
+}
+
+void Transform::training(std::span<const uint8_t> image, const ImageKey& key, Buffers& buffers, float* out) const {
+  encoded_ ? place_file(image, &key, buffers) : place_pixels(image, &key, buffers);
+  normalize(buffers, draw_placement(key, options_.pad_crop, options_.horizontal_flip).flip, out);
+}
+
+}  // namespace luq
