@@ -85,7 +85,7 @@ TEST_CASE("resize keeps what has its size, and constants", "[kernels][image]") {
 
 TEST_CASE("resize is the same to the bit in every table", "[kernels][image]") {
   std::mt19937 random(test_seed("resize in every table"));
-  const Kernels& ref = cpu_kernel_tables().front().table;
+  const Kernels ref = cpu_kernel_tables().front().table;
   const auto below = [&](int64_t bound) { return 1 + static_cast<int64_t>(random() % static_cast<uint32_t>(bound)); };
   for (int round = 0; round < 60; ++round) {
     Size s{below(90), below(90), round % 7 == 6 ? below(4) : 3, below(90), below(90)};
