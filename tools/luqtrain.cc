@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "luq/core/error.h"
 #include "luq/train/doctor.h"
 #include "luq/train/plan.h"
+#include "luq/train/plot.h"
 #include "luq/train/profile_report.h"
 #include "luq/train/quantize_file.h"
 #include "luq/train/trainer.h"
@@ -125,6 +127,16 @@ int main(int argc, char** argv) {
   profile_command->add_option("--steps", profile.steps, "Steps to record (5)");
   profile_command->add_flag("--shapes", profile.shapes, "A row for each shape");
 
+  std::vector<std::string> plotted;
+  std::string picture = "curves.svg";
+  luq::PlotAxis axis = luq::PlotAxis::automatic;
+  auto* plot = app.add_subcommand("plot", "Draw loss, top-1 and learning rate of several runs over each other");
+  plot->add_option("run", plotted, "Folders of runs")->required();
+  plot->add_option("--output", picture, "SVG file to write (curves.svg)");
+  plot->add_option("--x", axis, "epochs or steps; without it epochs, where their length is known")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, luq::PlotAxis>{{"epochs", luq::PlotAxis::epochs}, {"steps", luq::PlotAxis::steps}}));
+
   auto* kernels = app.add_subcommand("kernels", "List what implements each kernel on this machine");
   auto* doctor = app.add_subcommand("doctor", "Show processor, libraries and data sets, and what is missing");
 
@@ -159,6 +171,9 @@ int main(int argc, char** argv) {
     } else if (profile_command->parsed()) {
       const luq::ExperimentConfig config = luq::load_experiment(luq::find_config(profiled.config), profiled.overrides);
       print(luq::profile_report(config, profile));
+    } else if (plot->parsed()) {
+      luq::plot_runs_to_file(plotted, axis, picture);
+      print(fmt::format("{}\n", picture));
     } else if (kernels->parsed()) {
       for (const auto& [entry, implementation] : luq::describe(luq::kernels_for({}))) {
         print(fmt::format("{:<28} {}\n", entry, implementation));

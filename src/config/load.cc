@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <set>
 #include <sstream>
 
@@ -271,6 +272,24 @@ std::vector<KeyDescription> describe_keys() {
     keys.push_back({field.key, field.type, value.c_str(), field.range, field.meaning});
   }
   return keys;
+}
+
+std::vector<std::pair<std::string, std::string>> flat_values(const std::string& yaml, const std::string& source) {
+  std::vector<std::pair<std::string, std::string>> values;
+  const std::function<void(const YAML::Node&, const std::string&)> visit = [&](const YAML::Node& node,
+                                                                               const std::string& path) {
+    if (!node.IsMap()) {
+      YAML::Emitter text;
+      text << YAML::Flow << node;
+      values.emplace_back(path, node.IsScalar() ? node.Scalar() : text.c_str());
+      return;
+    }
+    for (const auto& pair : node) {
+      if (pair.first.IsScalar()) visit(pair.second, (path.empty() ? "" : path + ".") + pair.first.Scalar());
+    }
+  };
+  if (const YAML::Node root = parse(yaml, source); root.IsMap()) visit(root, "");
+  return values;
 }
 
 std::vector<std::string> differing_keys(const ExperimentConfig& a, const ExperimentConfig& b,

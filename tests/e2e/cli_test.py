@@ -40,7 +40,7 @@ class Program(Case):
 
 class CommandLine(Program):
     def test_help_and_version(self):
-        for words in ([], ["eval"], ["kernels"], ["doctor"], ["quantize"]):
+        for words in ([], ["eval"], ["plot"], ["kernels"], ["doctor"], ["quantize"]):
             self.assertIn("--help", self.luqtrain(*words, "--help").stdout)
         self.assertRegex(self.luqtrain("--version").stdout, r"^luqtrain \d+\.\d+\.\d+$")
 

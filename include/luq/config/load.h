@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "luq/config/experiment.h"
@@ -29,6 +30,10 @@ struct KeyDescription {
   std::string type, default_value, range, meaning;
 };
 std::vector<KeyDescription> describe_keys();
+
+// The values of a YAML document as (key.path, text), lists in one piece, whether this version knows the keys or not.
+// Throws UserError naming `source` when it is no YAML.
+std::vector<std::pair<std::string, std::string>> flat_values(const std::string& yaml, const std::string& source);
 
 // Keys whose values differ, as "key: old -> new"; keys in `allowed` are left out.
 std::vector<std::string> differing_keys(const ExperimentConfig& a, const ExperimentConfig& b,
