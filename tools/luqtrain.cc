@@ -15,6 +15,7 @@
 #include "luq/config/load.h"
 #include "luq/core/device.h"
 #include "luq/core/error.h"
+#include "luq/data/pack.h"
 #include "luq/train/doctor.h"
 #include "luq/train/plan.h"
 #include "luq/train/plot.h"
@@ -152,6 +153,18 @@ int main(int argc, char** argv) {
   quantize_command->add_option("--step", quantize.step, "Step of the random bits (0)");
   quantize_command->add_option("--sample", quantize.sample, "Sample of the random bits, 0..65535 (0)");
 
+  luq::PackOptions pack;
+  auto* pack_command = app.add_subcommand(
+      "pack", "Write WebDataset tar shards, an index of each, and classes.txt from folders of classes (docs/data.md)");
+  pack_command->add_option("--input", pack.input, "Folder with train/<class>/* and val/<class>/* or test/<class>/*")
+      ->required();
+  pack_command->add_option("--output", pack.output, "Folder to make")->required();
+  pack_command->add_option("--val-labels", pack.val_labels,
+                           "File of the classes of test images that lie in one folder");
+  pack_command->add_option("--shard-size", pack.shard_size, "Images in a shard (1000)");
+  pack_command->add_option("--shuffle", pack.shuffle, "Seed of a random order of the training images (none: by class)");
+  pack_command->add_option("--workers", pack.workers, "Shards written at a time (4)");
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -180,6 +193,11 @@ int main(int argc, char** argv) {
       }
     } else if (doctor->parsed()) {
       print(luq::doctor_report());
+    } else if (pack_command->parsed()) {
+      const luq::PackReport report = luq::pack_shards(pack);
+      print(fmt::format("{}: {} training images in {} shards, {} test images in {} shards, {} MiB\n", pack.output,
+                        report.train_images, report.train_shards, report.val_images, report.val_shards,
+                        report.bytes >> 20));
     } else if (quantize_command->parsed()) {
       print(luq::quantize_file(quantize));
     } else {

@@ -243,7 +243,7 @@ std::vector<Field> schema(ExperimentConfig& c) {
           "Safetensors file to start training from: a checkpoint or a torchvision state_dict (docs/interop.md); a head "
           "of another number of classes starts anew. Empty: random weights."),
       choice("data.name", c.data.name,
-             {"fashion_mnist", "mnist", "cifar10", "cifar100", "image_folder", "imagenet", "synthetic"},
+             {"fashion_mnist", "mnist", "cifar10", "cifar100", "image_folder", "imagenet", "webdataset", "synthetic"},
              "Data set (required)."),
       text("data.path", c.data.path, "Folder of its files; empty: the usual places."),
       text(
@@ -252,6 +252,12 @@ std::vector<Field> schema(ExperimentConfig& c) {
           "them under the usual names (docs/data.md)."),
       text("data.devkit_classes", c.data.devkit_classes,
            "imagenet: file of the classes in the order of the development kit's ids, for a data.val_labels of ids."),
+      text("data.train_shards", c.data.train_shards,
+           "webdataset: paths of the training shards, relative to data.path, as in s-{000..146}.tar; empty: "
+           "train-*.tar."),
+      text("data.val_shards", c.data.val_shards, "webdataset: those of the test shards; empty: val-*.tar."),
+      integer("data.num_classes", c.data.num_classes, 0, 1000000,
+              "webdataset: number of classes; 0: that of classes.txt, or else one more than the largest label."),
       integer("data.workers", c.data.workers, 1, 256, "Threads that prepare batches."),
       integer("data.prefetch", c.data.prefetch, 1, 1024, "Batches kept ready."),
       integer("data.image_size", c.data.image_size, 1, 4096,

@@ -9,6 +9,7 @@
 #include "src/data/image_folder.h"
 #include "src/data/memory_dataset.h"
 #include "src/data/synthetic.h"
+#include "src/data/webdataset.h"
 
 namespace luq {
 namespace {
@@ -119,6 +120,10 @@ const std::vector<KnownImageFiles>& known_image_files() {
        .advice = "set data.path to a folder that holds " + layout +
                  " with the classes n01440764 ... n15075141 (or val/*.JPEG and a file of their classes, docs/data.md); "
                  "ImageNet is to be had at https://image-net.org, after registration"},
+      {.name = "webdataset",
+       .system_folders = {},
+       .advice = "set data.path to a folder of tar shards train-*.tar and val-*.tar, or say how they are called in "
+                 "data.train_shards and data.val_shards; luqtrain pack makes them from folders of classes"},
   };
   return known;
 }
@@ -198,18 +203,31 @@ fs::path locate(const KnownDataset& known, const std::string& path, const std::v
   fail_user("[data] {}: not found in {}; {}", known.name, fmt::join(lacks, ", "), advice.text);
 }
 
+// The folder in `location` that holds the data set, or "".
+std::string find_in(const KnownImageFiles& known, const std::string& location) {
+  if (known.name == "webdataset") return holds_shards(location) ? location : "";
+  return find_image_folder(location);
+}
+
 std::unique_ptr<Dataset> open_image_files(const KnownImageFiles& known, const std::string& path, Split split,
                                           const ImageFileOptions& options) {
+  const bool shards = known.name == "webdataset";
+  const bool named = shards && !(options.train_shards.empty() && options.val_shards.empty());
+  if (named && path.empty()) return open_webdataset(find_dataset(known.name), split, options);
   const std::vector<std::string> locations =
       path.empty() ? dataset_locations(known.name) : std::vector<std::string>{path};
   std::vector<std::string> lacks;
   for (const std::string& location : locations) {
-    const std::string root = find_image_folder(location);
-    if (!root.empty()) return open_image_folder(known.name, root, location, split, options);
     std::error_code error;
+    const std::string root = named && fs::is_directory(location, error) ? location : find_in(known, location);
+    if (!root.empty()) {
+      return shards ? open_webdataset(root, split, options)
+                    : open_image_folder(known.name, root, location, split, options);
+    }
     lacks.push_back(fmt::format("{} ({})", location,
                                 !fs::exists(location, error)         ? "no such folder"
                                 : !fs::is_directory(location, error) ? "not a folder"
+                                : shards                             ? "holds no train-*.tar or val-*.tar"
                                                                      : "holds neither train/ nor val/ nor test/"));
   }
   fail_user("[data] {}: not found in {}; {}", known.name, fmt::join(lacks, ", "), known.advice);
@@ -242,9 +260,9 @@ std::vector<std::string> dataset_locations(const std::string& name) {
 }
 
 std::string find_dataset(const std::string& name) {
-  if (find_known_image_files(name) != nullptr) {
+  if (const KnownImageFiles* known = find_known_image_files(name)) {
     for (const std::string& location : dataset_locations(name)) {
-      const std::string root = find_image_folder(location);
+      const std::string root = find_in(*known, location);
       if (!root.empty()) return root;
     }
     return "";

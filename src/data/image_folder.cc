@@ -9,15 +9,12 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cctype>
-#include <exception>
 #include <filesystem>
-#include <mutex>
-#include <thread>
 
 #include "luq/core/error.h"
 #include "src/data/label_file.h"
+#include "src/data/parallel.h"
 #include "src/data/whole_file.h"
 
 namespace luq {
@@ -124,25 +121,8 @@ struct LabelledPaths {
 
 LabelledPaths scan_classes(const fs::path& folder, const std::vector<std::string>& classes) {
   std::vector<std::vector<std::string>> images(classes.size());
-  std::atomic<size_t> next = 0;
-  std::mutex mutex;
-  std::exception_ptr problem;
-  const auto scan = [&] {
-    for (size_t i = next++; i < classes.size(); i = next++) {
-      try {
-        images[i] = ClassScan(folder, classes[i]).images();
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        if (!problem) problem = std::current_exception();
-        next = classes.size();
-      }
-    }
-  };
-  {
-    std::vector<std::jthread> threads;
-    for (size_t i = 0; i < std::min(scan_threads, classes.size()); ++i) threads.emplace_back(scan);
-  }
-  if (problem) std::rethrow_exception(problem);
+  for_each_parallel(classes.size(), scan_threads,
+                    [&](size_t i) { images[i] = ClassScan(folder, classes[i]).images(); });
 
   LabelledPaths found;
   std::vector<std::string> empty;
@@ -199,16 +179,6 @@ std::string find_label_file(const std::string& given, const std::vector<fs::path
   return "";
 }
 
-std::string read_text(const std::string& file) {
-  std::vector<uint8_t> bytes;
-  try {
-    read_whole_file(file, bytes);
-  } catch (const Error& error) {
-    throw UserError(error.what());
-  }
-  return {bytes.begin(), bytes.end()};
-}
-
 class ImageFolder : public Dataset {
  public:
   ImageFolder(std::string folder, LabelledPaths images, DatasetInfo info)
@@ -247,11 +217,11 @@ LabelledPaths label_flat_folder(const fs::path& folder, const std::vector<std::s
   }
   std::vector<std::string> devkit_classes;
   if (!options.devkit_classes.empty()) {
-    devkit_classes = parse_class_list(read_text(options.devkit_classes), options.devkit_classes);
+    devkit_classes = parse_class_list(read_text_file(options.devkit_classes), options.devkit_classes);
   }
   LabelledPaths images;
   for (const std::string& file : files) images.paths.add(file);
-  images.labels = parse_label_file(read_text(label_file), label_file, files, classes, devkit_classes);
+  images.labels = parse_label_file(read_text_file(label_file), label_file, files, classes, devkit_classes);
   return images;
 }
 

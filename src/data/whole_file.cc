@@ -12,37 +12,54 @@
 namespace luq {
 namespace {
 
-constexpr int64_t max_bytes = int64_t{1} << 30;
-
-struct Descriptor {
-  explicit Descriptor(const std::string& file) : number(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
-  ~Descriptor() {
-    if (number >= 0) ::close(number);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int number;
-};
+constexpr uint64_t max_bytes = uint64_t{1} << 30;
 
 }  // namespace
 
-void read_whole_file(const std::string& file, std::vector<uint8_t>& bytes) {
-  const auto refuse = [&](const char* reason) { fail("[data] {}: cannot be read: {}", file, reason); };
-  const Descriptor descriptor(file);
+RandomAccessFile::RandomAccessFile(const std::string& file)
+    : name_(file), descriptor_(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
   struct stat status {};
-  if (descriptor.number < 0 || ::fstat(descriptor.number, &status) != 0) refuse(std::strerror(errno));
-  if (!S_ISREG(status.st_mode)) refuse("it is not a file");
-  if (status.st_size > max_bytes) refuse("it is larger than 1 GiB");
-  bytes.resize(static_cast<size_t>(status.st_size));
+  if (descriptor_ < 0 || ::fstat(descriptor_, &status) != 0) {
+    const int error = errno;
+    if (descriptor_ >= 0) ::close(descriptor_);
+    refuse(std::strerror(error));
+  }
+  regular_ = S_ISREG(status.st_mode);
+  size_ = static_cast<uint64_t>(status.st_size);
+}
+
+RandomAccessFile::~RandomAccessFile() { ::close(descriptor_); }
+
+void RandomAccessFile::refuse(const std::string& reason) const { fail("[data] {}: cannot be read: {}", name_, reason); }
+
+size_t RandomAccessFile::read_at(uint64_t offset, std::span<uint8_t> out) const {
   size_t have = 0;
-  while (have < bytes.size()) {
-    const ssize_t got = ::read(descriptor.number, bytes.data() + have, bytes.size() - have);
+  while (have < out.size()) {
+    const ssize_t got = ::pread(descriptor_, out.data() + have, out.size() - have, static_cast<off_t>(offset + have));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) refuse(std::strerror(errno));
-    if (got == 0) break;  // the file became shorter
+    if (got == 0) break;
     have += static_cast<size_t>(got);
   }
-  bytes.resize(have);
+  return have;
+}
+
+void read_whole_file(const std::string& file, std::vector<uint8_t>& bytes) {
+  const RandomAccessFile source(file);
+  if (!source.regular()) source.refuse("it is not a file");
+  if (source.size() > max_bytes) source.refuse("it is larger than 1 GiB");
+  bytes.resize(source.size());
+  bytes.resize(source.read_at(0, bytes));
+}
+
+std::string read_text_file(const std::string& file) {
+  std::vector<uint8_t> bytes;
+  try {
+    read_whole_file(file, bytes);
+  } catch (const Error& error) {
+    throw UserError(error.what());
+  }
+  return {bytes.begin(), bytes.end()};
 }
 
 }  // namespace luq

@@ -28,7 +28,11 @@ std::shared_ptr<const Dataset> open_split(const ExperimentConfig& config, Split 
                        .channels = synthetic.channels,
                        .num_classes = synthetic.num_classes,
                        .seed = config.seed},
-                      {.val_labels = config.data.val_labels, .devkit_classes = config.data.devkit_classes});
+                      {.val_labels = config.data.val_labels,
+                       .devkit_classes = config.data.devkit_classes,
+                       .train_shards = config.data.train_shards,
+                       .val_shards = config.data.val_shards,
+                       .num_classes = config.data.num_classes});
 }
 
 void check_training(const ExperimentConfig& config, const ExperimentParts& parts) {

@@ -38,16 +38,18 @@ struct SyntheticConfig {  // data.name: synthetic
 };
 
 struct DataConfig {
-  std::string name;            // required: fashion_mnist, mnist, cifar10, cifar100, image_folder, imagenet, synthetic
-  std::string path;            // empty: the places where the data set is usually found
-  std::string val_labels;      // image_folder, imagenet: classes of test images that lie in one folder
-  std::string devkit_classes;  // imagenet: classes in the order of the development kit's ids
-  int64_t workers = 1;         // threads that prepare batches
-  int64_t prefetch = 4;        // batches kept ready
-  int64_t image_size = 224;    // image files: height and width of what the model takes
-  int64_t eval_resize = 256;   // image files, evaluation: the shorter side before the centre is cut out
-  bool exif_rotate = false;    // turn image files as their EXIF orientation says
-  bool scaled_decode = false;  // training: decode large crops of JPEG files at a fraction of their size
+  std::string name;  // required: fashion_mnist, mnist, cifar10, cifar100, image_folder, imagenet, webdataset, synthetic
+  std::string path;  // empty: the places where the data set is usually found
+  std::string val_labels;                // image_folder, imagenet: classes of test images that lie in one folder
+  std::string devkit_classes;            // imagenet: classes in the order of the development kit's ids
+  std::string train_shards, val_shards;  // webdataset
+  int64_t num_classes = 0;               // webdataset; 0: from the data
+  int64_t workers = 1;                   // threads that prepare batches
+  int64_t prefetch = 4;                  // batches kept ready
+  int64_t image_size = 224;              // image files: height and width of what the model takes
+  int64_t eval_resize = 256;             // image files, evaluation: the shorter side before the centre is cut out
+  bool exif_rotate = false;              // turn image files as their EXIF orientation says
+  bool scaled_decode = false;            // training: decode large crops of JPEG files at a fraction of their size
   AugmentConfig augment;
   SyntheticConfig synthetic;
 };

@@ -45,14 +45,18 @@ struct ImageFileOptions {
   std::string val_labels = "";
   // imagenet: file of the classes in the order of the development kit's ids; empty: val_labels holds no ids.
   std::string devkit_classes = "";
+  // webdataset: paths of shards, relative to the data set's folder, with braces and commas (s-{000..146}.tar); empty:
+  // train-*.tar and val-*.tar.
+  std::string train_shards = "", val_shards = "";
+  int64_t num_classes = 0;  // webdataset; 0: from classes.txt, or else the largest label of both splits
 };
 
 enum class Split { train, test };
 
-// name: fashion_mnist, mnist, cifar10, cifar100, image_folder, imagenet, synthetic. path: folder of the files; empty:
-// the usual places (`find_dataset`). Throws UserError naming the folder or file, what is wrong with it (missing,
-// truncated, wrong magic number, label out of range, no images, classes that differ between the splits) and what to
-// install or do.
+// name: fashion_mnist, mnist, cifar10, cifar100, image_folder, imagenet, webdataset, synthetic. path: folder of the
+// files; empty: the usual places (`find_dataset`). Throws UserError naming the folder or file, what is wrong with it
+// (missing, truncated, wrong magic number, label out of range, no images, classes that differ between the splits) and
+// what to install or do.
 std::unique_ptr<Dataset> open_dataset(const std::string& name, const std::string& path, Split split,
                                       const SyntheticOptions& synthetic = {}, const ImageFileOptions& files = {});
 std::vector<std::string> dataset_names();

@@ -1,0 +1,41 @@
+// A tar shard of WebDataset: files that belong together follow one another and share their path up to the first dot of
+// the file name; .jpg, .jpeg or .png holds an image, .cls (a number) or .json its label. And the index of a shard, with
+// which an image is read without reading what lies before it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace luq {
+
+struct ShardImage {
+  std::string name;     // of its entry in the shard
+  uint64_t offset = 0;  // of the image's first byte in the shard
+  uint64_t size = 0;
+  int32_t label = 0;
+};
+
+struct ShardIndex {
+  uint64_t shard_bytes = 0;
+  uint32_t shard_checksum =
+      0;  // CRC-32 of sixteen blocks of 4 KiB that are spread over the shard, first and last included
+  std::vector<ShardImage> images;
+};
+
+// By one pass over the shard; `shard` is what messages call it. Throws UserError naming shard and entry: truncated,
+// damaged, compressed, an image without label or a label without image, a label that is no number, two of either, no
+// image at all.
+ShardIndex scan_shard(const std::string& shard);
+ShardIndex scan_shard(std::span<const uint8_t> bytes, const std::string& shard);
+
+// <shard>.index.json where it fits the shard (size and checksum), or else scan_shard, whose result is kept there when
+// the folder is writable. Throws as scan_shard.
+ShardIndex load_shard_index(const std::string& shard);
+std::string shard_index_file(const std::string& shard);
+std::string to_json(const ShardIndex& index);
+// False when text is no index, or holds an image that does not lie in the shard.
+bool parse_shard_index(const std::string& text, ShardIndex& index);
+
+}  // namespace luq

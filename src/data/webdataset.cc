@@ -1,0 +1,261 @@
+// An index of every shard is read, or made, when the data set is opened; after that an image is one pread. Shards are
+// opened for each image: a set may have more of them than a process may have open files.
+#include "src/data/webdataset.h"
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <optional>
+#include <set>
+
+#include "luq/core/error.h"
+#include "src/data/label_file.h"
+#include "src/data/parallel.h"
+#include "src/data/tar_shard.h"
+#include "src/data/whole_file.h"
+
+namespace luq {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t max_paths = 1000000;
+constexpr size_t index_threads = 16;
+
+// ---- Braces
+// ----------------------------------------------------------------------------------------------------------
+
+class Braces {
+ public:
+  explicit Braces(const std::string& pattern) : pattern_(pattern) {}
+
+  std::vector<std::string> expand() {
+    std::vector<std::string> paths = list(0);
+    for (const std::string& path : paths) {
+      if (path.empty()) refuse("expected paths of shards, got an empty one");
+    }
+    return paths;
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& problem) const { fail_user("[data] shards '{}': {}", pattern_, problem); }
+
+  void check_count(size_t count) const {
+    if (count > max_paths) refuse(fmt::format("expected at most {} shards, got more", max_paths));
+  }
+
+  // Items separated by commas, up to the end (depth 0) or the closing brace, on which it stops.
+  std::vector<std::string> list(int depth) {
+    constexpr int max_depth = 16;
+    if (depth > max_depth) refuse(fmt::format("braces in braces more than {} deep", max_depth));
+    std::vector<std::string> all;
+    while (true) {
+      const size_t begin = at_;
+      std::vector<std::string> item = sequence(depth);
+      const std::vector<std::string> range =
+          depth > 0 ? counted(pattern_.substr(begin, at_ - begin)) : std::vector<std::string>();
+      const std::vector<std::string>& added = range.empty() ? item : range;
+      check_count(all.size() + added.size());
+      all.insert(all.end(), added.begin(), added.end());
+      if (at_ == pattern_.size() || pattern_[at_] != ',') break;
+      ++at_;
+    }
+    return all;
+  }
+
+  // Text and braces, one after the other.
+  std::vector<std::string> sequence(int depth) {
+    std::vector<std::string> all = {""};
+    while (at_ < pattern_.size() && pattern_[at_] != ',') {
+      const char c = pattern_[at_];
+      if (c == '}' && depth > 0) break;
+      if (c == '}') refuse("a closing brace without its opening one");
+      ++at_;
+      if (c != '{') {
+        for (std::string& text : all) text += c;
+        continue;
+      }
+      const std::vector<std::string> inner = list(depth + 1);
+      if (at_ == pattern_.size()) refuse("an opening brace without its closing one");
+      ++at_;
+      check_count(all.size() * inner.size());
+      std::vector<std::string> product;
+      for (const std::string& head : all) {
+        for (const std::string& tail : inner) product.push_back(head + tail);
+      }
+      all = std::move(product);
+    }
+    return all;
+  }
+
+  // "008..011" counts; empty for anything else.
+  std::vector<std::string> counted(const std::string& text) const {
+    const size_t dots = text.find("..");
+    if (dots == std::string::npos) return {};
+    const std::optional<int64_t> first = number(text.substr(0, dots)), last = number(text.substr(dots + 2));
+    if (!first || !last) return {};
+    const size_t width =
+        text.find('0') == 0 || text.find('0', dots) == dots + 2 ? std::max(dots, text.size() - dots - 2) : 0;
+    check_count(static_cast<size_t>(std::max(*first, *last) - std::min(*first, *last)) + 1);
+    std::vector<std::string> all;
+    const int64_t step = *first <= *last ? 1 : -1;
+    for (int64_t value = *first;; value += step) {
+      all.push_back(fmt::format("{:0{}}", value, width));
+      if (value == *last) return all;
+    }
+  }
+
+  static std::optional<int64_t> number(const std::string& text) {
+    int64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (text.empty() || text.size() > 18 || error != std::errc() || end != text.data() + text.size() || value < 0) {
+      return std::nullopt;
+    }
+    return value;
+  }
+
+  const std::string& pattern_;
+  size_t at_ = 0;
+};
+
+// ---- The data set
+// ----------------------------------------------------------------------------------------------------
+
+std::vector<std::string> usual_shards(const std::string& location, const std::string& prefix) {
+  std::vector<std::string> files;
+  std::error_code error;
+  fs::directory_iterator entries(location, error);
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+    const std::string name = entries->path().filename().string();
+    if (name.starts_with(prefix) && name.ends_with(".tar")) files.push_back(entries->path().string());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+// Empty when there is no pattern and no file of the usual name.
+std::vector<std::string> shards_of(const std::string& location, Split split, const ImageFileOptions& options) {
+  const bool training = split == Split::train;
+  const std::string& pattern = training ? options.train_shards : options.val_shards;
+  if (pattern.empty()) return usual_shards(location, training ? "train-" : "val-");
+  std::vector<std::string> files;
+  for (const std::string& path : expand_braces(pattern)) files.push_back((fs::path(location) / path).string());
+  std::vector<std::string> missing;
+  for (const std::string& file : files) {
+    std::error_code error;
+    if (!fs::exists(file, error)) missing.push_back(file);
+  }
+  if (!missing.empty()) {
+    fail_user("[data] {}: {} of {} shards are not there, the first of them {}",
+              training ? "data.train_shards" : "data.val_shards", missing.size(), files.size(), missing.front());
+  }
+  return files;
+}
+
+std::vector<ShardIndex> load_indexes(const std::vector<std::string>& shards) {
+  std::vector<ShardIndex> indexes(shards.size());
+  for_each_parallel(shards.size(), index_threads, [&](size_t i) { indexes[i] = load_shard_index(shards[i]); });
+  return indexes;
+}
+
+int32_t largest_label(const std::vector<ShardIndex>& indexes) {
+  int32_t largest = -1;
+  for (const ShardIndex& index : indexes) {
+    for (const ShardImage& image : index.images) largest = std::max(largest, image.label);
+  }
+  return largest;
+}
+
+std::vector<std::string> read_class_names(const std::string& location) {
+  const std::string file = (fs::path(location) / "classes.txt").string();
+  std::error_code error;
+  if (!fs::exists(file, error)) return {};
+  return parse_lines(read_text_file(file));
+}
+
+class WebDataset : public Dataset {
+ public:
+  WebDataset(std::vector<std::string> shards, std::vector<ShardIndex> indexes, DatasetInfo info)
+      : shards_(std::move(shards)), info_(std::move(info)) {
+    for (ShardIndex& index : indexes) {
+      info_.images += static_cast<int64_t>(index.images.size());
+      ends_.push_back(info_.images);
+      for (ShardImage& image : index.images) {
+        if (image.label >= info_.num_classes) {
+          fail_user("[data] {}: {}: expected a label in 0..{}, got {}", shards_[ends_.size() - 1], image.name,
+                    info_.num_classes - 1, image.label);
+        }
+        images_.push_back(std::move(image));
+      }
+      index.images.clear();
+    }
+  }
+
+  const DatasetInfo& info() const override { return info_; }
+
+  int32_t read_file(int64_t i, std::vector<uint8_t>& bytes) const override {
+    const ShardImage& image = images_[static_cast<size_t>(i)];
+    const RandomAccessFile shard(shard_of(i));
+    bytes.resize(image.size);
+    if (shard.read_at(image.offset, bytes) != image.size) {
+      fail("[data] {}: the shard ends before the image does: it has been changed since it was opened", image_name(i));
+    }
+    return image.label;
+  }
+
+  std::string image_name(int64_t i) const override { return shard_of(i) + ":" + images_[static_cast<size_t>(i)].name; }
+
+ private:
+  const std::string& shard_of(int64_t i) const {
+    return shards_[static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), i) - ends_.begin())];
+  }
+
+  std::vector<std::string> shards_;
+  std::vector<int64_t> ends_;  // of each shard, the number of images up to its last
+  std::vector<ShardImage> images_;
+  DatasetInfo info_;
+};
+
+}  // namespace
+
+std::vector<std::string> expand_braces(const std::string& pattern) { return Braces(pattern).expand(); }
+
+bool holds_shards(const std::string& location) {
+  return !usual_shards(location, "train-").empty() || !usual_shards(location, "val-").empty();
+}
+
+std::unique_ptr<Dataset> open_webdataset(const std::string& location, Split split, const ImageFileOptions& options) {
+  std::vector<std::string> shards = shards_of(location, split, options);
+  const bool training = split == Split::train;
+  if (shards.empty()) {
+    fail_user("[data] webdataset: {}: expected shards {}-*.tar, or {} to name them", location,
+              training ? "train" : "val", training ? "data.train_shards" : "data.val_shards");
+  }
+  DatasetInfo info;
+  info.name = "webdataset";
+  info.encoded = true;
+  info.channels = 3;
+  info.mean = {0.485, 0.456, 0.406};
+  info.std = {0.229, 0.224, 0.225};
+  std::vector<ShardIndex> indexes = load_indexes(shards);
+  info.class_names = read_class_names(location);
+  info.num_classes = static_cast<int64_t>(info.class_names.size());
+  if (options.num_classes > 0) {
+    if (info.num_classes > 0 && info.num_classes != options.num_classes) {
+      fail_user("[data] data.num_classes: expected the {} of {}/classes.txt, got {}", info.num_classes, location,
+                options.num_classes);
+    }
+    info.num_classes = options.num_classes;
+  }
+  if (info.num_classes == 0) {  // of both splits, which must agree
+    const Split other = training ? Split::test : Split::train;
+    info.num_classes =
+        1 + std::max(largest_label(indexes), largest_label(load_indexes(shards_of(location, other, options))));
+  }
+  for (int64_t i = static_cast<int64_t>(info.class_names.size()); i < info.num_classes; ++i) {
+    info.class_names.push_back(fmt::format("class {}", i));
+  }
+  return std::make_unique<WebDataset>(std::move(shards), std::move(indexes), std::move(info));
+}
+
+}  // namespace luq
