@@ -39,6 +39,7 @@ constexpr Level kLevels[] = {
      [](Kernels& table) {
        kernels::add_avx2_quantize(table);
        kernels::add_avx2_qconv(table);
+       kernels::add_avx2_attention(table);
        kernels::add_avx2_float(table);
        kernels::add_avx2_image(table);
        kernels::add_avx2_norm(table);
@@ -49,6 +50,7 @@ constexpr Level kLevels[] = {
      [](Kernels& table) {
        kernels::add_avx512_quantize(table);
        kernels::add_avx512_qconv(table);
+       kernels::add_avx512_attention(table);
        kernels::add_avx512_float(table);
        kernels::add_avx512_image(table);
        kernels::add_avx512_norm(table);

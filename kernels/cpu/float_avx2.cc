@@ -18,6 +18,8 @@ void add_avx2_float(Kernels& table) {
   table.relu = {relu, "avx2"};
   table.relu_backward = {relu_backward, "avx2"};
   table.add = {add, "avx2"};
+  table.gelu = {gelu, "avx2"};
+  table.gelu_backward = {gelu_backward, "avx2"};
   table.max_pool = {max_pool, "avx2"};
   table.max_pool_backward = {max_pool_backward, "avx2"};
   table.adaptive_avg_pool = {adaptive_avg_pool, "avx2"};

@@ -18,6 +18,8 @@ void add_avx512_float(Kernels& table) {
   table.relu = {relu, "avx512"};
   table.relu_backward = {relu_backward, "avx512"};
   table.add = {add, "avx512"};
+  table.gelu = {gelu, "avx512"};
+  table.gelu_backward = {gelu_backward, "avx512"};
   table.max_pool = {max_pool, "avx512"};
   table.max_pool_backward = {max_pool_backward, "avx512"};
   table.adaptive_avg_pool = {adaptive_avg_pool, "avx512"};

@@ -3,7 +3,7 @@
 //
 // An ISA file includes its `Simd` and then, in an anonymous namespace, this file.
 
-#include "kernels/cpu/pair_impl.h"
+#include "kernels/cpu/exp_impl.h"
 
 constexpr int64_t kSmall = 16384;  // elements below which threads cost more than they bring
 constexpr int64_t kLanes = Simd::kLanes;
@@ -86,6 +86,37 @@ void add(const AddArgs& a) {
                      int64_t i, int64_t count) __attribute__((always_inline)) {
           const Pair<T> p = Pair<T>::load(x + i, count), q = Pair<T>::load(other + i, count);
           Pair<T>::of(Simd::add(p.first(), q.first()), Simd::add(p.second(), q.second())).store(y + i, count);
+        });
+  });
+}
+
+void gelu(const GeluArgs& a) {
+  with_type(a.x.bfloat16, [&](auto type) {
+    using T = decltype(type);
+    for_steps<kPair>(
+        a.count, [ x = a.x.as<T>(), y = a.y.as<T>() ](int64_t i, int64_t count) __attribute__((always_inline)) {
+          const Pair<T> p = Pair<T>::load(x + i, count);
+          const Float first = p.first(), second = p.second();
+          Pair<T>::of(Simd::mul(first, normal(first).cumulative), Simd::mul(second, normal(second).cumulative))
+              .store(y + i, count);
+        });
+  });
+}
+
+// dx = dy (Phi(x) + x phi(x)).
+void gelu_backward(const GeluBackwardArgs& a) {
+  with_type(a.x.bfloat16, [&](auto type) {
+    using T = decltype(type);
+    for_steps<kPair>(
+        a.count, [ x = a.x.as<T>(), dy = a.dy.as<T>(), dx = a.dx.as<T>() ](
+                     int64_t i, int64_t count) __attribute__((always_inline)) {
+          const Pair<T> p = Pair<T>::load(x + i, count), q = Pair<T>::load(dy + i, count);
+          const auto gradient = [](Float value, Float dy_half) __attribute__((always_inline)) {
+            const Normal n = normal(value);
+            const Float density = Simd::mul(n.kernel, Simd::set(0.398942280f));
+            return Simd::mul(dy_half, Simd::multiply_add(value, density, n.cumulative));
+          };
+          Pair<T>::of(gradient(p.first(), q.first()), gradient(p.second(), q.second())).store(dx + i, count);
         });
   });
 }

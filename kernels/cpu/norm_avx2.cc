@@ -1,5 +1,6 @@
-// Batch norm and what is fused with it on AVX2.
+// Batch norm, layer norm and what is fused with it on AVX2.
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +21,8 @@ void add_avx2_norm(Kernels& table) {
   table.batch_norm_backward = {batch_norm_backward, "avx2"};
   table.batch_norm_act = {batch_norm_act, "avx2"};
   table.batch_norm_act_backward = {batch_norm_act_backward, "avx2"};
+  table.layer_norm = {layer_norm, "avx2"};
+  table.layer_norm_backward = {layer_norm_backward, "avx2"};
 }
 
 }  // namespace luq::kernels

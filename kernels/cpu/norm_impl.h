@@ -1,6 +1,7 @@
-// Batch norm in vectors of any width, with what follows it in a network: the residual added, ReLU, and the statistics
-// from which the result is quantised. All of it is bound by memory, so the aim is few passes: forward, one for the mean
-// and variance and one for everything else; backward, one for the sums and one for the gradient and its statistics.
+// Batch norm and layer norm in vectors of any width. Batch norm with what follows it in a network: the residual added,
+// ReLU, and the statistics from which the result is quantised. All of it is bound by memory, so the aim is few passes:
+// forward, one for the mean and variance and one for everything else; backward, one for the sums and one for the
+// gradient and its statistics.
 //
 // An ISA file includes its `Simd` and then, in an anonymous namespace, this file.
 //
@@ -16,28 +17,12 @@
 //
 // The other passes run over flat chunks of kStatsChunk elements.
 
+#include "kernels/cpu/scratch_impl.h"
 #include "kernels/cpu/stats_impl.h"
 
 constexpr int64_t kLanes = Simd::kLanes;
 
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-struct Scratch {
-  void* memory = nullptr;
-  int64_t size = 0;
-  template <typename T>
-  T* get(int64_t count) {
-    const int64_t bytes = (count * static_cast<int64_t>(sizeof(T)) + 127) / 64 * 64;
-    if (bytes > size) {
-      free(memory);
-      size = bytes;
-      memory = aligned_alloc(64, static_cast<size_t>(bytes));
-      if (memory == nullptr) abort();
-    }
-    return static_cast<T*>(memory);
-  }
-  ~Scratch() { free(memory); }
-};
 
 thread_local Scratch partial_scratch, column_scratch, parameter_scratch;
 
@@ -425,4 +410,117 @@ void batch_norm_backward(const BatchNormBackwardArgs& a) {
                            .dgamma = a.dgamma,
                            .dbeta = a.dbeta,
                            .stats = nullptr});
+}
+
+// ---- Layer norm ---------------------------------------------------------------------------------------------------
+
+// The sums over a row of what terms(column, count) gives, by two: count lanes are there, the others must be 0.
+template <typename Terms>
+[[gnu::always_inline]] inline TwoSums sum_row(int64_t c, Terms terms) {
+  constexpr int kTurns = 4;
+  TwoSums sums[kTurns];
+  for (TwoSums& sum : sums) sum = {Simd::zero(), Simd::zero()};
+  int64_t i = 0;
+  for (; i + kTurns * kLanes <= c; i += kTurns * kLanes) {
+#pragma GCC unroll 4
+    for (int turn = 0; turn < kTurns; ++turn) sums[turn] = sums[turn] + terms(i + turn * kLanes, kLanes);
+  }
+  for (; i < c; i += kLanes) sums[0] = sums[0] + terms(i, smaller(c - i, kLanes));
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+template <typename T>
+void layer_norm_of(const LayerNormArgs& a) {
+  const float per_column = 1.0f / static_cast<float>(a.c);
+#pragma omp parallel for schedule(static) if (a.rows * a.c > kSmall)
+  for (int64_t row = 0; row < a.rows; ++row) {
+    const T* x = a.x.as<T>() + row * a.c;
+    T* y = a.y.as<T>() + row * a.c;
+    const TwoSums sum = sum_row(
+        a.c, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+          return TwoSums{Simd::load(x + i, count), Simd::zero()};
+        });
+    const float mean = Simd::fold(sum.first) * per_column;
+    const Float center = Simd::set(mean);
+    const TwoSums squares = sum_row(
+        a.c, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+          Float difference = Simd::sub(Simd::load(x + i, count), center);
+          if (count < kLanes) difference = Simd::keep(difference, Simd::first_bits(count));
+          return TwoSums{Simd::mul(difference, difference), Simd::zero()};
+        });
+    const float inverse_std = 1.0f / sqrtf(Simd::fold(squares.first) * per_column + a.eps);
+    const Float scale = Simd::set(inverse_std);
+    for (int64_t i = 0; i < a.c; i += kLanes) {
+      const int64_t count = smaller(a.c - i, kLanes);
+      const Float xhat = Simd::mul(Simd::sub(Simd::load(x + i, count), center), scale);
+      Simd::store(y + i, Simd::add(Simd::mul(xhat, Simd::load(a.gamma + i, count)), Simd::load(a.beta + i, count)),
+                  count);
+    }
+    if (a.mean != nullptr) a.mean[row] = mean;
+    if (a.inverse_std != nullptr) a.inverse_std[row] = inverse_std;
+  }
+}
+
+void layer_norm(const LayerNormArgs& a) {
+  with_type(a.x.bfloat16, [&](auto type) { layer_norm_of<decltype(type)>(a); });
+}
+
+// With g = dy gamma: dx = inverse_std (g - mean of g - xhat mean of (g xhat)). The gradients of the parameters are
+// summed over kBlock rows in float32, over the blocks of a group in double, and over at most kMostGroups groups.
+template <typename T>
+void layer_norm_backward_of(const LayerNormBackwardArgs& a) {
+  constexpr int64_t kBlock = 32;
+  const int64_t c = a.c, padded = (c + kLanes - 1) / kLanes * kLanes;
+  const int64_t group_rows = larger(1, (a.rows + kMostGroups - 1) / kMostGroups);
+  const int64_t groups = (a.rows + group_rows - 1) / group_rows;
+  const float per_column = 1.0f / static_cast<float>(larger(c, 1));
+  double* partials = partial_scratch.get<double>(groups * 2 * padded);
+#pragma omp parallel for schedule(static) if (a.rows * c > kSmall)
+  for (int64_t group = 0; group < groups; ++group) {
+    double* totals = partials + group * 2 * padded;
+    float* block_sums = parameter_scratch.get<float>(2 * padded);
+    memset(totals, 0, static_cast<size_t>(2 * padded) * sizeof(double));
+    const int64_t end = smaller((group + 1) * group_rows, a.rows);
+    for (int64_t block = group * group_rows; block < end; block += kBlock) {
+      memset(block_sums, 0, static_cast<size_t>(2 * padded) * sizeof(float));
+      for (int64_t row = block; row < smaller(block + kBlock, end); ++row) {
+        const T *x = a.x.as<T>() + row * c, *dy = a.dy.as<T>() + row * c;
+        T* dx = a.dx.as<T>() + row * c;
+        const Float center = Simd::set(a.mean[row]), scale = Simd::set(a.inverse_std[row]);
+        const TwoSums sums = sum_row(
+            c, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+              const Float d = Simd::load(dy + i, count);
+              const Float xhat = Simd::mul(Simd::sub(Simd::load(x + i, count), center), scale);
+              const Float g = Simd::mul(d, Simd::load(a.gamma + i, count));
+              float *dgamma = block_sums + i, *dbeta = block_sums + padded + i;
+              Simd::store(dgamma, Simd::add(Simd::load(dgamma), Simd::mul(d, xhat)));
+              Simd::store(dbeta, Simd::add(Simd::load(dbeta), d));
+              return TwoSums{g, Simd::mul(g, xhat)};
+            });
+        const Float mean = Simd::set(Simd::fold(sums.first) * per_column);
+        const Float slope = Simd::set(Simd::fold(sums.second) * per_column);
+        for (int64_t i = 0; i < c; i += kLanes) {
+          const int64_t count = smaller(c - i, kLanes);
+          const Float xhat = Simd::mul(Simd::sub(Simd::load(x + i, count), center), scale);
+          const Float g = Simd::mul(Simd::load(dy + i, count), Simd::load(a.gamma + i, count));
+          const Float centered = Simd::sub(Simd::sub(g, mean), Simd::mul(xhat, slope));
+          Simd::store(dx + i, Simd::mul(scale, centered), count);
+        }
+      }
+      for (int64_t i = 0; i < 2 * padded; i += kLanes) Simd::add_to_doubles(totals + i, Simd::load(block_sums + i));
+    }
+  }
+  for (int64_t i = 0; i < c; ++i) {
+    double dgamma = 0, dbeta = 0;
+    for (int64_t group = 0; group < groups; ++group) {
+      dgamma += partials[group * 2 * padded + i];
+      dbeta += partials[group * 2 * padded + padded + i];
+    }
+    a.dgamma[i] = static_cast<float>(dgamma);
+    a.dbeta[i] = static_cast<float>(dbeta);
+  }
+}
+
+void layer_norm_backward(const LayerNormBackwardArgs& a) {
+  with_type(a.x.bfloat16, [&](auto type) { layer_norm_backward_of<decltype(type)>(a); });
 }

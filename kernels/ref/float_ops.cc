@@ -56,6 +56,39 @@ void add_ref_float(Kernels& table) {
                            ref::relu_backward<float>(Operand(a.dy, a.count), a.mask, a.count, Result(a.dx, a.count));
                          },
                          "ref"};
+  table.layer_norm = {[](const LayerNormArgs& a) {
+                        const int64_t count = a.rows * a.c;
+                        ref::layer_norm<float>(Operand(a.x, count), a.rows, a.c, a.gamma, a.beta, a.eps,
+                                               Result(a.y, count), a.mean, a.inverse_std);
+                      },
+                      "ref"};
+  table.layer_norm_backward = {[](const LayerNormBackwardArgs& a) {
+                                 const int64_t count = a.rows * a.c;
+                                 ref::layer_norm_backward<float>(Operand(a.x, count), Operand(a.dy, count), a.rows, a.c,
+                                                                 a.mean, a.inverse_std, a.gamma, Result(a.dx, count),
+                                                                 a.dgamma, a.dbeta);
+                               },
+                               "ref"};
+  table.attention = {[](const AttentionArgs& a) {
+                       const int64_t count = a.n * a.tokens * a.heads * a.head_dim;
+                       ref::attention<float>(a.n, a.tokens, a.heads, a.head_dim, Operand(a.qkv, 3 * count),
+                                             Result(a.y, count), a.log_sum);
+                     },
+                     "ref"};
+  table.attention_backward = {[](const AttentionBackwardArgs& a) {
+                                const int64_t count = a.n * a.tokens * a.heads * a.head_dim;
+                                ref::attention_backward<float>(
+                                    a.n, a.tokens, a.heads, a.head_dim, Operand(a.qkv, 3 * count), Operand(a.y, count),
+                                    a.log_sum, Operand(a.dy, count), Result(a.dqkv, 3 * count));
+                              },
+                              "ref"};
+  table.gelu = {[](const GeluArgs& a) { ref::gelu<float>(Operand(a.x, a.count), a.count, Result(a.y, a.count)); },
+                "ref"};
+  table.gelu_backward = {[](const GeluBackwardArgs& a) {
+                           ref::gelu_backward<float>(Operand(a.x, a.count), Operand(a.dy, a.count), a.count,
+                                                     Result(a.dx, a.count));
+                         },
+                         "ref"};
   table.add = {[](const AddArgs& a) {
                  ref::add<float>(Operand(a.a, a.count), Operand(a.b, a.count), a.count, Result(a.y, a.count));
                },

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/kernels.h"
 
@@ -164,6 +165,161 @@ void relu(const T* x, int64_t count, T* y, uint8_t* mask, T ceiling = 0) {
 template <typename T>
 void relu_backward(const T* dy, const uint8_t* mask, int64_t count, T* dx) {
   for (int64_t i = 0; i < count; ++i) dx[i] = (mask[i / 8] >> (i % 8) & 1) != 0 ? dy[i] : T{0};
+}
+
+// mean, inverse_std: null where they are not wanted.
+template <typename T>
+void layer_norm(const T* x, int64_t rows, int64_t c, const T* gamma, const T* beta, T eps, T* y, T* mean,
+                T* inverse_std) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* from = x + row * c;
+    double sum = 0, squares = 0;
+    for (int64_t i = 0; i < c; ++i) sum += static_cast<double>(from[i]);
+    const double center = sum / static_cast<double>(c);
+    for (int64_t i = 0; i < c; ++i) {
+      const double difference = static_cast<double>(from[i]) - center;
+      squares += difference * difference;
+    }
+    const double scale = 1 / std::sqrt(squares / static_cast<double>(c) + static_cast<double>(eps));
+    for (int64_t i = 0; i < c; ++i) {
+      y[row * c + i] = static_cast<T>((static_cast<double>(from[i]) - center) * scale * static_cast<double>(gamma[i]) +
+                                      static_cast<double>(beta[i]));
+    }
+    if (mean != nullptr) mean[row] = static_cast<T>(center);
+    if (inverse_std != nullptr) inverse_std[row] = static_cast<T>(scale);
+  }
+}
+
+// With g = dy gamma: dx = inverse_std (g - mean of g - xhat mean of (g xhat)).
+template <typename T>
+void layer_norm_backward(const T* x, const T* dy, int64_t rows, int64_t c, const T* mean, const T* inverse_std,
+                         const T* gamma, T* dx, T* dgamma, T* dbeta) {
+  for (int64_t i = 0; i < c; ++i) {
+    double sum = 0, product = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      const double xhat = (static_cast<double>(x[row * c + i]) - static_cast<double>(mean[row])) *
+                          static_cast<double>(inverse_std[row]);
+      sum += static_cast<double>(dy[row * c + i]);
+      product += static_cast<double>(dy[row * c + i]) * xhat;
+    }
+    dbeta[i] = static_cast<T>(sum);
+    dgamma[i] = static_cast<T>(product);
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    const double center = static_cast<double>(mean[row]), scale = static_cast<double>(inverse_std[row]);
+    const auto g = [&](int64_t i) { return static_cast<double>(dy[row * c + i]) * static_cast<double>(gamma[i]); };
+    const auto xhat = [&](int64_t i) { return (static_cast<double>(x[row * c + i]) - center) * scale; };
+    double sum = 0, product = 0;
+    for (int64_t i = 0; i < c; ++i) {
+      sum += g(i);
+      product += g(i) * xhat(i);
+    }
+    const double count = static_cast<double>(c);
+    for (int64_t i = 0; i < c; ++i) {
+      dx[row * c + i] = static_cast<T>(scale * (g(i) - sum / count - xhat(i) * product / count));
+    }
+  }
+}
+
+// x Phi(x), Phi of the normal distribution.
+template <typename T>
+void gelu(const T* x, int64_t count, T* y) {
+  for (int64_t i = 0; i < count; ++i) {
+    const double value = static_cast<double>(x[i]);
+    y[i] = static_cast<T>(value * 0.5 * std::erfc(-value * std::sqrt(0.5)));
+  }
+}
+
+// dx = dy (Phi(x) + x phi(x)).
+template <typename T>
+void gelu_backward(const T* x, const T* dy, int64_t count, T* dx) {
+  for (int64_t i = 0; i < count; ++i) {
+    const double value = static_cast<double>(x[i]);
+    const double density = std::exp(-0.5 * value * value) * 0.39894228040143267794;  // 1 / sqrt(2 pi)
+    dx[i] = static_cast<T>(static_cast<double>(dy[i]) * (0.5 * std::erfc(-value * std::sqrt(0.5)) + value * density));
+  }
+}
+
+// One head of one image in qkv (n, tokens, 3, heads, head_dim) and y (n, tokens, heads, head_dim).
+template <typename T>
+struct Head {
+  const T* qkv;
+  int64_t tokens, heads, head_dim, image, head;
+
+  // part: 0 queries, 1 keys, 2 values.
+  int64_t at(int part, int64_t token) const {
+    return (((image * tokens + token) * 3 + part) * heads + head) * head_dim;
+  }
+  int64_t result_at(int64_t token) const { return ((image * tokens + token) * heads + head) * head_dim; }
+  double scale() const { return 1 / std::sqrt(static_cast<double>(head_dim)); }
+  double score(int64_t query, int64_t key) const {
+    double sum = 0;
+    for (int64_t d = 0; d < head_dim; ++d) {
+      sum += static_cast<double>(qkv[at(0, query) + d]) * static_cast<double>(qkv[at(1, key) + d]);
+    }
+    return sum * scale();
+  }
+};
+
+// y = softmax(q k^T / sqrt(head_dim)) v; log_sum (n, heads, tokens) or null: log of the sum of exponentials.
+template <typename T>
+void attention(int64_t n, int64_t tokens, int64_t heads, int64_t head_dim, const T* qkv, T* y, T* log_sum) {
+#pragma omp parallel for schedule(static)
+  for (int64_t index = 0; index < n * heads; ++index) {
+    const Head<T> h{qkv, tokens, heads, head_dim, index / heads, index % heads};
+    std::vector<double> p(static_cast<size_t>(tokens));
+    for (int64_t query = 0; query < tokens; ++query) {
+      double largest = h.score(query, 0), total = 0;
+      for (int64_t key = 0; key < tokens; ++key) {
+        p[static_cast<size_t>(key)] = h.score(query, key);
+        largest = std::fmax(largest, p[static_cast<size_t>(key)]);
+      }
+      for (double& value : p) total += value = std::exp(value - largest);
+      if (log_sum != nullptr) log_sum[index * tokens + query] = static_cast<T>(std::log(total) + largest);
+      for (int64_t d = 0; d < head_dim; ++d) {
+        double sum = 0;
+        for (int64_t key = 0; key < tokens; ++key) {
+          sum += p[static_cast<size_t>(key)] * static_cast<double>(qkv[h.at(2, key) + d]);
+        }
+        y[h.result_at(query) + d] = static_cast<T>(sum / total);
+      }
+    }
+  }
+}
+
+// With P the probabilities: dv = P^T dy, dP = dy v^T, dS = P (dP - rows of dy y) / sqrt(head_dim), dq = dS k,
+// dk = dS^T q.
+template <typename T>
+void attention_backward(int64_t n, int64_t tokens, int64_t heads, int64_t head_dim, const T* qkv, const T* y,
+                        const T* log_sum, const T* dy, T* dqkv) {
+#pragma omp parallel for schedule(static)
+  for (int64_t index = 0; index < n * heads; ++index) {
+    const Head<T> h{qkv, tokens, heads, head_dim, index / heads, index % heads};
+    const auto value = [](const T* x, int64_t at) { return static_cast<double>(x[at]); };
+    std::vector<double> sums(static_cast<size_t>(3 * tokens * head_dim));
+    const auto sum = [&](int part, int64_t token) { return sums.data() + (part * tokens + token) * head_dim; };
+    for (int64_t query = 0; query < tokens; ++query) {
+      const int64_t row = h.result_at(query);
+      double correction = 0;
+      for (int64_t d = 0; d < head_dim; ++d) correction += value(dy, row + d) * value(y, row + d);
+      for (int64_t key = 0; key < tokens; ++key) {
+        const double p = std::exp(h.score(query, key) - static_cast<double>(log_sum[index * tokens + query]));
+        double dp = 0;
+        for (int64_t d = 0; d < head_dim; ++d) dp += value(dy, row + d) * value(qkv, h.at(2, key) + d);
+        const double ds = p * (dp - correction) * h.scale();
+        for (int64_t d = 0; d < head_dim; ++d) {
+          sum(0, query)[d] += ds * value(qkv, h.at(1, key) + d);
+          sum(1, key)[d] += ds * value(qkv, h.at(0, query) + d);
+          sum(2, key)[d] += p * value(dy, row + d);
+        }
+      }
+    }
+    for (int part = 0; part < 3; ++part) {
+      for (int64_t token = 0; token < tokens; ++token) {
+        for (int64_t d = 0; d < head_dim; ++d) dqkv[h.at(part, token) + d] = static_cast<T>(sum(part, token)[d]);
+      }
+    }
+  }
 }
 
 template <typename T>

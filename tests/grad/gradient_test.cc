@@ -132,6 +132,55 @@ TEST_CASE("Gradients of batch norm in training and in evaluation", "[grad][batch
   }
 }
 
+TEST_CASE("Gradients of layer norm", "[grad][layer_norm]") {
+  std::mt19937 rng(8);
+  const int64_t rows = 4, c = 5;
+  constexpr double kEps = 1e-5;
+  const Values x = random_values(rows * c, rng), dy = random_values(rows * c, rng);
+  const Values gamma = random_values(c, rng), beta = random_values(c, rng);
+  const auto loss = [&](const Values& xs, const Values& gs, const Values& bs) {
+    Values y(x.size());
+    ref::layer_norm<double>(xs.data(), rows, c, gs.data(), bs.data(), kEps, y.data(), nullptr, nullptr);
+    return dot(y, dy);
+  };
+  Values y(x.size()), mean(size(rows)), inverse_std(size(rows)), dx(x.size()), dgamma(gamma.size()), dbeta(beta.size());
+  ref::layer_norm(x.data(), rows, c, gamma.data(), beta.data(), kEps, y.data(), mean.data(), inverse_std.data());
+  ref::layer_norm_backward(x.data(), dy.data(), rows, c, mean.data(), inverse_std.data(), gamma.data(), dx.data(),
+                           dgamma.data(), dbeta.data());
+  check_gradient(x, dx, [&](const Values& v) { return loss(v, gamma, beta); });
+  check_gradient(gamma, dgamma, [&](const Values& v) { return loss(x, v, beta); });
+  check_gradient(beta, dbeta, [&](const Values& v) { return loss(x, gamma, v); });
+}
+
+TEST_CASE("Gradients of GELU", "[grad][gelu]") {
+  std::mt19937 rng(9);
+  const int64_t count = 41;
+  const Values x = random_values(count, rng), dy = random_values(count, rng);
+  Values dx(x.size());
+  ref::gelu_backward(x.data(), dy.data(), count, dx.data());
+  check_gradient(x, dx, [&](const Values& v) {
+    Values y(v.size());
+    ref::gelu(v.data(), count, y.data());
+    return dot(y, dy);
+  });
+}
+
+TEST_CASE("Gradients of attention", "[grad][attention]") {
+  std::mt19937 rng(10);
+  for (const int64_t tokens : {1, 6}) {
+    const int64_t n = 2, heads = 2, dim = 3, count = n * tokens * heads * dim;
+    const Values qkv = random_values(3 * count, rng), dy = random_values(count, rng);
+    Values y(dy.size()), log_sum(size(n * heads * tokens)), dqkv(qkv.size());
+    ref::attention(n, tokens, heads, dim, qkv.data(), y.data(), log_sum.data());
+    ref::attention_backward(n, tokens, heads, dim, qkv.data(), y.data(), log_sum.data(), dy.data(), dqkv.data());
+    check_gradient(qkv, dqkv, [&](const Values& v) {
+      Values out(y.size());
+      ref::attention<double>(n, tokens, heads, dim, v.data(), out.data(), nullptr);
+      return dot(out, dy);
+    });
+  }
+}
+
 TEST_CASE("Gradients of ReLU, add and dropout", "[grad][pointwise]") {
   std::mt19937 rng(3);
   const int64_t count = 37;

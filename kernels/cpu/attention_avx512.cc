@@ -1,0 +1,22 @@
+// Attention on AVX-512.
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/simd_avx512.h"
+#include "kernels/tables.h"
+
+namespace luq::kernels {
+namespace {
+
+#include "kernels/cpu/attention_impl.h"
+
+}  // namespace
+
+void add_avx512_attention(Kernels& table) {
+  table.attention = {attention, "avx512"};
+  table.attention_backward = {attention_backward, "avx512"};
+}
+
+}  // namespace luq::kernels
