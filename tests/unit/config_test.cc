@@ -237,13 +237,25 @@ TEST_CASE("Every shipped configuration loads, and names are unique", "[config]")
   CHECK(names.size() >= 2);
 }
 
-TEST_CASE("resnet20_fp32 and resnet20_luq differ in the section quantization alone", "[config]") {
-  const std::string folder = std::string(LUQ_SOURCE_DIR) + "/configs/fashion_mnist/";
-  const ExperimentConfig luq = load_experiment(folder + "resnet20_luq.yaml", {});
-  const ExperimentConfig fp32 = load_experiment(folder + "resnet20_fp32.yaml", {});
-  const std::vector<std::string> differing = differing_keys(luq, fp32, {"run.directory"});
-  CHECK_FALSE(differing.empty());
-  for (const std::string& key : differing) CHECK(key.starts_with("quantization."));
+TEST_CASE("Shipped pairs of _fp32 and _luq differ in the section quantization alone", "[config]") {
+  std::vector<std::string> pairs;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(std::string(LUQ_SOURCE_DIR) + "/configs")) {
+    const std::string file = entry.path().string(), end = "_luq.yaml";
+    if (!file.ends_with(end)) continue;
+    const std::string other = file.substr(0, file.size() - end.size()) + "_fp32.yaml";
+    if (!std::filesystem::exists(other)) continue;
+    INFO(file);
+    const std::vector<std::string> differing =
+        differing_keys(load_experiment(file, {}), load_experiment(other, {}), {"run.directory"});
+    CHECK_FALSE(differing.empty());
+    for (const std::string& key : differing) CHECK(key.starts_with("quantization."));
+    pairs.push_back(entry.path().filename().string());
+  }
+  for (const char* name : {"resnet20_luq.yaml", "cifar100_resnet18_luq.yaml", "resnet18_luq.yaml", "resnet50_luq.yaml",
+                           "resnext50_32x4d_luq.yaml", "mobilenet_v2_luq.yaml"}) {
+    INFO(name);
+    CHECK(std::ranges::count(pairs, name) == 1);
+  }
 }
 
 TEST_CASE("docs/configuration.md lists every key as it is", "[config][docs]") {
