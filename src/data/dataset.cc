@@ -25,7 +25,8 @@ struct KnownDataset {
   std::string archive_folder;                        // in which the published archive holds them, or ""
   std::string system_folder;                         // in which a Debian package puts them, or ""
   std::string advice;                                // how to get them
-  std::vector<int64_t> label_limits;                 // of each label of an image; the last is the class
+  int64_t train_images, test_images, image_size, channels;
+  std::vector<int64_t> label_limits;  // of each label of an image; the last is the class
   std::vector<double> mean, std;
   std::vector<std::string> class_names;
 };
@@ -41,6 +42,10 @@ const std::vector<KnownDataset>& known_datasets() {
        .archive_folder = "",
        .system_folder = "/usr/share/datasets/fashion-mnist",
        .advice = "install the Debian package dataset-fashion-mnist (apt-get install dataset-fashion-mnist)",
+       .train_images = 60000,
+       .test_images = 10000,
+       .image_size = 28,
+       .channels = 1,
        .label_limits = {10},
        .mean = {0.2860},
        .std = {0.3530},
@@ -53,6 +58,10 @@ const std::vector<KnownDataset>& known_datasets() {
        .archive_folder = "",
        .system_folder = "",
        .advice = "download the four files of MNIST into ./data/mnist",
+       .train_images = 60000,
+       .test_images = 10000,
+       .image_size = 28,
+       .channels = 1,
        .label_limits = {10},
        .mean = {0.1307},
        .std = {0.3081},
@@ -64,7 +73,12 @@ const std::vector<KnownDataset>& known_datasets() {
        .test_files = {"test_batch.bin"},
        .archive_folder = "cifar-10-batches-bin",
        .system_folder = "",
-       .advice = "unpack cifar-10-binary.tar.gz (the binary version) into ./data/cifar10",
+       .advice = "unpack cifar-10-binary.tar.gz (the binary version, https://www.cs.toronto.edu/~kriz/cifar.html) into "
+                 "./data/cifar10",
+       .train_images = 50000,
+       .test_images = 10000,
+       .image_size = 32,
+       .channels = 3,
        .label_limits = {10},
        .mean = {0.4914, 0.4822, 0.4465},
        .std = {0.2470, 0.2435, 0.2616},
@@ -75,7 +89,13 @@ const std::vector<KnownDataset>& known_datasets() {
        .test_files = {"test.bin"},
        .archive_folder = "cifar-100-binary",
        .system_folder = "",
-       .advice = "unpack cifar-100-binary.tar.gz (the binary version) into ./data/cifar100",
+       .advice =
+           "unpack cifar-100-binary.tar.gz (the binary version, https://www.cs.toronto.edu/~kriz/cifar.html) into "
+           "./data/cifar100",
+       .train_images = 50000,
+       .test_images = 10000,
+       .image_size = 32,
+       .channels = 3,
        .label_limits = {20, 100},
        .mean = {0.5071, 0.4865, 0.4409},
        .std = {0.2673, 0.2564, 0.2762},
@@ -104,7 +124,8 @@ const std::vector<KnownDataset>& known_datasets() {
 struct KnownImageFiles {
   std::string name;
   std::vector<std::string> system_folders;
-  std::string advice;  // its layout, and how to get it
+  std::string advice;                                          // its layout, how to get it, and what to try without it
+  int64_t train_images = 0, test_images = 0, num_classes = 0;  // 0: as there are
 };
 
 const std::vector<KnownImageFiles>& known_image_files() {
@@ -117,9 +138,15 @@ const std::vector<KnownImageFiles>& known_image_files() {
                  "; tools/prepare_photos.sh and tools/prepare_elpv.sh make such folders"},
       {.name = "imagenet",
        .system_folders = {"/data/imagenet", "/datasets/imagenet"},
-       .advice = "set data.path to a folder that holds " + layout +
-                 " with the classes n01440764 ... n15075141 (or val/*.JPEG and a file of their classes, docs/data.md); "
-                 "ImageNet is to be had at https://image-net.org, after registration"},
+       .advice =
+           "set data.path to a folder that holds " + layout +
+           " with the classes n01440764 ... n15075141 (or val/*.JPEG and a file of their classes, docs/data.md); "
+           "ImageNet is to be had at https://image-net.org, after registration. Without it: --smoke tries everything "
+           "on a few made-up images, --dry-run tells the cost, resnet50_224_luq.yaml trains on made-up pixels, "
+           "and tools/prepare_photos.sh makes a small set of image files (data.name: image_folder)",
+       .train_images = 1281167,
+       .test_images = 50000,
+       .num_classes = 1000},
       {.name = "webdataset",
        .system_folders = {},
        .advice = "set data.path to a folder of tar shards train-*.tar and val-*.tar, or say how they are called in "
@@ -200,7 +227,8 @@ fs::path locate(const KnownDataset& known, const std::string& path, const std::v
     const fs::path folder = folder_in(known, location, all_files(known));
     lacks.push_back(fmt::format("{} ({})", folder.string(), describe_lack(folder, all_files(known))));
   }
-  fail_user("[data] {}: not found in {}; {}", known.name, fmt::join(lacks, ", "), advice.text);
+  fail_user("[data] {}: not found in {}; {}. Without it: --smoke tries everything on a few made-up images", known.name,
+            fmt::join(lacks, ", "), advice.text);
 }
 
 // The folder in `location` that holds the data set, or "".
@@ -259,6 +287,30 @@ std::vector<std::string> dataset_locations(const std::string& name) {
   return locations;
 }
 
+std::optional<DatasetInfo> published_info(const std::string& name, Split split) {
+  const bool is_train = split == Split::train;
+  DatasetInfo info;
+  info.name = name;
+  if (const KnownImageFiles* known = find_known_image_files(name)) {
+    if (known->num_classes == 0) return std::nullopt;
+    info.images = is_train ? known->train_images : known->test_images;
+    info.encoded = true;
+    info.channels = 3;
+    info.num_classes = known->num_classes;
+    return info;
+  }
+  const KnownDataset* known = find_known(name);
+  if (known == nullptr) return std::nullopt;
+  info.images = is_train ? known->train_images : known->test_images;
+  info.height = info.width = known->image_size;
+  info.channels = known->channels;
+  info.num_classes = known->label_limits.back();
+  info.mean = known->mean;
+  info.std = known->std;
+  info.class_names = known->class_names;
+  return info;
+}
+
 std::string find_dataset(const std::string& name) {
   if (const KnownImageFiles* known = find_known_image_files(name)) {
     for (const std::string& location : dataset_locations(name)) {
@@ -300,13 +352,7 @@ std::unique_ptr<Dataset> open_dataset(const std::string& name, const std::string
   LabelledImages images = known->format == Format::idx
                               ? read_idx(found[0], found[1], known->label_limits.back(), advice)
                               : read_cifar(found, known->label_limits, advice);
-  DatasetInfo info;
-  info.name = name;
-  info.num_classes = known->label_limits.back();
-  info.mean = known->mean;
-  info.std = known->std;
-  info.class_names = known->class_names;
-  return std::make_unique<MemoryDataset>(std::move(info), std::move(images));
+  return std::make_unique<MemoryDataset>(*published_info(name, split), std::move(images));
 }
 
 }  // namespace luq

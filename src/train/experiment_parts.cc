@@ -80,7 +80,16 @@ Ctx ExperimentParts::context(const ExperimentConfig& config) const {
 Var ExperimentParts::input(const Tensor& images) const { return Var(convert(*kernels, images, dtype)); }
 
 ExperimentParts make_parts(const ExperimentConfig& config, bool with_training) {
+  std::shared_ptr<const Dataset> train_set;
+  if (with_training) train_set = open_split(config, Split::train);
+  return make_parts(config, std::move(train_set), open_split(config, Split::test));
+}
+
+ExperimentParts make_parts(const ExperimentConfig& config, std::shared_ptr<const Dataset> train_set,
+                           std::shared_ptr<const Dataset> test_set) {
   ExperimentParts parts;
+  parts.train_set = std::move(train_set);
+  parts.test_set = std::move(test_set);
   parts.kernels = &kernels_for(parse_device(config.device));
   if (config.precision != "float32" && config.precision != "bfloat16") {
     fail_user("[train] precision: expected float32 or bfloat16, got '{}'", config.precision);
@@ -88,8 +97,6 @@ ExperimentParts make_parts(const ExperimentConfig& config, bool with_training) {
   parts.dtype = config.precision == "bfloat16" ? DType::bfloat16 : DType::float32;
   if (config.eval.batch_size < 1)
     fail_user("[train] eval.batch_size: expected 1 or more, got {}", config.eval.batch_size);
-  if (with_training) parts.train_set = open_split(config, Split::train);
-  parts.test_set = open_split(config, Split::test);
   const DatasetInfo& info = parts.test_set->info();
   const Transform transform(info, transform_options(config));
   parts.image = {transform.height(), transform.width(), transform.channels()};
@@ -97,7 +104,7 @@ ExperimentParts make_parts(const ExperimentConfig& config, bool with_training) {
       config.model.name, {.in_channels = parts.image[2], .num_classes = info.num_classes, .image_size = parts.image[0]},
       config.seed);
   parts.plan = QuantPlan(config.quantization, parts.model->matmul_layers());
-  if (with_training) check_training(config, parts);
+  if (parts.train_set != nullptr) check_training(config, parts);
   parts.threads = config.threads > 0 ? static_cast<int>(config.threads) : omp_get_num_procs();
   omp_set_num_threads(parts.threads);
   return parts;

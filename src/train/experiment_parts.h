@@ -29,6 +29,9 @@ struct ExperimentParts {
 // Opens the data, builds the model and its quantisation plan, sets the number of threads. Throws UserError for what the
 // configuration gets wrong.
 ExperimentParts make_parts(const ExperimentConfig& config, bool with_training);
+// The same for data sets that are open already.
+ExperimentParts make_parts(const ExperimentConfig& config, std::shared_ptr<const Dataset> train_set,
+                           std::shared_ptr<const Dataset> test_set);
 
 // Over the test images, an incomplete last batch included, with running statistics and running activation scales.
 // between_batches: called before each batch; returning false gives up, and the result holds what was seen so far.

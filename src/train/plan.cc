@@ -1,18 +1,107 @@
 #include "luq/train/plan.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
+#include "luq/core/rng.h"
 #include "luq/ops/loss.h"
 #include "luq/train/optimizer.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/run_log.h"
+#include "src/train/training_step.h"
 
 namespace luq {
 namespace {
 
 constexpr int64_t kProbeImages = 2;  // batch norm needs more than one value per channel
+
+constexpr double kMeasuredSeconds = 1.0;     // of one step whose speed is measured
+constexpr int64_t kLeastMeasuredImages = 8;  // fewer do not tell the speed of many
+
+// A data set that is not there: what is published of it.
+class PublishedDataset : public Dataset {
+ public:
+  explicit PublishedDataset(DatasetInfo info) : info_(std::move(info)) {}
+  const DatasetInfo& info() const override { return info_; }
+
+ private:
+  DatasetInfo info_;
+};
+
+// Of a data set that was not found in the usual places.
+bool is_missing(const ExperimentConfig& config) {
+  return config.data.path.empty() && published_info(config.data.name, Split::train) &&
+         find_dataset(config.data.name).empty();
+}
+
+ExperimentParts make_plan_parts(const ExperimentConfig& config) {
+  if (!is_missing(config)) return make_parts(config, true);
+  const auto planned = [&](Split split) {
+    return std::make_shared<PublishedDataset>(*published_info(config.data.name, split));
+  };
+  return make_parts(config, planned(Split::train), planned(Split::test));
+}
+
+struct Speed {
+  double training = 0, evaluation = 0;  // images per second
+  int64_t images = 0;                   // that a step was measured with
+};
+
+// Steps of training and an evaluation on made-up images: as many as a step of the experiment has at once, or fewer
+// where that takes longer than kMeasuredSeconds. Leaves the model changed.
+Speed measure_speed(ExperimentConfig config, ExperimentParts& parts) {
+  using Clock = std::chrono::steady_clock;
+  const auto seconds_of = [](const auto& action) {
+    const Clock::time_point start = Clock::now();
+    action();
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  const int64_t largest = config.train.batch_size / config.train.micro_batches;
+  config.train.micro_batches = 1;
+  const auto make_batch = [&](int64_t images) {
+    Batch batch{Tensor::empty({images, parts.image[0], parts.image[1], parts.image[2]}),
+                Tensor::zeros({images}, DType::int32)};
+    RngStream random(make_rng_key(0, "plan:images"));
+    for (int64_t i = 0; i < batch.images.numel(); ++i) batch.images.data<float>()[i] = 4 * random.uniform() - 2;
+    return batch;
+  };
+  const std::unique_ptr<Optimizer> optimizer =
+      make_optimizer(config.optimizer, parts.model->parameters(), *parts.kernels);
+  Ctx ctx = parts.context(config);
+  const auto step = [&](const Batch& batch) {
+    return seconds_of([&] {
+      ctx.training = true;
+      training_step(config, parts, ctx, *optimizer, batch, 1e-6 * config.optimizer.lr);
+    });
+  };
+  const Batch first = make_batch(std::min(kLeastMeasuredImages, largest));
+  step(first);  // what is made once is made here
+  const double images_per_second = static_cast<double>(first.size()) / step(first);
+  Speed speed;
+  speed.images = std::clamp(static_cast<int64_t>(kMeasuredSeconds * images_per_second), first.size(), largest);
+  const Batch batch = make_batch(speed.images);
+  const double training = std::min(step(batch), step(batch));
+  const auto forward = [&] {
+    return seconds_of([&] {
+      ctx.training = false;
+      parts.model->forward(ctx, parts.input(batch.images));
+    });
+  };
+  const double evaluation = std::min(forward(), forward());
+  speed.training = static_cast<double>(speed.images) / training;
+  speed.evaluation = static_cast<double>(speed.images) / evaluation;
+  return speed;
+}
+
+// "35 s", "12.3 min", "30.5 h" or "1766 h (73.6 days)".
+std::string in_words(double seconds) {
+  if (seconds < 120) return fmt::format("{:.0f} s", seconds);
+  if (seconds < 7200) return fmt::format("{:.1f} min", seconds / 60);
+  if (seconds < 48 * 3600) return fmt::format("{:.1f} h", seconds / 3600);
+  return fmt::format("{:.0f} h ({:.1f} days)", seconds / 3600, seconds / 86400);
+}
 
 struct Probe {
   std::vector<PlanEntry> entries;
@@ -48,7 +137,7 @@ std::string with_kernel(const std::string& formats, const std::string& kernel) {
 }  // namespace
 
 std::string describe_plan(const ExperimentConfig& config) {
-  const ExperimentParts parts = make_parts(config, true);
+  ExperimentParts parts = make_plan_parts(config);
   const std::string start = load_initial_weights(config, *parts.model);
   const Probe probed = probe(config, parts);
 
@@ -76,7 +165,12 @@ std::string describe_plan(const ExperimentConfig& config) {
     text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }
 
-  const int64_t steps = parts.train_set->info().images / config.train.batch_size * config.train.epochs;
+  const int64_t steps_per_epoch = parts.train_set->info().images / config.train.batch_size;
+  int64_t steps = steps_per_epoch * config.train.epochs;
+  if (config.train.max_steps > 0) steps = std::min(steps, config.train.max_steps);
+  const int64_t evaluations = (steps + steps_per_epoch - 1) / steps_per_epoch * (config.train.ema_decay > 0 ? 2 : 1);
+  int64_t evaluated = parts.test_set->info().images;
+  if (config.eval.max_images > 0) evaluated = std::min(evaluated, config.eval.max_images);
   const bool keeps_gradients = config.train.micro_batches > 1 || config.train.clip_grad_norm > 0;
   const int64_t copies =
       1 + optimizer_state_copies(config.optimizer) + (config.train.ema_decay > 0 ? 1 : 0) + (keeps_gradients ? 1 : 0);
@@ -86,15 +180,26 @@ std::string describe_plan(const ExperimentConfig& config) {
   if (!start.empty()) text += fmt::format("weights          {}\n", start);
   text += fmt::format("MACs per image   {} forward, {:.1f} % of them in 4 bits\n", format_count(macs),
                       macs == 0 ? 0.0 : 100.0 * static_cast<double>(integer_macs) / static_cast<double>(macs));
-  text += fmt::format("data             {}: {} training and {} test images\n", parts.train_set->info().name,
-                      format_count(parts.train_set->info().images), format_count(parts.test_set->info().images));
-  text += fmt::format("steps            {} ({} epochs, batches of {}{})\n",
-                      format_count(config.train.max_steps > 0 ? std::min(steps, config.train.max_steps) : steps),
-                      config.train.epochs, config.train.batch_size,
+  text += fmt::format("data             {}: {} training and {} test images{}\n", parts.train_set->info().name,
+                      format_count(parts.train_set->info().images), format_count(parts.test_set->info().images),
+                      is_missing(config) ? fmt::format(", as published: it is not here (looked in {})",
+                                                       fmt::join(dataset_locations(config.data.name), ", "))
+                                         : "");
+  text += fmt::format("steps            {} ({} epochs, batches of {}{})\n", format_count(steps), config.train.epochs,
+                      config.train.batch_size,
                       config.train.micro_batches > 1 ? fmt::format(" in {} parts", config.train.micro_batches) : "");
   text += fmt::format("memory           {} estimated: {} weights, optimiser{}{}, {} kept for backward\n",
                       mebibytes(fixed + activations), mebibytes(fixed), config.train.ema_decay > 0 ? ", average" : "",
                       keeps_gradients ? ", gradients" : "", mebibytes(activations));
+  const Speed speed = measure_speed(config, parts);
+  text += fmt::format(
+      "speed            {:.1f} images/s in training, {:.1f} in evaluation; measured on {} made-up images, {} "
+      "thread{}\n",
+      speed.training, speed.evaluation, speed.images, parts.threads, parts.threads == 1 ? "" : "s");
+  text += fmt::format("time             {} at this speed: {} images trained, {} evaluated; data may come slower\n",
+                      in_words(static_cast<double>(steps * config.train.batch_size) / speed.training +
+                               static_cast<double>(evaluations * evaluated) / speed.evaluation),
+                      format_count(steps * config.train.batch_size), format_count(evaluations * evaluated));
   return text;
 }
 

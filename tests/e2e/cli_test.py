@@ -64,12 +64,19 @@ class CommandLine(Program):
     def test_dry_run(self):
         words = ("--set", "data.name=synthetic", "--set", "data.synthetic.image_size=8", "--set", "seed=3", "--dry-run")
         first = self.luqtrain("--config", LUQ_CONFIG, *words).stdout
-        for word in ("layer3.2.conv2", "uint4 x int4", "int4 x fp4", "fp4 x uint4", "parameters", "memory"):
+        for word in ("layer3.2.conv2", "uint4 x int4", "int4 x fp4", "fp4 x uint4", "parameters", "memory",
+                     "images/s in training"):
             self.assertIn(word, first)
         self.assertEqual(list(self.folder.iterdir()), [])
-        # All of it is YAML: it can be used as a configuration, and says the same again.
+        # All of it is YAML: it can be used as a configuration, and says the same again, but for what is measured.
         (self.folder / "again.yaml").write_text(first)
-        self.assertEqual(self.luqtrain("--config", "again.yaml", "--dry-run").stdout, first)
+        again = self.luqtrain("--config", "again.yaml", "--dry-run").stdout
+
+        def unmeasured(text):
+            return [line for line in text.splitlines() if not line.startswith(("# speed", "# time"))]
+
+        self.assertEqual(unmeasured(again), unmeasured(first))
+        self.assertEqual(len(unmeasured(first)), len(first.splitlines()) - 2)
 
     def test_bare_name(self):
         process = self.luqtrain("--config", "resnet20_fp32.yaml", "--set", "data.name=synthetic", "--dry-run")
@@ -98,8 +105,31 @@ class CommandLine(Program):
         self.assertGreater(len(configs), 4)
         for config in configs:
             with self.subTest(config=config.name):
-                plan = self.luqtrain("--config", config, "--set", "data.name=synthetic", "--dry-run").stdout
+                of_files = config.parent.name == "imagenet"
+                small = (("data.image_size=32", "train.batch_size=64") if of_files else
+                         ("data.name=synthetic", "data.synthetic.image_size=32", "train.batch_size=8"))
+                plan = self.luqtrain("--config", config, *(word for key in small for word in ("--set", key)),
+                                     "--dry-run").stdout
                 self.assertEqual("int4 x fp4" in plan, "_luq" in config.name)
+                if of_files:
+                    self.assertIn("imagenet: 1,281,167 training and 50,000 test images", plan)
+
+    def test_missing_data(self):
+        """Planned for as published, where the set is not in the usual places; refused to train, with what to do."""
+        words = ("--config", "resnet18_luq.yaml", "--set", "data.image_size=32")
+        environment = {**os.environ, "LUQ_DATA_DIR": str(self.folder / "nowhere")}
+        if any(os.path.isdir(folder) for folder in ("/data/imagenet", "/datasets/imagenet")):
+            self.skipTest("this machine has ImageNet")
+        plan = self.luqtrain(*words, "--dry-run", env=environment).stdout
+        for text in ("as published: it is not here", str(self.folder / "nowhere"), "450,360 (90 epochs",
+                     "115,292,160 images trained, 4,500,000 evaluated"):
+            self.assertIn(text, plan)
+        error = self.luqtrain(*words, code=2, env=environment).stderr
+        for text in (str(self.folder / "nowhere"), "train/<class>/*.JPEG", "--smoke", "resnet50_224_luq.yaml",
+                     "tools/prepare_photos.sh", "docs/data.md"):
+            self.assertIn(text, error)
+        self.assertIn("elsewhere", self.luqtrain(*words, "--set", "data.path=elsewhere", "--dry-run", code=2).stderr)
+        self.assertEqual(list(self.folder.iterdir()), [])
 
 
 class Quantize(Program):

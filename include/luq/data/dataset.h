@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,9 @@ std::unique_ptr<Dataset> open_dataset(const std::string& name, const std::string
 std::vector<std::string> dataset_names();
 // Folders where a data set is looked for when no path is given.
 std::vector<std::string> dataset_locations(const std::string& name);
+// What is published of a data set, to plan with where it is not: images, sizes and classes of a split. Nothing for
+// image_folder and synthetic. Throws UserError for an unknown name.
+std::optional<DatasetInfo> published_info(const std::string& name, Split split);
 // The first of these folders that holds every file of the data set (its folder of training or test images), or "": what
 // open_dataset takes when no path is given. "" for synthetic, which has no files. Throws UserError for an unknown name.
 std::string find_dataset(const std::string& name);
