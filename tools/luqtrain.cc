@@ -17,8 +17,10 @@
 #include "luq/core/error.h"
 #include "luq/data/pack.h"
 #include "luq/train/doctor.h"
+#include "luq/train/export.h"
 #include "luq/train/plan.h"
 #include "luq/train/plot.h"
+#include "luq/train/predict.h"
 #include "luq/train/profile_report.h"
 #include "luq/train/quantize_file.h"
 #include "luq/train/trainer.h"
@@ -88,6 +90,18 @@ int run_training(const TrainArguments& arguments) {
   return 0;
 }
 
+int run_predict(const luq::PredictOptions& options) {
+  const std::vector<luq::Prediction> predictions = luq::predict(options);
+  print(luq::to_text(predictions));
+  int problems = 0;
+  for (const luq::Prediction& prediction : predictions) {
+    if (prediction.problem.empty()) continue;
+    std::cerr << "luqtrain: error: " << prediction.image << ": " << prediction.problem << "\n";
+    ++problems;
+  }
+  return problems == 0 ? 0 : kFailure;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -118,6 +132,33 @@ int main(int argc, char** argv) {
                    "Experiment to use instead of the checkpoint's own; a state_dict needs one");
   eval->add_option("--set", eval_overrides, "key.path=value over --config; repeatable")->allow_extra_args(false);
   eval->add_flag("--no-ema", eval_trained, "The trained weights, also where the checkpoint holds their average (EMA)");
+
+  luq::PredictOptions predicted;
+  bool predict_trained = false;
+  auto* predict_command = app.add_subcommand("predict", "Say what a model sees in image files (docs/interop.md)");
+  predict_command->add_option("--checkpoint", predicted.checkpoint, "A checkpoint, a state_dict or a packed file")
+      ->required();
+  predict_command->add_option("--model", predicted.model, "The model's name, which a state_dict needs");
+  predict_command->add_option("image", predicted.images, "JPEG or PNG files");
+  predict_command->add_option("--images", predicted.folder,
+                              "A folder: all its images and those in folders below, by path");
+  predict_command->add_option("--labels", predicted.labels, "Class names, one a line, instead of the checkpoint's");
+  predict_command->add_option("--logits", predicted.logits, "safetensors file to write: logits, (images, classes)");
+  predict_command->add_flag("--no-ema", predict_trained,
+                            "The trained weights, also where the checkpoint holds their average (EMA)");
+
+  luq::ExportOptions exported;
+  bool export_trained = false;
+  auto* export_command = app.add_subcommand("export", "Write a model in a format that others read (docs/interop.md)");
+  export_command->add_option("--checkpoint", exported.checkpoint, "A checkpoint, a state_dict or a packed file")
+      ->required();
+  export_command
+      ->add_option("--format", exported.format, "safetensors (torchvision state_dict), onnx, or packed (4-bit weights)")
+      ->required();
+  export_command->add_option("--output", exported.output, "File to write")->required();
+  export_command->add_option("--model", exported.model, "The model's name, which a state_dict needs");
+  export_command->add_flag("--no-ema", export_trained,
+                           "The trained weights, also where the checkpoint holds their average (EMA)");
 
   TrainArguments profiled;
   luq::ProfileOptions profile;
@@ -181,6 +222,12 @@ int main(int argc, char** argv) {
                         result.top5 ? fmt::format("top-5 {:.2f} %, ", *result.top5) : "", result.loss, result.images,
                         is_ema ? " (EMA of the weights)" : ""));
       if (!warning.empty()) std::cerr << "luqtrain: warning: " << warning << "\n";
+    } else if (predict_command->parsed()) {
+      if (predict_trained) predicted.weights = luq::CheckpointWeights::trained;
+      return run_predict(predicted);
+    } else if (export_command->parsed()) {
+      if (export_trained) exported.weights = luq::CheckpointWeights::trained;
+      print(luq::export_model(exported));
     } else if (profile_command->parsed()) {
       const luq::ExperimentConfig config = luq::load_experiment(luq::find_config(profiled.config), profiled.overrides);
       print(luq::profile_report(config, profile));

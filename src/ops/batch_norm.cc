@@ -158,6 +158,19 @@ Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor
                     .ceiling = activation.ceiling});
   if (take_statistics) y.set_statistics(statistics);
   describe(ctx, layer, activation, y, needs_grad, 2 * channels);
+  if (ctx.trace != nullptr) {
+    ctx.trace->push_back(
+        {.op = "batch_norm",
+         .layer = layer,
+         .operands = {{.role = "x", .value = x},
+                      {.role = "weight", .value = gamma},
+                      {.role = "bias", .value = beta},
+                      {.role = "running_mean", .value = Var(running_mean), .constant = true},
+                      {.role = "running_var", .value = Var(running_variance), .constant = true}},
+         .attributes = {{"eps", options.eps}, {"relu", activation.relu ? 1 : 0}, {"ceiling", activation.ceiling}},
+         .output = y});
+    if (has_residual) ctx.trace->back().operands.push_back({.role = "residual", .value = residual});
+  }
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, x_value = x.value(), mask, mean, scale, gamma_value = gamma.value(), rows, channels,

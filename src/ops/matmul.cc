@@ -46,8 +46,12 @@ Operand quantize_activations(const Ctx& ctx, const Var& x, const QuantSpec& spec
   return {.codes = *codes, .values = {}};
 }
 
+// Codes that were given with the weights (a packed file's) count in evaluation; training makes its own.
 Operand quantize_weights(const Ctx& ctx, const Var& weight, const QuantSpec& spec, const std::string& layer) {
   if (!is_4bit(spec.format)) return {.codes = {}, .values = weight.value()};
+  for (const QuantCache::Entry& entry : weight.quant_cache().entries) {
+    if (!ctx.training && entry.spec == spec) return {.codes = entry.codes, .values = {}};
+  }
   return {.codes = quantize(*ctx.kernels, weight.value(), spec, false, ctx.rng(layer, "weights"),
                             fmt::format("weight of layer {}", layer)),
           .values = {}};
@@ -166,6 +170,26 @@ void check_formats(const char* op, const std::string& layer, const LayerQuant& q
   check("gradients", dy, dy != Format::uint4, "float32, int4 or fp4");
 }
 
+void trace(Ctx& ctx, const char* op, const std::string& layer, const Var& x, const Var& weight, const Var* bias,
+           const ConvShape& shape, const Operand& x_operand, const Operand& w_operand, const Var& y) {
+  if (ctx.trace == nullptr) return;
+  TraceNode node{.op = op,
+                 .layer = layer,
+                 .operands = {{.role = "x", .value = x, .codes = x_operand.codes},
+                              {.role = "weight", .value = weight, .codes = w_operand.codes}},
+                 .attributes = {},
+                 .output = y};
+  if (bias != nullptr) node.operands.push_back({.role = "bias", .value = *bias});
+  if (x.shape().rank() == 4) {
+    node.attributes = {{"kernel", static_cast<double>(shape.kh)},
+                       {"stride", static_cast<double>(shape.stride_h)},
+                       {"padding", static_cast<double>(shape.pad_h)},
+                       {"dilation", static_cast<double>(shape.dilation_h)},
+                       {"groups", static_cast<double>(shape.groups)}};
+  }
+  ctx.trace->push_back(std::move(node));
+}
+
 Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var* bias, const ConvShape& shape,
            const Shape& output, const std::string& layer, Tensor& activation_scale) {
   const Kernels& kernels = *ctx.kernels;
@@ -185,6 +209,7 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
               y);
   describe(ctx, op, layer, x, weight, bias, output, shape, x_operand.format(), w_operand.format(),
            quant.gradients.format);
+  trace(ctx, op, layer, x, weight, bias, shape, x_operand, w_operand, y);
   if (!needs_grad) return y;
 
   if (!weight.needs_grad()) x_operand = {};  // read by the update alone

@@ -2,6 +2,7 @@
 
 #include "luq/core/convert.h"
 #include "luq/ops/plan.h"
+#include "luq/ops/trace.h"
 #include "src/core/floats.h"
 #include "src/ops/check.h"
 
@@ -30,6 +31,7 @@ Var relu_with_ceiling(Ctx& ctx, const char* op, Var x, float ceiling) {
                 .ceiling = ceiling});
   record_plan(ctx, op, "", y.shape(), y.shape(), kernels.relu.implementation,
               needs_grad ? kernels.relu_backward.implementation : "-", 0, y.value().dtype());
+  record_trace(ctx, "relu", x, y, {{"ceiling", ceiling}});
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, mask, count, x_slot = x.slot()](Tensor dy) {
@@ -66,6 +68,13 @@ Var add(Ctx& ctx, Var a, Var b) {
                .count = y.value().numel(),
                .y = floats(y.value())});
   record_plan(ctx, "add", "", y.shape(), y.shape(), kernels.add.implementation, "-", 0, y.value().dtype());
+  if (ctx.trace != nullptr) {
+    ctx.trace->push_back({.op = "add",
+                          .layer = "",
+                          .operands = {{.role = "x", .value = a}, {.role = "residual", .value = b}},
+                          .attributes = {},
+                          .output = y});
+  }
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, a_slot = a.slot(), b_slot = b.slot()](Tensor dy) {
@@ -118,6 +127,7 @@ Var flatten(Ctx& ctx, const Var& x) {
   Var y(x.value().reshape(shape), needs_grad);
   y.set_non_negative(x.non_negative());
   record_plan(ctx, "flatten", "", x.shape(), y.shape(), "-", "-", 0, y.value().dtype());
+  record_trace(ctx, "flatten", x, y);
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels = *ctx.kernels, x_shape = x.shape(), x_slot = x.slot()](Tensor dy) {

@@ -3,6 +3,7 @@
 #include "luq/core/convert.h"
 #include "luq/ops/plan.h"
 #include "luq/ops/pointwise.h"
+#include "luq/ops/trace.h"
 #include "src/core/floats.h"
 #include "src/ops/check.h"
 
@@ -36,6 +37,16 @@ PoolShape pool_shape(const char* op, const Var& x, const Pool2dOptions& o) {
   return shape;
 }
 
+void trace(Ctx& ctx, const char* op, const Var& x, const Var& y, const Pool2dOptions& o) {
+  if (ctx.trace == nullptr) return;
+  record_trace(ctx, op, x, y,
+               {{"kernel", static_cast<double>(o.kernel)},
+                {"stride", static_cast<double>(o.stride)},
+                {"padding", static_cast<double>(o.padding)},
+                {"ceil_mode", o.ceil_mode ? 1 : 0},
+                {"count_include_pad", o.count_include_pad ? 1 : 0}});
+}
+
 }  // namespace
 
 Var max_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
@@ -53,6 +64,7 @@ Var max_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
                     .index = needs_grad ? index.data<int32_t>() : nullptr});
   record_plan(ctx, "max_pool2d", "", x.shape(), y.shape(), kernels.max_pool.implementation,
               needs_grad ? kernels.max_pool_backward.implementation : "-", 0, y.value().dtype());
+  trace(ctx, "max_pool2d", x, y, options);
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, shape, index, x_shape = x.shape(), x_slot = x.slot()](Tensor dy) {
@@ -79,6 +91,7 @@ Var avg_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
   y.set_non_negative(x.non_negative());
   record_plan(ctx, "avg_pool2d", "", x.shape(), y.shape(), kernels.avg_pool.implementation,
               needs_grad ? kernels.avg_pool_backward.implementation : "-", 0, y.value().dtype());
+  trace(ctx, "avg_pool2d", x, y, options);
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, shape, dtype, include_pad = options.count_include_pad, x_shape = x.shape(),
@@ -119,6 +132,7 @@ Var adaptive_avg_pool2d(Ctx& ctx, const Var& x, int64_t size) {
   y.set_non_negative(x.non_negative());
   record_plan(ctx, "adaptive_avg_pool2d", "", x.shape(), y.shape(), kernels.adaptive_avg_pool.implementation,
               needs_grad ? kernels.adaptive_avg_pool_backward.implementation : "-", 0, y.value().dtype());
+  record_trace(ctx, "adaptive_avg_pool2d", x, y, {{"size", static_cast<double>(size)}});
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, s, size, dtype, x_slot = x.slot()](Tensor dy) {

@@ -114,9 +114,8 @@ std::string load_initial_weights(const ExperimentConfig& config, Module& model) 
   if (config.model.weights.empty()) return "";
   const ModelFile model_file = read_model_file(config.model.weights);
   const LoadedState loaded = load_model_file(model_file, model, true);
-  std::string text = fmt::format("{} ({}{})", model_file.file,
-                                 model_file.kind == ModelFile::Kind::checkpoint ? "a checkpoint" : "a state_dict",
-                                 model_file.is_ema ? ", its EMA" : "");
+  std::string text =
+      fmt::format("{} ({}{})", model_file.file, to_string(model_file.kind), model_file.is_ema ? ", its EMA" : "");
   if (!loaded.replaced_head.empty()) {
     text += fmt::format("; its head {} is for {} classes: replaced by a new one", loaded.replaced_head,
                         loaded.stored_classes);

@@ -1,9 +1,13 @@
 #include "luq/train/model_file.h"
 
+#include <nlohmann/json.hpp>
+
 #include "luq/config/load.h"
 #include "luq/core/error.h"
 #include "luq/train/checkpoint.h"
 #include "src/train/dataset_json.h"
+#include "src/train/packed_file.h"
+#include "src/train/packing.h"
 
 namespace luq {
 
@@ -17,15 +21,80 @@ DatasetInfo ModelFile::stored_data() const {
   return parse_dataset_info(data, file);
 }
 
+namespace {
+
+constexpr const char* codes_suffix = ".codes";
+constexpr const char* scale_suffix = ".scale";
+
+Shape shape_of_codes(const SafeTensors& content, const std::string& name, const std::string& file) {
+  const auto found = content.metadata.find(name);
+  if (found == content.metadata.end()) fail_user("[model] {}: metadata '{}' is missing", file, name);
+  try {
+    const nlohmann::json json = nlohmann::json::parse(found->second);
+    if (json.at("format") != "int4") fail_user("[model] {}: {}: expected the format int4", file, name);
+    return Shape(json.at("shape").get<std::vector<int64_t>>());
+  } catch (const nlohmann::json::exception& error) {
+    fail_user("[model] {}: metadata '{}' does not describe codes ({})", file, name, error.what());
+  }
+}
+
+ModelFile unpack(const std::string& file, const SafeTensors& content) {
+  ModelFile result{.file = file,
+                   .kind = ModelFile::Kind::packed,
+                   .state = {},
+                   .is_ema = false,
+                   .packed_scales = {},
+                   .config = content.metadata.at("config"),
+                   .data = content.metadata.at("data")};
+  for (const auto& [name, tensor] : content.tensors) {
+    if (!name.ends_with(codes_suffix)) {
+      const std::string of = name.substr(0, name.rfind('.'));
+      if (!name.ends_with(scale_suffix) || content.find(of + codes_suffix) == nullptr) {
+        result.state.tensors.emplace_back(name, tensor);
+      }
+      continue;
+    }
+    const std::string weight = name.substr(0, name.rfind('.'));
+    const Tensor* scale = content.find(weight + scale_suffix);
+    if (scale == nullptr || scale->dtype() != DType::float32 || scale->numel() != 1) {
+      fail_user("[model] {}: {}{}: expected one float32", file, weight, scale_suffix);
+    }
+    const Shape shape = shape_of_codes(content, name, file);
+    if (tensor.dtype() != DType::uint8 || tensor.numel() != packed_row_bytes(shape.numel())) {
+      fail_user("[model] {}: {}: expected {} bytes of codes for shape {}, got {}", file, name,
+                packed_row_bytes(shape.numel()), to_string(shape), tensor.numel());
+    }
+    Tensor values = unpack_flat_int4(tensor, shape);
+    const float factor = scale->data<float>()[0];
+    for (int64_t i = 0; i < values.numel(); ++i) values.data<float>()[i] *= factor;
+    result.state.tensors.emplace_back(weight, values);
+    result.packed_scales[weight] = factor;
+  }
+  return result;
+}
+
+}  // namespace
+
+const char* to_string(ModelFile::Kind kind) {
+  switch (kind) {
+    case ModelFile::Kind::checkpoint:
+      return "a checkpoint";
+    case ModelFile::Kind::packed:
+      return "a packed file";
+    case ModelFile::Kind::state_dict:
+      break;
+  }
+  return "a state_dict";
+}
+
 ModelFile read_model_file(const std::string& file, CheckpointWeights weights) {
   SafeTensors content = load_safetensors(file);
+  if (is_packed(content)) return unpack(file, content);
   if (!is_checkpoint(content)) {
-    return {.file = file,
-            .kind = ModelFile::Kind::state_dict,
-            .state = std::move(content),
-            .is_ema = false,
-            .config = "",
-            .data = ""};
+    ModelFile plain;
+    plain.file = file;
+    plain.state = std::move(content);
+    return plain;
   }
   const Checkpoint checkpoint = read_checkpoint(file, std::move(content));
   StoredModel stored = model_of(checkpoint, weights);
@@ -33,8 +102,22 @@ ModelFile read_model_file(const std::string& file, CheckpointWeights weights) {
           .kind = ModelFile::Kind::checkpoint,
           .state = std::move(stored.state),
           .is_ema = stored.is_ema,
+          .packed_scales = {},
           .config = checkpoint.state.config,
           .data = checkpoint.state.data};
+}
+
+void use_packed_codes(const ModelFile& model_file, Module& model, const QuantPlan& plan, const Kernels& kernels) {
+  for (Parameter* parameter : model.parameters()) {
+    const auto found = model_file.packed_scales.find(parameter->name);
+    if (found == model_file.packed_scales.end()) continue;
+    const QuantSpec& spec = plan[parameter->name.substr(0, parameter->name.rfind('.'))].weights;
+    if (!is_4bit(spec.format)) continue;
+    // Multiples of the scale have one nearest code.
+    QTensor codes = quantize(kernels, parameter->var.value(), {spec.format, spec.scale_method, Rounding::nearest},
+                             false, {}, parameter->name, found->second);
+    parameter->var.quant_cache().entries = {{spec, std::nullopt, std::move(codes)}};
+  }
 }
 
 LoadedState load_model_file(const ModelFile& model_file, Module& model, bool replace_head) {

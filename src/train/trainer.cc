@@ -472,6 +472,7 @@ CheckpointEval evaluate_checkpoint(const std::string& file, const std::optional<
   const ExperimentConfig used = config ? *config : model_file.stored_config();
   ExperimentParts parts = make_parts(used, false);
   load_model_file(model_file, *parts.model);
+  use_packed_codes(model_file, *parts.model, parts.plan, *parts.kernels);
   const std::vector<std::string> without_scale = layers_without_activation_scale(*parts.model, parts.plan);
   std::string warning;
   if (!without_scale.empty()) {

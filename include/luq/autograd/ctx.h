@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,12 +25,37 @@ struct PlanEntry {
   std::string forward_kernel, backward_kernel, update_kernel;  // Kernel::implementation, "-" where there is none
 };
 
+// One op of a forward pass as an exporter needs it, reported by ops while Ctx::trace is set. The recorded values stay
+// alive, so no op overwrites its argument then.
+struct TraceNode {
+  struct Operand {
+    std::string role;       // "x", "weight", "bias", "residual", ...
+    Var value;              // its identity() is that of a parameter, of the model's input, or of another node's output
+    QTensor codes = {};     // what the op read in place of the value
+    bool constant = false;  // not a parameter: running statistics
+  };
+  std::string op;     // "conv2d", "batch_norm", "relu", ...
+  std::string layer;  // may be empty
+  std::vector<Operand> operands;
+  std::map<std::string, double> attributes;  // "stride", "eps", ...
+  Var output;
+
+  // nullptr when the op has no operand of this role.
+  const Operand* find(std::string_view role) const {
+    for (const Operand& operand : operands) {
+      if (operand.role == role) return &operand;
+    }
+    return nullptr;
+  }
+};
+
 struct Ctx {
   Device device;
-  const Kernels* kernels = nullptr;        // never null while ops run
-  Tape* tape = nullptr;                    // null: no gradients are recorded
-  const QuantPlan* quant = nullptr;        // null: everything in float32
-  std::vector<PlanEntry>* plan = nullptr;  // ops append to it when set
+  const Kernels* kernels = nullptr;         // never null while ops run
+  Tape* tape = nullptr;                     // null: no gradients are recorded
+  const QuantPlan* quant = nullptr;         // null: everything in float32
+  std::vector<PlanEntry>* plan = nullptr;   // ops append to it when set
+  std::vector<TraceNode>* trace = nullptr;  // likewise
   uint64_t seed = 0;
   uint64_t step = 0;  // global step
   uint32_t micro_batch = 0;

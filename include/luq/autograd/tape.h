@@ -59,6 +59,8 @@ class Var {
   bool non_negative() const { return non_negative_; }
   void set_non_negative(bool value) { non_negative_ = value; }
   QuantCache& quant_cache() const { return *cache_; }
+  // The same for all handles of one value, and no other value's while a handle is left.
+  const void* identity() const { return cache_.get(); }
   // Statistics of the value, where the op that made it took them.
   const std::optional<Stats>& statistics() const { return statistics_; }
   void set_statistics(const Stats& statistics) { statistics_ = statistics; }

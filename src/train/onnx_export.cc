@@ -1,0 +1,366 @@
+#include "src/train/onnx_export.h"
+
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "luq/core/error.h"
+#include "luq/nn/stored_layout.h"
+#include "src/train/onnx.pb.h"
+#include "src/train/packing.h"
+
+namespace luq {
+namespace {
+
+using onnx::AttributeProto;
+using onnx::NodeProto;
+using onnx::TensorProto;
+using Ints = std::vector<int64_t>;
+
+constexpr int64_t ir_version = 10, opset_version = 21;
+constexpr const char* zero_names[] = {"zero_int4", "zero_uint4"};
+
+class Writer {
+ public:
+  Writer(Module& model, const Var& input) {
+    for (Parameter* parameter : model.parameters()) parameters_[parameter->var.identity()] = parameter;
+    values_[input.identity()] = "images";
+    add_value_info(graph_.add_input(), "images", input.shape());
+  }
+
+  void write(const TraceNode& node);
+  // Makes "logits" of the value and gives the model.
+  std::string finish(const Var& output, const std::string& name);
+
+ private:
+  using Operand = TraceNode::Operand;
+
+  static const Operand& operand(const TraceNode& node, const char* role) { return *node.find(role); }
+  static int64_t attribute(const TraceNode& node, const char* name) {
+    return static_cast<int64_t>(node.attributes.at(name));
+  }
+
+  void conv2d(const TraceNode& node);
+  void linear(const TraceNode& node);
+  void batch_norm(const TraceNode& node);
+  void flatten(const TraceNode& node);
+  void pool(const TraceNode& node, const char* op);
+  void adaptive_avg_pool2d(const TraceNode& node);
+  std::string relu(const std::string& x, double ceiling, const std::string& name);
+
+  // The name of a value; of its quantised form where the op read codes.
+  std::string value(const TraceNode& node, const char* role);
+  std::string activation(const TraceNode& node, const char* role);
+  // A parameter or a constant as an initializer, through DequantizeLinear where the op read codes.
+  std::string parameter(const TraceNode& node, const char* role);
+  std::string scalar(const std::string& name, float number);
+  std::string zero(bool is_unsigned);
+  std::string floats(const std::string& name, const Tensor& tensor);
+
+  TensorProto* add_initializer(const std::string& name, int type, const Shape& shape);
+  // A node of one output, which has its name. Its attributes follow.
+  NodeProto* add(const char* op, const std::vector<std::string>& inputs, const std::string& name);
+  static void set(NodeProto* node, const char* name, int64_t number);
+  static void set(NodeProto* node, const char* name, float number);
+  static void set(NodeProto* node, const char* name, const Ints& numbers);
+  static void add_value_info(onnx::ValueInfoProto* info, const std::string& name, const Shape& shape);
+  // "layer1.0.bn2" and then "layer1.0.bn2_2"; "relu_3" for an op without a layer.
+  std::string unique(const std::string& name);
+  void name_output(const TraceNode& node, const std::string& name) { values_[node.output.identity()] = name; }
+
+  onnx::GraphProto graph_;
+  std::map<const void*, std::string> values_;  // of the input and the nodes' outputs
+  std::map<const void*, const Parameter*> parameters_;
+  std::map<std::pair<const void*, float>, std::string> quantized_;  // activations
+  std::set<std::string> names_, initializers_;
+};
+
+std::string Writer::unique(const std::string& name) {
+  std::string candidate = name;
+  for (int number = 2; !names_.insert(candidate).second; ++number) candidate = fmt::format("{}_{}", name, number);
+  return candidate;
+}
+
+TensorProto* Writer::add_initializer(const std::string& name, int type, const Shape& shape) {
+  if (!initializers_.insert(name).second) return nullptr;
+  TensorProto* tensor = graph_.add_initializer();
+  tensor->set_name(name);
+  tensor->set_data_type(type);
+  for (const int64_t extent : shape) tensor->add_dims(extent);
+  return tensor;
+}
+
+NodeProto* Writer::add(const char* op, const std::vector<std::string>& inputs, const std::string& name) {
+  NodeProto* node = graph_.add_node();
+  node->set_op_type(op);
+  node->set_name(name);
+  for (const std::string& input : inputs) node->add_input(input);
+  node->add_output(name);
+  return node;
+}
+
+void Writer::set(NodeProto* node, const char* name, int64_t number) {
+  AttributeProto* attribute = node->add_attribute();
+  attribute->set_name(name);
+  attribute->set_type(AttributeProto::INT);
+  attribute->set_i(number);
+}
+
+void Writer::set(NodeProto* node, const char* name, float number) {
+  AttributeProto* attribute = node->add_attribute();
+  attribute->set_name(name);
+  attribute->set_type(AttributeProto::FLOAT);
+  attribute->set_f(number);
+}
+
+void Writer::set(NodeProto* node, const char* name, const Ints& numbers) {
+  AttributeProto* attribute = node->add_attribute();
+  attribute->set_name(name);
+  attribute->set_type(AttributeProto::INTS);
+  for (const int64_t number : numbers) attribute->add_ints(number);
+}
+
+void Writer::add_value_info(onnx::ValueInfoProto* info, const std::string& name, const Shape& shape) {
+  info->set_name(name);
+  auto* type = info->mutable_type()->mutable_tensor_type();
+  type->set_elem_type(TensorProto::FLOAT);
+  type->mutable_shape()->add_dim()->set_dim_param("batch");
+  const auto add = [&](int64_t extent) { type->mutable_shape()->add_dim()->set_dim_value(extent); };
+  if (shape.rank() == 4) add(shape[3]);
+  for (int64_t i = 1; i < std::min<int64_t>(shape.rank(), 3); ++i) add(shape[i]);
+}
+
+std::string Writer::scalar(const std::string& name, float number) {
+  if (TensorProto* tensor = add_initializer(name, TensorProto::FLOAT, {})) {
+    tensor->set_raw_data(&number, sizeof(number));
+  }
+  return name;
+}
+
+std::string Writer::zero(bool is_unsigned) {
+  const std::string name = zero_names[is_unsigned ? 1 : 0];
+  if (TensorProto* tensor = add_initializer(name, is_unsigned ? TensorProto::UINT4 : TensorProto::INT4, {})) {
+    tensor->set_raw_data(std::string(1, '\0'));
+  }
+  return name;
+}
+
+std::string Writer::floats(const std::string& name, const Tensor& tensor) {
+  if (TensorProto* initializer = add_initializer(name, TensorProto::FLOAT, tensor.shape())) {
+    initializer->set_raw_data(tensor.raw(), static_cast<size_t>(tensor.bytes()));
+  }
+  return name;
+}
+
+std::string Writer::value(const TraceNode& node, const char* role) {
+  const auto found = values_.find(operand(node, role).value.identity());
+  if (found != values_.end()) return found->second;
+  fail_user("[onnx] the operand {} of {} {} was made by an op that is not recorded: this model has no ONNX form here",
+            role, node.op, node.layer);
+}
+
+std::string Writer::activation(const TraceNode& node, const char* role) {
+  std::string x = value(node, role);
+  const QTensor& codes = operand(node, role).codes;
+  if (!codes.defined()) return x;
+  const auto key = std::pair(operand(node, role).value.identity(), codes.scale);
+  if (const auto found = quantized_.find(key); found != quantized_.end()) return found->second;
+  const bool is_unsigned = codes.format == Format::uint4;
+  const std::string scale = scalar(node.layer + ".activation_scale", codes.scale);
+  if (!is_unsigned) {  // -8 is not a value of ours
+    x = add("Clip",
+            {x, scalar(node.layer + ".activation_min", -7 * codes.scale),
+             scalar(node.layer + ".activation_max", 7 * codes.scale)},
+            unique(node.layer + ".input_clipped"))
+            ->output(0);
+  }
+  const std::string quantized =
+      add("QuantizeLinear", {x, scale, zero(is_unsigned)}, unique(node.layer + ".input_codes"))->output(0);
+  return quantized_[key] =
+             add("DequantizeLinear", {quantized, scale, zero(is_unsigned)}, unique(node.layer + ".input"))->output(0);
+}
+
+std::string Writer::parameter(const TraceNode& node, const char* role) {
+  const Operand& operand = Writer::operand(node, role);
+  if (operand.constant) return floats(node.layer + "." + role, operand.value.value());
+  const auto found = parameters_.find(operand.value.identity());
+  if (found == parameters_.end()) {
+    fail_user("[onnx] the operand {} of {} {} is no parameter of the model: this model has no ONNX form here", role,
+              node.op, node.layer);
+  }
+  const Parameter& parameter = *found->second;
+  // Linear weights keep the order of columns that their input has here, behind a transposition to NHWC.
+  const bool is_convolution = parameter.var.shape().rank() == 4;
+  const auto layout = [&](const Tensor& values) {
+    return is_convolution ? to_stored_layout(parameter, values) : values;
+  };
+  if (!operand.codes.defined()) return floats(parameter.name, layout(operand.value.value()));
+  const std::string dequantized = parameter.name + ".dequantized";
+  if (!names_.insert(dequantized).second) return dequantized;
+  const Tensor integers = layout(decode_integers(operand.codes));
+  const Tensor packed = pack_flat(integers);
+  add_initializer(parameter.name, TensorProto::INT4, integers.shape())
+      ->set_raw_data(packed.raw(), static_cast<size_t>(packed.bytes()));
+  add("DequantizeLinear", {parameter.name, scalar(parameter.name + ".scale", operand.codes.scale)}, dequantized);
+  return dequantized;
+}
+
+void Writer::conv2d(const TraceNode& node) {
+  std::vector<std::string> inputs{activation(node, "x"), parameter(node, "weight")};
+  if (node.find("bias") != nullptr) inputs.push_back(parameter(node, "bias"));
+  const int64_t kernel = attribute(node, "kernel"), stride = attribute(node, "stride"),
+                padding = attribute(node, "padding"), dilation = attribute(node, "dilation");
+  NodeProto* conv = add("Conv", inputs, unique(node.layer));
+  set(conv, "kernel_shape", Ints{kernel, kernel});
+  set(conv, "strides", Ints{stride, stride});
+  set(conv, "pads", Ints{padding, padding, padding, padding});
+  set(conv, "dilations", Ints{dilation, dilation});
+  set(conv, "group", attribute(node, "groups"));
+  name_output(node, conv->output(0));
+}
+
+void Writer::linear(const TraceNode& node) {
+  std::vector<std::string> inputs{activation(node, "x"), parameter(node, "weight")};
+  if (node.find("bias") != nullptr) inputs.push_back(parameter(node, "bias"));
+  NodeProto* gemm = add("Gemm", inputs, unique(node.layer));
+  set(gemm, "transB", int64_t{1});
+  name_output(node, gemm->output(0));
+}
+
+std::string Writer::relu(const std::string& x, double ceiling, const std::string& name) {
+  if (ceiling == 0) return add("Relu", {x}, unique(name))->output(0);
+  return add("Clip", {x, scalar("zero", 0), scalar(fmt::format("ceiling_{}", ceiling), static_cast<float>(ceiling))},
+             unique(name))
+      ->output(0);
+}
+
+void Writer::batch_norm(const TraceNode& node) {
+  NodeProto* norm = add("BatchNormalization",
+                        {value(node, "x"), parameter(node, "weight"), parameter(node, "bias"),
+                         parameter(node, "running_mean"), parameter(node, "running_var")},
+                        unique(node.layer));
+  set(norm, "epsilon", static_cast<float>(node.attributes.at("eps")));
+  std::string y = norm->output(0);
+  if (node.find("residual") != nullptr) {
+    y = add("Add", {y, value(node, "residual")}, unique(node.layer + ".add"))->output(0);
+  }
+  if (attribute(node, "relu") != 0) y = relu(y, node.attributes.at("ceiling"), node.layer + ".relu");
+  name_output(node, y);
+}
+
+// Columns stay in the order (H, W, C) that the layers behind expect.
+void Writer::flatten(const TraceNode& node) {
+  std::string x = value(node, "x");
+  const Shape& shape = operand(node, "x").value.shape();
+  if (shape.rank() == 4 && shape[1] * shape[2] > 1) {
+    NodeProto* transpose = add("Transpose", {x}, unique("nhwc"));
+    set(transpose, "perm", Ints{0, 2, 3, 1});
+    x = transpose->output(0);
+  }
+  NodeProto* flat = add("Flatten", {x}, unique("flatten"));
+  set(flat, "axis", int64_t{1});
+  name_output(node, flat->output(0));
+}
+
+void Writer::pool(const TraceNode& node, const char* op) {
+  const Shape& shape = operand(node, "x").value.shape();
+  const int64_t kernel = attribute(node, "kernel"), stride = attribute(node, "stride"),
+                padding = attribute(node, "padding");
+  for (const int64_t extent : {shape[1], shape[2]}) {
+    if (attribute(node, "ceil_mode") != 0 && (extent + 2 * padding - kernel) % stride != 0) {
+      fail_user(
+          "[onnx] {} with ceil_mode over {}: runtimes differ in its last window; this model has no ONNX form here",
+          node.op, to_string(shape));
+    }
+  }
+  NodeProto* pool = add(op, {value(node, "x")}, unique(node.op));
+  set(pool, "kernel_shape", Ints{kernel, kernel});
+  set(pool, "strides", Ints{stride, stride});
+  set(pool, "pads", Ints{padding, padding, padding, padding});
+  if (std::string_view(op) == "AveragePool") set(pool, "count_include_pad", attribute(node, "count_include_pad"));
+  name_output(node, pool->output(0));
+}
+
+// (out, in) whose row o holds the weights of the mean over input elements floor(o in / out) .. ceil((o + 1) in / out).
+Tensor mean_matrix(int64_t out, int64_t in) {
+  Tensor matrix = Tensor::zeros({out, in});
+  for (int64_t o = 0; o < out; ++o) {
+    const int64_t begin = o * in / out, end = ((o + 1) * in + out - 1) / out;
+    for (int64_t i = begin; i < end; ++i) {
+      matrix.data<float>()[o * in + i] = 1.0f / static_cast<float>(end - begin);
+    }
+  }
+  return matrix;
+}
+
+Tensor transposed(const Tensor& matrix) {
+  Tensor result = Tensor::empty({matrix.size(1), matrix.size(0)});
+  for (int64_t i = 0; i < matrix.size(0); ++i) {
+    for (int64_t j = 0; j < matrix.size(1); ++j) {
+      result.data<float>()[j * matrix.size(0) + i] = std::as_const(matrix).data<float>()[i * matrix.size(1) + j];
+    }
+  }
+  return result;
+}
+
+void Writer::adaptive_avg_pool2d(const TraceNode& node) {
+  const std::string x = value(node, "x");
+  const Shape& shape = operand(node, "x").value.shape();
+  const int64_t size = attribute(node, "size");
+  if (size == 1) {
+    name_output(node, add("GlobalAveragePool", {x}, unique("global_avg_pool"))->output(0));
+  } else if (shape[1] == size && shape[2] == size) {
+    name_output(node, x);
+  } else {  // the means of rows and of columns as two matrices
+    const std::string name = unique(node.op);
+    const std::string columns = add("MatMul", {x, floats(name + ".columns", transposed(mean_matrix(size, shape[2])))},
+                                    unique(name + "_columns"))
+                                    ->output(0);
+    name_output(node,
+                add("MatMul", {floats(name + ".rows", mean_matrix(size, shape[1])), columns}, unique(name))->output(0));
+  }
+}
+
+void Writer::write(const TraceNode& node) {
+  if (node.op == "conv2d") return conv2d(node);
+  if (node.op == "linear") return linear(node);
+  if (node.op == "batch_norm") return batch_norm(node);
+  if (node.op == "relu") return name_output(node, relu(value(node, "x"), node.attributes.at("ceiling"), "relu"));
+  if (node.op == "add") {
+    return name_output(node, add("Add", {value(node, "x"), value(node, "residual")}, unique("add"))->output(0));
+  }
+  if (node.op == "flatten") return flatten(node);
+  if (node.op == "max_pool2d") return pool(node, "MaxPool");
+  if (node.op == "avg_pool2d") return pool(node, "AveragePool");
+  if (node.op == "adaptive_avg_pool2d") return adaptive_avg_pool2d(node);
+  fail_user("[onnx] the op {} has no ONNX form here", node.op);
+}
+
+std::string Writer::finish(const Var& output, const std::string& name) {
+  const auto found = values_.find(output.identity());
+  if (found == values_.end()) {
+    fail_user("[onnx] the model's output was made by an op that is not recorded: this model has no ONNX form here");
+  }
+  add("Identity", {found->second}, "logits");
+  add_value_info(graph_.add_output(), "logits", output.shape());
+  graph_.set_name(name);
+  onnx::ModelProto model;
+  model.set_ir_version(ir_version);
+  model.set_producer_name("luqtrain");
+  model.add_opset_import()->set_version(opset_version);
+  *model.mutable_graph() = std::move(graph_);
+  std::string bytes;
+  if (!model.SerializeToString(&bytes)) fail("[onnx] {}: larger than the 2 GiB that one ONNX file may have", name);
+  return bytes;
+}
+
+}  // namespace
+
+std::string to_onnx(const std::vector<TraceNode>& trace, Module& model, const Var& input, const Var& output,
+                    const std::string& name) {
+  Writer writer(model, input);
+  for (const TraceNode& node : trace) writer.write(node);
+  return writer.finish(output, name);
+}
+
+}  // namespace luq
