@@ -23,6 +23,7 @@
 #include "luq/train/predict.h"
 #include "luq/train/profile_report.h"
 #include "luq/train/quantize_file.h"
+#include "luq/train/smoke.h"
 #include "luq/train/trainer.h"
 
 namespace {
@@ -32,7 +33,7 @@ constexpr int kFailure = 1, kUserMistake = 2;
 struct TrainArguments {
   std::string config;
   std::vector<std::string> overrides;
-  bool dry_run = false, resume = false, overwrite = false;
+  bool dry_run = false, smoke = false, resume = false, overwrite = false;
 };
 
 void print(const std::string& text) { std::cout << text << std::flush; }
@@ -68,6 +69,10 @@ int run_training(const TrainArguments& arguments) {
   const luq::ExperimentConfig config = luq::load_experiment(file, arguments.overrides);
   if (arguments.dry_run) {
     dry_run(config);
+    return 0;
+  }
+  if (arguments.smoke) {
+    print(luq::smoke_test(config));
     return 0;
   }
   const luq::StartMode mode = arguments.resume      ? luq::StartMode::resume
@@ -118,9 +123,14 @@ int main(int argc, char** argv) {
                  "Experiment: a YAML file, or the name of a shipped one (docs/configuration.md)");
   app.add_option("--set", training.overrides, "key.path=value, wins over the file; repeatable")
       ->allow_extra_args(false);
-  app.add_flag("--dry-run", training.dry_run, "Print the effective configuration and the plan, write nothing");
-  auto* resume = app.add_flag("--resume", training.resume, "Continue the run in run.directory");
-  app.add_flag("--overwrite", training.overwrite, "Delete the run in run.directory and start anew")->excludes(resume);
+  app.add_flag("--dry-run", training.dry_run,
+               "Print the effective configuration, the plan and its cost, write nothing");
+  app.add_flag("--smoke", training.smoke, "Try all of the experiment on a handful of images, in under a minute")
+      ->excludes("--dry-run");
+  auto* resume = app.add_flag("--resume", training.resume, "Continue the run in run.directory")->excludes("--smoke");
+  app.add_flag("--overwrite", training.overwrite, "Delete the run in run.directory and start anew")
+      ->excludes(resume)
+      ->excludes("--smoke");
 
   std::string checkpoint, eval_config;
   std::vector<std::string> eval_overrides;
