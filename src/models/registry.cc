@@ -12,6 +12,7 @@
 #include "luq/models/mobilenet_v2.h"
 #include "luq/models/resnet.h"
 #include "luq/models/vgg.h"
+#include "luq/models/vision_transformer.h"
 
 namespace luq {
 namespace {
@@ -73,6 +74,11 @@ std::unique_ptr<Module> mobilenet_v2(const ModelOptions& options) {
       MobileNetV2Options{.in_channels = options.in_channels, .num_classes = options.num_classes});
 }
 
+std::unique_ptr<Module> vit_b_16(const ModelOptions& options) {
+  return std::make_unique<VisionTransformer>(ViTOptions{
+      .image_size = options.image_size, .in_channels = options.in_channels, .num_classes = options.num_classes});
+}
+
 // The zoo: one line a model.
 std::map<std::string, ModelFactory>& registry() {
   static std::map<std::string, ModelFactory> models{
@@ -97,6 +103,7 @@ std::map<std::string, ModelFactory>& registry() {
       {"vgg19_bn", vgg("vgg19_bn", {2, 2, 4, 4, 4}, true)},
       {"alexnet", alexnet},
       {"mobilenet_v2", mobilenet_v2},
+      {"vit_b_16", vit_b_16},
   };
   return models;
 }

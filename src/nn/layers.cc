@@ -14,11 +14,23 @@ constexpr Init kOne{Init::Kind::constant, 1.0f};
 
 Init conv_weight_init(int64_t in_channels, int64_t out_channels, const Conv2dLayerOptions& options) {
   const int64_t window = options.kernel * options.kernel;
-  return options.init == ConvInit::he ? he_normal(out_channels * window)
-                                      : torch_uniform(in_channels / options.conv.groups * window);
+  const int64_t fan_in = in_channels / options.conv.groups * window;
+  switch (options.init) {
+    case ConvInit::he:
+      return he_normal(out_channels * window);
+    case ConvInit::lecun:
+      return {Init::Kind::normal, 1.0f / std::sqrt(static_cast<float>(fan_in))};
+    case ConvInit::uniform:
+      break;
+  }
+  return torch_uniform(fan_in);
 }
 
 }  // namespace
+
+Init xavier_uniform(int64_t fan_in, int64_t fan_out) {
+  return {Init::Kind::uniform, std::sqrt(6.0f / static_cast<float>(fan_in + fan_out))};
+}
 
 Conv2d::Conv2d(int64_t in_channels, int64_t out_channels, const Conv2dLayerOptions& options)
     : options_(options.conv),
@@ -28,7 +40,7 @@ Conv2d::Conv2d(int64_t in_channels, int64_t out_channels, const Conv2dLayerOptio
       activation_scale_(register_buffer("activation_scale", Tensor::zeros({1}))) {
   set_matmul_kind(LayerKind::conv);
   if (!options.bias) return;
-  const Init init = options.init == ConvInit::he ? kZero : weight_.init;
+  const Init init = options.init == ConvInit::uniform ? weight_.init : kZero;
   bias_ = &register_parameter("bias", {out_channels}, ParameterRole::bias, init);
 }
 
@@ -61,6 +73,26 @@ BatchNorm2d::BatchNorm2d(int64_t channels, const BatchNormOptions& options)
 Var BatchNorm2d::forward(Ctx& ctx, const Var& x, const NormActivation& activation) {
   return batch_norm(ctx, x, weight_.var, bias_.var, running_mean_.value, running_var_.value, options_, name(),
                     activation);
+}
+
+LayerNorm::LayerNorm(int64_t channels, float eps)
+    : eps_(eps),
+      weight_(register_parameter("weight", {channels}, ParameterRole::norm, kOne)),
+      bias_(register_parameter("bias", {channels}, ParameterRole::norm, kZero)) {}
+
+SelfAttention::SelfAttention(int64_t channels, int64_t heads)
+    : heads_(heads),
+      in_proj_weight_(register_parameter("in_proj_weight", {3 * channels, channels}, ParameterRole::weight,
+                                         xavier_uniform(channels, 3 * channels))),
+      in_proj_bias_(register_parameter("in_proj_bias", {3 * channels}, ParameterRole::bias, kZero)),
+      activation_scale_(register_buffer("activation_scale", Tensor::zeros({1}))),
+      out_proj_(register_module<Linear>("out_proj", channels, channels, true, torch_uniform(channels), kZero)) {
+  set_matmul_kind(LayerKind::linear);
+}
+
+Var SelfAttention::forward(Ctx& ctx, const Var& x) {
+  const Var qkv = linear(ctx, x, in_proj_weight_.var, &in_proj_bias_.var, name(), activation_scale_.value);
+  return out_proj_.forward(ctx, attention(ctx, qkv, heads_, name()));
 }
 
 Var Sequential::forward(Ctx& ctx, const Var& x) {

@@ -309,14 +309,18 @@ Var linear(Ctx& ctx, const Var& x, const Var& weight, const Var* bias, const std
            Tensor& activation_scale) {
   const Shape& xs = x.shape();
   const Shape& ws = weight.shape();
-  if (xs.rank() != 2) fail("[linear] {}: expected x of shape (N,C), got {}", layer, to_string(xs));
+  if (xs.rank() != 2 && xs.rank() != 3) {
+    fail("[linear] {}: expected x of shape (N,C) or (N,T,C), got {}", layer, to_string(xs));
+  }
   if (ws.rank() != 2) fail("[linear] {}: expected w of shape (O,C), got {}", layer, to_string(ws));
-  if (xs[1] != ws[1]) {
-    fail("[linear] {}: expected C_in={} from w {}, got {} in x {}", layer, ws[1], to_string(ws), xs[1], to_string(xs));
+  if (xs[-1] != ws[1]) {
+    fail("[linear] {}: expected C_in={} from w {}, got {} in x {}", layer, ws[1], to_string(ws), xs[-1], to_string(xs));
   }
   check_bias("linear", layer, bias, ws[0]);
-  const ConvShape shape{.n = xs[0], .c = xs[1], .o = ws[0]};
-  return matmul(ctx, "linear", x, weight, bias, shape, {xs[0], ws[0]}, layer, activation_scale);
+  const bool tokens = xs.rank() == 3;
+  const ConvShape shape{.n = tokens ? xs[0] * xs[1] : xs[0], .c = ws[1], .o = ws[0]};
+  const Shape output = tokens ? Shape{xs[0], xs[1], ws[0]} : Shape{xs[0], ws[0]};
+  return matmul(ctx, "linear", x, weight, bias, shape, output, layer, activation_scale);
 }
 
 }  // namespace luq

@@ -50,6 +50,26 @@ Var relu(Ctx& ctx, Var x) { return relu_with_ceiling(ctx, "relu", std::move(x), 
 
 Var relu6(Ctx& ctx, Var x) { return relu_with_ceiling(ctx, "relu6", std::move(x), 6); }
 
+Var gelu(Ctx& ctx, const Var& x) {
+  check_float("gelu", "", "x", x.value());
+  const Kernels& kernels = *ctx.kernels;
+  const int64_t count = x.value().numel();
+  const bool needs_grad = ctx.records(x);
+  Var y(Tensor::empty(x.shape(), x.value().dtype()), needs_grad);
+  kernels.gelu({.x = floats(x.value()), .count = count, .y = floats(y.value())});
+  record_plan(ctx, "gelu", "", y.shape(), y.shape(), kernels.gelu.implementation,
+              needs_grad ? kernels.gelu_backward.implementation : "-", 0, y.value().dtype());
+  if (!needs_grad) return y;
+
+  ctx.tape->record(y, [&kernels, count, x_value = x.value(), x_slot = x.slot()](Tensor dy) {
+    Tensor dx = reuse(dy);
+    kernels.gelu_backward({.x = floats(x_value), .dy = floats(std::as_const(dy)), .count = count, .dx = floats(dx)});
+    dy = Tensor();
+    add_gradient(kernels, *x_slot, std::move(dx));
+  });
+  return y;
+}
+
 Var add(Ctx& ctx, Var a, Var b) {
   check_float("add", "", "a", a.value());
   check_float("add", "", "b", b.value());

@@ -54,7 +54,7 @@ TEST_CASE("ImageNet models have torchvision's number of parameters", "[models]")
                std::pair{"resnet50", 25557032}, std::pair{"resnet101", 44549160}, std::pair{"resnet152", 60192808},
                std::pair{"resnext50_32x4d", 25028904}, std::pair{"wide_resnet50_2", 68883240},
                std::pair{"alexnet", 61100840}, std::pair{"mobilenet_v2", 3504872}, std::pair{"vgg11", 132863336},
-               std::pair{"vgg16", 138357544}, std::pair{"vgg19_bn", 143678248});
+               std::pair{"vgg16", 138357544}, std::pair{"vgg19_bn", 143678248}, std::pair{"vit_b_16", 86567656});
   INFO(name);
   CHECK(parameter_count(*build_model(name, {.num_classes = 1000, .image_size = 224})) == count);
 }

@@ -2,7 +2,9 @@
 #pragma once
 
 #include "luq/nn/module.h"
+#include "luq/ops/attention.h"
 #include "luq/ops/batch_norm.h"
+#include "luq/ops/layer_norm.h"
 #include "luq/ops/loss.h"
 #include "luq/ops/matmul.h"
 #include "luq/ops/pointwise.h"
@@ -10,9 +12,13 @@
 
 namespace luq {
 
+// Uniform in +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010).
+Init xavier_uniform(int64_t fan_in, int64_t fan_out);
+
 // How a convolution starts.
 enum class ConvInit {
   he,       // weight normal as He et al. 2015 with fan_out O K K (gain for ReLU), bias 0
+  lecun,    // weight normal with variance 1 / fan_in (LeCun et al. 1998), bias 0
   uniform,  // weight and bias uniform in +-1 / sqrt(fan_in), fan_in = K K C / groups: PyTorch's Conv2d left to itself
 };
 
@@ -74,6 +80,38 @@ class ReLU : public Module {
 class ReLU6 : public Module {
  public:
   Var forward(Ctx& ctx, const Var& x) override { return relu6(ctx, x); }
+};
+
+class LayerNorm : public Module {
+ public:
+  explicit LayerNorm(int64_t channels, float eps = 1e-5f);
+  Var forward(Ctx& ctx, const Var& x) override { return layer_norm(ctx, x, weight_.var, bias_.var, eps_, name()); }
+
+ private:
+  float eps_;
+  Parameter& weight_;
+  Parameter& bias_;
+};
+
+class GELU : public Module {
+ public:
+  Var forward(Ctx& ctx, const Var& x) override { return gelu(ctx, x); }
+};
+
+// Attention of the tokens (N, T, C) of each image to each other, with the parameters of PyTorch's MultiheadAttention:
+// in_proj_weight (3 C, C) and in_proj_bias, which make queries, keys and values in one linear layer of this module's
+// name, and the linear layer out_proj. They start as there.
+class SelfAttention : public Module {
+ public:
+  SelfAttention(int64_t channels, int64_t heads);
+  Var forward(Ctx& ctx, const Var& x) override;
+
+ private:
+  int64_t heads_;
+  Parameter& in_proj_weight_;
+  Parameter& in_proj_bias_;
+  Buffer& activation_scale_;
+  Linear& out_proj_;
 };
 
 class MaxPool2d : public Module {

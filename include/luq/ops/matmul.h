@@ -24,7 +24,8 @@ struct Conv2dOptions {
 Var conv2d(Ctx& ctx, const Var& x, const Var& weight, const Var* bias, const Conv2dOptions& options,
            const std::string& layer, Tensor& activation_scale);
 
-// y = x weight^T + bias. x (N, C), weight (O, C), bias (O) or null, y (N, O). Otherwise as conv2d.
+// y = x weight^T + bias. x (N, C) or (N, T, C), weight (O, C), bias (O) or null, y (N, O) or (N, T, O). Otherwise as
+// conv2d.
 Var linear(Ctx& ctx, const Var& x, const Var& weight, const Var* bias, const std::string& layer,
            Tensor& activation_scale);
 

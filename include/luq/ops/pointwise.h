@@ -15,6 +15,10 @@ Var relu(Ctx& ctx, Var x);
 // relu.
 Var relu6(Ctx& ctx, Var x);
 
+// x Phi(x), Phi the cumulative distribution of the standard normal one: GELU (Hendrycks and Gimpel 2016) by its
+// definition, as PyTorch's default. Keeps x for backward.
+Var gelu(Ctx& ctx, const Var& x);
+
 // a + b of equal shapes. Throws Error `[add] ...` otherwise.
 Var add(Ctx& ctx, Var a, Var b);
 
