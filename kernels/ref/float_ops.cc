@@ -117,7 +117,7 @@ void add_ref_float(Kernels& table) {
                                       "ref"};
   table.cross_entropy = {[](const CrossEntropyArgs& a) {
                            ref::cross_entropy(a.logits, a.labels, a.rows, a.classes, a.label_smoothing, a.loss,
-                                              a.dlogits, a.gradient_scale, a.correct);
+                                              a.dlogits, a.gradient_scale, a.correct, a.other_labels, a.label_weight);
                          },
                          "ref"};
   table.sgd = {[](const SgdArgs& a) {

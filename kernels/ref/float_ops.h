@@ -458,9 +458,11 @@ void adaptive_avg_pool_backward(int64_t n, int64_t h, int64_t w, int64_t c, int6
 
 template <typename T>
 void cross_entropy(const T* logits, const int32_t* labels, int64_t rows, int64_t classes, float label_smoothing,
-                   T* loss, T* dlogits, T gradient_scale, int64_t* correct) {
+                   T* loss, T* dlogits, T gradient_scale, int64_t* correct, const int32_t* other_labels = nullptr,
+                   const float* label_weight = nullptr) {
   int64_t hits = 0;
   const double smooth = static_cast<double>(label_smoothing) / static_cast<double>(classes);
+  const double sharp = 1.0 - static_cast<double>(label_smoothing);
 #pragma omp parallel for schedule(static) reduction(+ : hits) if (rows * classes > 4096)
   for (int64_t row = 0; row < rows; ++row) {
     const T* z = logits + row * classes;
@@ -473,8 +475,10 @@ void cross_entropy(const T* logits, const int32_t* labels, int64_t rows, int64_t
     for (int64_t k = 0; k < classes; ++k) total += std::exp(static_cast<double>(z[k]) - static_cast<double>(z[best]));
     const double log_total = std::log(total) + static_cast<double>(z[best]);
     double row_loss = 0;
+    const double weight = other_labels != nullptr ? static_cast<double>(label_weight[row]) : 1.0;
     for (int64_t k = 0; k < classes; ++k) {
-      const double target = smooth + (k == labels[row] ? 1.0 - static_cast<double>(label_smoothing) : 0.0);
+      double target = smooth + (k == labels[row] ? weight * sharp : 0.0);
+      if (other_labels != nullptr && k == other_labels[row]) target += (1.0 - weight) * sharp;
       const double log_probability = static_cast<double>(z[k]) - log_total;
       if (target != 0.0) row_loss -= target * log_probability;
       if (dlogits != nullptr) {

@@ -19,6 +19,7 @@
 
 #include "luq/core/error.h"
 #include "luq/core/rng.h"
+#include "src/data/mix.h"
 
 namespace luq {
 namespace {
@@ -64,11 +65,12 @@ int64_t count_images(const DatasetInfo& info, const LoaderOptions& options) {
 }  // namespace
 
 struct Loader::Impl {
-  Impl(std::shared_ptr<const Dataset> dataset_, const TransformOptions& transform_options,
+  Impl(std::shared_ptr<const Dataset> dataset_, const TransformOptions& transform_options_,
        const LoaderOptions& options_)
       : dataset(std::move(dataset_)),
         options(options_),
         images(count_images(dataset->info(), options)),
+        transform_options(transform_options_),
         transform(dataset->info(), transform_options),
         image_size(transform.height() * transform.width() * transform.channels()) {
     options.batch_size = std::min(options.batch_size, images);
@@ -140,7 +142,9 @@ struct Loader::Impl {
     const int64_t first = batch * options.batch_size;
     const int64_t count = std::min(options.batch_size, images - first);
     Batch out{Tensor::empty({count, transform.height(), transform.width(), transform.channels()}),
-              Tensor::empty({count}, DType::int32)};
+              Tensor::empty({count}, DType::int32),
+              {},
+              {}};
     float* values = out.images.data<float>();      // (N, H, W, C)
     int32_t* labels = out.labels.data<int32_t>();  // (N)
     for (int64_t i = 0; i < count; ++i) {
@@ -148,12 +152,14 @@ struct Loader::Impl {
       const int64_t index = of.order.empty() ? first + i : of.order[static_cast<size_t>(first + i)];
       labels[i] = load_image(of.number, index, buffers, values + i * image_size);
     }
+    if (options.augment) mix(transform_options, {options.seed, of.number, batch}, out);
     return out;
   }
 
   std::shared_ptr<const Dataset> dataset;
   LoaderOptions options;
   int64_t images, batches = 0;
+  TransformOptions transform_options;
   Transform transform;
   int64_t image_size;  // values of an image as the network takes it
 
@@ -179,7 +185,11 @@ Batch Batch::part(int64_t first, int64_t count) const {
     std::memcpy(to.raw(), static_cast<const char*>(from.raw()) + first * row_bytes, static_cast<size_t>(to.bytes()));
     return to;
   };
-  return size() == 0 ? *this : Batch{rows(images), rows(labels)};
+  if (size() == 0) return *this;
+  Batch taken{rows(images), rows(labels), {}, {}};
+  if (other_labels.defined()) taken.other_labels = rows(other_labels);
+  if (label_weight.defined()) taken.label_weight = rows(label_weight);
+  return taken;
 }
 
 Loader::Loader(std::shared_ptr<const Dataset> dataset, const TransformOptions& transform, const LoaderOptions& options)

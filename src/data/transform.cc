@@ -7,6 +7,7 @@
 #include "kernels/kernels.h"
 #include "luq/core/device.h"
 #include "luq/core/error.h"
+#include "src/data/augment.h"
 #include "src/data/random.h"
 
 namespace luq {
@@ -17,6 +18,41 @@ const std::vector<double> kImageNetMean = {0.485, 0.456, 0.406}, kImageNetStd = 
 void check_range(const char* key, const std::vector<double>& range) {
   if (range.size() == 2 && range[0] > 0 && range[0] <= range[1] && std::isfinite(range[1])) return;
   fail_user("[loader] {}: expected two positive numbers, the smaller one first, got [{}]", key, fmt::join(range, ", "));
+}
+
+bool jitters(const ColorJitterOptions& jitter) {
+  return jitter.brightness > 0 || jitter.contrast > 0 || jitter.saturation > 0 || jitter.hue > 0;
+}
+
+void check_augmentation(const TransformOptions& options, int64_t channels, const std::string& name) {
+  const auto require = [](bool fine, const char* key, const char* expected, double got) {
+    if (!fine) fail_user("[loader] {}: expected {}, got {}", key, expected, got);
+  };
+  const auto in = [](double value, double low, double high) { return value >= low && value <= high; };
+  constexpr double kLargest = 1e6;
+  const ColorJitterOptions& jitter = options.color_jitter;
+  require(in(jitter.brightness, 0, kLargest), "color_jitter.brightness", "0 or more", jitter.brightness);
+  require(in(jitter.contrast, 0, kLargest), "color_jitter.contrast", "0 or more", jitter.contrast);
+  require(in(jitter.saturation, 0, kLargest), "color_jitter.saturation", "0 or more", jitter.saturation);
+  require(in(jitter.hue, 0, 0.5), "color_jitter.hue", "0..0.5", jitter.hue);
+  require(in(options.lighting, 0, kLargest), "lighting", "0 or more", options.lighting);
+  require(in(options.random_erasing, 0, 1), "random_erasing", "a probability", options.random_erasing);
+  require(in(options.mixup_alpha, 0, kLargest), "mixup_alpha", "0 or more", options.mixup_alpha);
+  require(in(options.cutmix_alpha, 0, kLargest), "cutmix_alpha", "0 or more", options.cutmix_alpha);
+  const RandAugmentOptions& rand = options.rand_augment;
+  require(rand.num_ops >= 0, "rand_augment.num_ops", "0 or more", static_cast<double>(rand.num_ops));
+  require(in(static_cast<double>(rand.magnitude), 0, kMagnitudeBins - 1), "rand_augment.magnitude", "0..30",
+          static_cast<double>(rand.magnitude));
+  if (rand.num_ops > 0 && options.trivial_augment) {
+    fail_user("[loader] trivial_augment: expected rand_augment.num_ops 0 beside it, got {}", rand.num_ops);
+  }
+  if (channels == 3) return;
+  for (const auto& [key, on] : {std::pair{"color_jitter", jitters(jitter)},
+                                {"lighting", options.lighting > 0},
+                                {"rand_augment", rand.num_ops > 0},
+                                {"trivial_augment", options.trivial_augment}}) {
+    if (on) fail_user("[loader] {}: expected images of 3 channels, got {} with {}", key, name, channels);
+  }
 }
 
 // Where an image is cut out of its zero-padded self, and whether it is mirrored.
@@ -108,6 +144,7 @@ Transform::Transform(const DatasetInfo& info, const TransformOptions& options)
   check_range("crop_scale", options.crop_scale);
   if (options.crop_scale[1] > 1) fail_user("[loader] crop_scale: expected at most 1, got {}", options.crop_scale[1]);
   check_range("crop_ratio", options.crop_ratio);
+  check_augmentation(options, channels_, info.name);
 
   mean_ = !options.mean.empty() ? options.mean : info.mean.empty() && encoded_ ? kImageNetMean : info.mean;
   std_ = !options.std.empty() ? options.std : info.std.empty() && encoded_ ? kImageNetStd : info.std;
@@ -187,11 +224,11 @@ void Transform::place_pixels(std::span<const uint8_t> pixels, const ImageKey* ke
   }
 }
 
-void Transform::normalize(const Buffers& buffers, bool flip, float* out) const {
+void Transform::normalize(const Buffers& buffers, bool flip, const std::array<double, 3>& lighting, float* out) const {
   std::vector<double> scale(mean_.size()), shift(mean_.size());
   for (size_t c = 0; c < mean_.size(); ++c) {
     scale[c] = 1 / (255 * std_[c]);
-    shift[c] = -mean_[c] / std_[c];
+    shift[c] = ((c < 3 ? lighting[c] : 0.0) - mean_[c]) / std_[c];
   }
   kernels_->normalize({.x = buffers.pixels.data(),
                        .rows = height_,
@@ -205,12 +242,29 @@ void Transform::normalize(const Buffers& buffers, bool flip, float* out) const {
 
 void Transform::evaluation(std::span<const uint8_t> image, Buffers& buffers, float* out) const {
   encoded_ ? place_file(image, nullptr, buffers) : place_pixels(image, nullptr, buffers);
-  normalize(buffers, false, out);
+  normalize(buffers, false, {}, out);
 }
 
 void Transform::training(std::span<const uint8_t> image, const ImageKey& key, Buffers& buffers, float* out) const {
   encoded_ ? place_file(image, &key, buffers) : place_pixels(image, &key, buffers);
-  normalize(buffers, draw_placement(key, options_.pad_crop, options_.horizontal_flip).flip, out);
+  bool flip = draw_placement(key, options_.pad_crop, options_.horizontal_flip).flip;
+  const Pixels pixels{buffers.pixels.data(), height_, width_};
+  if (options_.rand_augment.num_ops > 0 || options_.trivial_augment) {
+    if (flip) mirror(pixels);
+    flip = false;
+    rand_augment(options_.rand_augment, key, pixels, buffers.other);
+    if (options_.trivial_augment) trivial_augment(key, pixels, buffers.other);
+  }
+  if (jitters(options_.color_jitter)) color_jitter(options_.color_jitter, key, pixels);
+  std::array<double, 3> lighting{};
+  if (options_.lighting > 0) lighting = draw_lighting(options_.lighting, key);
+  normalize(buffers, flip, lighting, out);
+  if (options_.random_erasing > 0) {
+    const Region erased = draw_erasing(options_.random_erasing, height_, width_, key);
+    for (int64_t y = erased.top; y < erased.top + erased.height; ++y) {
+      std::fill_n(out + (y * width_ + erased.left) * channels_, erased.width * channels_, 0.0f);
+    }
+  }
 }
 
 }  // namespace luq

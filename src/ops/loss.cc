@@ -7,26 +7,56 @@
 
 namespace luq {
 
-LossResult softmax_cross_entropy(Ctx& ctx, const Var& logits, const Tensor& labels, float label_smoothing) {
+namespace {
+
+void check_labels(const char* name, const Tensor& labels, const Shape& logits) {
+  if (labels.shape() != Shape{logits[0]}) {
+    fail("[softmax_cross_entropy] expected {} of shape ({}), got {}", name, logits[0], to_string(labels.shape()));
+  }
+  if (labels.dtype() != DType::int32) {
+    fail("[softmax_cross_entropy] expected {} of dtype int32, got {}", name, to_string(labels.dtype()));
+  }
+  for (int64_t row = 0; row < logits[0]; ++row) {
+    const int32_t label = labels.data<int32_t>()[row];
+    if (label < 0 || label >= logits[1]) {
+      fail("[softmax_cross_entropy] expected {} in 0..{}, got {} in row {}", name, logits[1] - 1, label, row);
+    }
+  }
+}
+
+void check_weights(const Tensor& weights, int64_t rows) {
+  if (weights.shape() != Shape{rows} || weights.dtype() != DType::float32) {
+    fail("[softmax_cross_entropy] expected label_weight of shape ({}) and dtype float32, got {} {}", rows,
+         to_string(weights.shape()), to_string(weights.dtype()));
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    const float weight = weights.data<float>()[row];
+    if (!(weight >= 0 && weight <= 1)) {
+      fail("[softmax_cross_entropy] expected label_weight in [0, 1], got {} in row {}", weight, row);
+    }
+  }
+}
+
+}  // namespace
+
+LossResult softmax_cross_entropy(Ctx& ctx, const Var& logits, const Tensor& labels, float label_smoothing,
+                                 const Tensor& other_labels, const Tensor& label_weight) {
   check_float("softmax_cross_entropy", "", "logits", logits.value());
   const Shape& s = logits.shape();
   if (s.rank() != 2 || s[0] < 1) {
     fail("[softmax_cross_entropy] expected logits of shape (N,classes) with N >= 1, got {}", to_string(s));
   }
-  if (labels.shape() != Shape{s[0]}) {
-    fail("[softmax_cross_entropy] expected labels of shape ({}), got {}", s[0], to_string(labels.shape()));
-  }
-  if (labels.dtype() != DType::int32) {
-    fail("[softmax_cross_entropy] expected labels of dtype int32, got {}", to_string(labels.dtype()));
-  }
   if (!(label_smoothing >= 0.0f && label_smoothing < 1.0f)) {
     fail("[softmax_cross_entropy] expected label_smoothing in [0, 1), got {}", label_smoothing);
   }
-  for (int64_t row = 0; row < s[0]; ++row) {
-    const int32_t label = labels.data<int32_t>()[row];
-    if (label < 0 || label >= s[1]) {
-      fail("[softmax_cross_entropy] expected labels in 0..{}, got {} in row {}", s[1] - 1, label, row);
-    }
+  check_labels("labels", labels, s);
+  const bool mixed = other_labels.defined();
+  if (mixed != label_weight.defined()) {
+    fail("[softmax_cross_entropy] expected both other_labels and label_weight or neither");
+  }
+  if (mixed) {
+    check_labels("other_labels", other_labels, s);
+    check_weights(label_weight, s[0]);
   }
   const Kernels& kernels = *ctx.kernels;
   const bool needs_grad = ctx.records(logits);
@@ -44,7 +74,9 @@ LossResult softmax_cross_entropy(Ctx& ctx, const Var& logits, const Tensor& labe
                          .loss = losses.data<float>(),
                          .dlogits = needs_grad ? gradient.data<float>() : nullptr,
                          .gradient_scale = 1.0f / static_cast<float>(s[0]),
-                         .correct = &result.correct});
+                         .correct = &result.correct,
+                         .other_labels = mixed ? other_labels.data<int32_t>() : nullptr,
+                         .label_weight = mixed ? label_weight.data<float>() : nullptr});
   double sum = 0;
   for (int64_t row = 0; row < s[0]; ++row) sum += losses.data<float>()[row];
   result.loss = Var(Tensor::full({1}, static_cast<float>(sum / static_cast<double>(s[0]))), needs_grad);

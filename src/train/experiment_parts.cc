@@ -145,8 +145,16 @@ TransformOptions transform_options(const ExperimentConfig& config) {
           .crop_ratio = augment.crop_ratio,
           .pad_crop = augment.pad_crop,
           .horizontal_flip = augment.horizontal_flip,
+          .rand_augment = {augment.rand_augment.num_ops, augment.rand_augment.magnitude},
+          .trivial_augment = augment.trivial_augment,
+          .color_jitter = {augment.color_jitter.brightness, augment.color_jitter.contrast,
+                           augment.color_jitter.saturation, augment.color_jitter.hue},
+          .lighting = augment.lighting,
           .mean = augment.mean,
-          .std = augment.std};
+          .std = augment.std,
+          .random_erasing = augment.random_erasing,
+          .mixup_alpha = augment.mixup_alpha,
+          .cutmix_alpha = augment.cutmix_alpha};
 }
 
 EvalResult evaluate(const ExperimentConfig& config, ExperimentParts& parts,

@@ -36,7 +36,8 @@ StepOutcome training_step(const ExperimentConfig& config, ExperimentParts& parts
     const Batch part = count == 1 ? batch : batch.part(i * images, images);
     const Var logits = parts.model->forward(ctx, parts.input(part.images));
     const LossResult result =
-        softmax_cross_entropy(ctx, logits, part.labels, static_cast<float>(config.train.label_smoothing));
+        softmax_cross_entropy(ctx, logits, part.labels, static_cast<float>(config.train.label_smoothing),
+                              part.other_labels, part.label_weight);
     const double loss = static_cast<double>(result.loss.value().data<float>()[0]);
     check_finite("the loss", loss, *parts.model);
     outcome.loss += loss / static_cast<double>(count);

@@ -4,10 +4,12 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 
 #include "kernels/kernels.h"
 #include "luq/core/safetensors.h"
 #include "luq/data/transform.h"
+#include "src/data/augment.h"
 #include "tests/catch.h"
 
 using namespace luq;
@@ -125,4 +127,52 @@ TEST_CASE("exif_rotate turns as ImageOps.exif_transpose, whole images and parts"
     ++files;
   }
   CHECK(files == 9);
+}
+
+TEST_CASE("Operations of RandAugment, TrivialAugment and ColorJitter are torchvision's within one grey level",
+          "[golden][image]") {
+  const std::vector<std::string> names = {"Identity",  "ShearX",     "ShearY",       "TranslateX", "TranslateY",
+                                          "Rotate",    "Brightness", "Color",        "Contrast",   "Sharpness",
+                                          "Posterize", "Solarize",   "AutoContrast", "Equalize"};
+  REQUIRE(names.size() == kAugmentOps);
+  const std::map<std::string, void (*)(const Pixels&, double)> adjust = {{"adjust_brightness", adjust_brightness},
+                                                                         {"adjust_contrast", adjust_contrast},
+                                                                         {"adjust_saturation", adjust_saturation},
+                                                                         {"adjust_hue", adjust_hue}};
+  const SafeTensors golden = load_safetensors(kFolder + "augment.safetensors");
+  const Tensor& image = *golden.find("image");
+  std::vector<uint8_t> scratch;
+  int results = 0;
+  for (const auto& [name, expected] : golden.tensors) {
+    const size_t slash = name.find('/');
+    if (slash == std::string::npos) continue;
+    INFO(name);
+    std::vector<uint8_t> values(image.data<uint8_t>(), image.data<uint8_t>() + image.numel());
+    const Pixels pixels{values.data(), image.shape()[0], image.shape()[1]};
+    const std::string op = name.substr(0, slash);
+    const double magnitude = std::stod(name.substr(slash + 1));
+    if (adjust.count(op) == 1) {
+      adjust.at(op)(pixels, magnitude);
+    } else {
+      const auto found = std::find(names.begin(), names.end(), op);
+      REQUIRE(found != names.end());
+      apply(static_cast<AugmentOp>(found - names.begin()), magnitude, pixels, scratch);
+    }
+    const Difference apart = difference(values.data(), expected);
+    INFO(apart.pixels << " of " << apart.of << " values differ, by up to " << apart.largest);
+    CHECK(apart.largest <= 1);
+    if (op != "Identity") CHECK(difference(values.data(), image).pixels > 0);
+    ++results;
+  }
+  CHECK(results == 38);
+
+  const Tensor &rand = *golden.find("rand_augment"), &trivial = *golden.find("trivial_augment");
+  for (int64_t op = 0; op < kAugmentOps; ++op) {
+    for (int64_t bin = 0; bin < kMagnitudeBins; ++bin) {
+      INFO(names[static_cast<size_t>(op)] << ", bin " << bin);
+      const int64_t i = op * kMagnitudeBins + bin;
+      CHECK(rand_augment_magnitude(static_cast<AugmentOp>(op), bin, 40, 52) == Approx(rand.data<float>()[i]));
+      CHECK(trivial_augment_magnitude(static_cast<AugmentOp>(op), bin) == Approx(trivial.data<float>()[i]));
+    }
+  }
 }

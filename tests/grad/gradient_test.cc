@@ -273,6 +273,29 @@ TEST_CASE("Gradients of cross-entropy with label smoothing", "[grad][loss]") {
   }
 }
 
+TEST_CASE("Gradients of cross-entropy of mixed images", "[grad][loss]") {
+  std::mt19937 rng(6);
+  const int64_t rows = 4, classes = 5;
+  const Values logits = random_values(rows * classes, rng);
+  const int32_t labels[] = {0, 4, 2, 2}, others[] = {2, 0, 4, 2};
+  const float weights[] = {0.7f, 0.0f, 1.0f, 0.4f};
+  const auto run = [&](const Values& v, float smoothing, double* losses, double* gradient) {
+    ref::cross_entropy<double>(v.data(), labels, rows, classes, smoothing, losses, gradient, 0.25, nullptr, others,
+                               weights);
+  };
+  for (const float smoothing : {0.0f, 0.1f}) {
+    Values gradient(logits.size());
+    run(logits, smoothing, nullptr, gradient.data());
+    check_gradient(logits, gradient, [&](const Values& v) {
+      Values losses(size(rows));
+      run(v, smoothing, losses.data(), nullptr);
+      double sum = 0;
+      for (const double loss : losses) sum += 0.25 * loss;
+      return sum;
+    });
+  }
+}
+
 TEST_CASE("SGD follows its definition in double", "[grad][sgd]") {
   // PyTorch: v = momentum v + (g + decay w); w -= lr (g + decay w + momentum v) with nesterov.
   double w = 1.0, v = 0.0;

@@ -494,6 +494,16 @@ TEST_CASE("Cross-entropy equals ref in every table", "[kernels][loss]") {
         REQUIRE(correct == expected_correct);
         for (int64_t i = 0; i < n; ++i) REQUIRE(std::isfinite(loss[i]));
       });
+      Guarded<int32_t> others(rows);
+      Guarded<float> weights(rows);
+      for (int64_t i = 0; i < rows; ++i) {
+        others[i] = static_cast<int32_t>(rng() % static_cast<uint64_t>(classes));
+        weights[i] = static_cast<float>(rng() % 256) / 255.0f;
+      }
+      compare(rows * classes, 1e-6, 1, [&, n = rows, k = classes](const Kernels& table, Guarded<float>& dlogits) {
+        table.cross_entropy({logits.data(), labels.data(), n, k, smoothing, nullptr, dlogits.data(), 1.0f, nullptr,
+                             others.data(), weights.data()});
+      });
     }
   }
 }

@@ -325,6 +325,44 @@ TEST_CASE("softmax cross-entropy: loss, gradient, correct rows", "[ops][loss]") 
   CHECK(logits.grad().data<float>()[1] == Approx(1.0 / 3));
 }
 
+TEST_CASE("softmax cross-entropy of mixed images is the mixture of two losses", "[ops][loss]") {
+  Tape tape;
+  Ctx ctx = make_ctx(&tape);
+  const int32_t labels[] = {0, 2, 1}, others[] = {1, 2, 0};
+  const float weights[] = {0.25f, 0.5f, 1.0f};
+  const auto gradient_and_loss = [&](const Tensor& first, const Tensor& second, const Tensor& weight, double& loss) {
+    const Var logits(tensor_of({3, 3}, {0, 0, 0, 1, 3, 3, -2, 5, 1}), true);
+    const LossResult result = softmax_cross_entropy(ctx, logits, first, 0.1f, second, weight);
+    loss = static_cast<double>(result.loss.value().data<float>()[0]);
+    CHECK(result.correct == (first.data<int32_t>()[0] == 0 ? 2 : 0));
+    tape.backward(result.loss);
+    return values(logits.grad());
+  };
+  const Tensor first = Tensor::from({3}, labels), second = Tensor::from({3}, others);
+  double mixed = 0, loss_first = 0, loss_second = 0;
+  const auto gradient = gradient_and_loss(first, second, Tensor::from({3}, weights), mixed);
+  const auto of_first = gradient_and_loss(first, {}, {}, loss_first);
+  const auto of_second = gradient_and_loss(second, {}, {}, loss_second);
+  for (size_t i = 0; i < 9; ++i) {
+    const float weight = weights[i / 3];
+    CHECK(gradient[i] == Approx(weight * of_first[i] + (1 - weight) * of_second[i]).margin(1e-7));
+  }
+  const float half[] = {0.5f, 0.5f, 0.5f};
+  gradient_and_loss(first, second, Tensor::from({3}, half), mixed);
+  CHECK(mixed == Approx((loss_first + loss_second) / 2));
+
+  const Var logits(Tensor::zeros({3, 3}));
+  const int32_t wrong[] = {0, 3, 0};
+  const float heavy[] = {0, 2, 0};
+  const auto refused = [&](const Tensor& other, const Tensor& weight, const std::string& message) {
+    CHECK_THROWS_WITH(softmax_cross_entropy(ctx, logits, first, 0, other, weight), contains_text(message));
+  };
+  refused(second, {}, "expected both other_labels and label_weight or neither");
+  refused(Tensor::from({3}, wrong), Tensor::from({3}, weights), "expected other_labels in 0..2, got 3 in row 1");
+  refused(second, Tensor::from({3}, heavy), "expected label_weight in [0, 1], got 2 in row 1");
+  refused(second, Tensor::zeros({2}), "expected label_weight of shape (3)");
+}
+
 TEST_CASE("pooling: values, first maximum, padding, odd windows", "[ops][pool]") {
   Tape tape;
   Ctx ctx = make_ctx(&tape);

@@ -19,13 +19,28 @@ struct ModelConfig {
   std::string weights;  // file to start training from; empty: random numbers
 };
 
+struct RandAugmentConfig {
+  int64_t num_ops = 0;  // 0: off
+  int64_t magnitude = 9;
+};
+
+struct ColorJitterConfig {
+  double brightness = 0, contrast = 0, saturation = 0, hue = 0;
+};
+
 struct AugmentConfig {
   bool random_resized_crop = false;
   std::vector<double> crop_scale = {0.08, 1};               // of the area
   std::vector<double> crop_ratio = {3.0 / 4.0, 4.0 / 3.0};  // width / height
   int64_t pad_crop = 0;          // pixels of zero padding before a random crop of the original size; 0: off
   bool horizontal_flip = false;  // with probability 1/2
-  std::vector<double> mean;      // per channel, of values in 0..1; empty: the data set's
+  RandAugmentConfig rand_augment;
+  bool trivial_augment = false;
+  ColorJitterConfig color_jitter;
+  double lighting = 0;        // standard deviation of noise along ImageNet's principal colours
+  double random_erasing = 0;  // probability
+  double mixup_alpha = 0, cutmix_alpha = 0;
+  std::vector<double> mean;  // per channel, of values in 0..1; empty: the data set's
   std::vector<double> std;
 };
 

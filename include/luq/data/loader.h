@@ -25,6 +25,9 @@ struct LoaderOptions {
 struct Batch {
   Tensor images;  // (N, H, W, C) float32, normalised
   Tensor labels;  // (N) int32
+  // Mixed images (mixup, cutmix): the label of the other image, and the part of the first one. Else not defined.
+  Tensor other_labels = {};  // (N) int32
+  Tensor label_weight = {};  // (N) float32
   int64_t size() const { return labels.numel(); }
   // A copy of `count` images from `first`.
   Batch part(int64_t first, int64_t count) const;

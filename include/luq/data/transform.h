@@ -1,6 +1,7 @@
 // From an image of a data set, a JPEG or PNG file or pixels, to what a network takes.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -12,6 +13,16 @@ namespace luq {
 
 struct Kernels;
 
+struct ColorJitterOptions {                             // torchvision's ColorJitter; each is off at 0
+  double brightness = 0, contrast = 0, saturation = 0;  // factors of 1 - x .. 1 + x, from 0 on
+  double hue = 0;                                       // -x .. x turns of the colour circle, at most 0.5
+};
+
+struct RandAugmentOptions {  // torchvision's RandAugment with 31 bins
+  int64_t num_ops = 0;       // 0: off
+  int64_t magnitude = 9;     // 0..30
+};
+
 struct TransformOptions {
   // Image files.
   int64_t image_size = 224;    // height and width of what the network takes
@@ -22,9 +33,17 @@ struct TransformOptions {
   bool random_resized_crop = false;                         // otherwise files are placed as in evaluation
   std::vector<double> crop_scale = {0.08, 1.0};             // of the area
   std::vector<double> crop_ratio = {3.0 / 4.0, 4.0 / 3.0};  // width / height
-  int64_t pad_crop = 0;           // sets of pixels: zero padding, then a random crop of the original size
-  bool horizontal_flip = false;   // with probability 1/2
-  std::vector<double> mean, std;  // per channel, of values in 0..1; empty: the data set's, for files ImageNet's
+  int64_t pad_crop = 0;          // sets of pixels: zero padding, then a random crop of the original size
+  bool horizontal_flip = false;  // with probability 1/2
+  RandAugmentOptions rand_augment = {};
+  bool trivial_augment = false;  // torchvision's TrivialAugmentWide
+  ColorJitterOptions color_jitter = {};
+  double lighting = 0;  // standard deviation of AlexNet's noise along ImageNet's principal colours
+  std::vector<double> mean = {},
+                      std = {};  // per channel, of values in 0..1; empty: the data set's, for files ImageNet's
+  double random_erasing = 0;     // probability of torchvision's RandomErasing
+  // Of whole batches, in training; one of the two at random where both are on.
+  double mixup_alpha = 0, cutmix_alpha = 0;  // of Beta(alpha, alpha); 0: off
 };
 
 // What the random numbers of an image's augmentation depend on, all of them.
@@ -64,7 +83,7 @@ class Transform {
   void place_pixels(std::span<const uint8_t> pixels, const ImageKey* key, Buffers& buffers) const;
   void resize(const uint8_t* pixels, int64_t height, int64_t width, int64_t row_bytes, int64_t out_height,
               int64_t out_width, std::vector<uint8_t>& out) const;
-  void normalize(const Buffers& buffers, bool flip, float* out) const;
+  void normalize(const Buffers& buffers, bool flip, const std::array<double, 3>& lighting, float* out) const;
 
   const Kernels* kernels_;
   TransformOptions options_;
