@@ -25,6 +25,7 @@
 #include "luq/train/quantize_file.h"
 #include "luq/train/smoke.h"
 #include "luq/train/trainer.h"
+#include "luq/train/validate_data.h"
 
 namespace {
 
@@ -105,6 +106,24 @@ int run_predict(const luq::PredictOptions& options) {
     ++problems;
   }
   return problems == 0 ? 0 : kFailure;
+}
+
+int run_validation(const TrainArguments& arguments, const std::string& path, int64_t workers) {
+  if (arguments.config.empty() == path.empty())
+    luq::fail_user("validate-data: expected --config FILE or --path FOLDER");
+  const luq::ExperimentConfig config =
+      path.empty() ? luq::load_experiment(luq::find_config(arguments.config), arguments.overrides)
+                   : luq::config_of_folder(path);
+  const bool show = isatty(STDERR_FILENO) != 0;
+  const luq::ValidationReport report = luq::validate_data(config, workers, [show](int64_t done, int64_t all) {
+    if (show && (done % 256 < 16 || done == all)) std::cerr << fmt::format("\r{} of {} images", done, all);
+    if (show && done == all) std::cerr << "\n";
+  });
+  for (const std::string& broken : report.broken) print(broken + "\n");
+  for (const std::string& warning : report.warnings) std::cerr << "luqtrain: warning: " << warning << "\n";
+  print(fmt::format("{} training and {} test images, {} broken\n", report.train_images, report.test_images,
+                    report.broken.size()));
+  return report.broken.empty() ? 0 : kFailure;
 }
 
 }  // namespace
@@ -204,6 +223,19 @@ int main(int argc, char** argv) {
   quantize_command->add_option("--step", quantize.step, "Step of the random bits (0)");
   quantize_command->add_option("--sample", quantize.sample, "Sample of the random bits, 0..65535 (0)");
 
+  TrainArguments validated;
+  std::string validated_path;
+  int64_t validate_workers = 0;
+  auto* validate_command = app.add_subcommand(
+      "validate-data", "Decode every image of a data set and list the broken ones; ends with 1 when there are any");
+  auto* validate_config = validate_command->add_option("--config", validated.config, "Experiment, as for training");
+  validate_command->add_option("--set", validated.overrides, "key.path=value, wins over the file; repeatable")
+      ->allow_extra_args(false)
+      ->needs(validate_config);
+  validate_command->add_option("--path", validated_path, "Instead: a folder of classes, or of tar shards")
+      ->excludes(validate_config);
+  validate_command->add_option("--workers", validate_workers, "Threads (0: all cores)");
+
   luq::PackOptions pack;
   auto* pack_command = app.add_subcommand(
       "pack", "Write WebDataset tar shards, an index of each, and classes.txt from folders of classes (docs/data.md)");
@@ -250,6 +282,8 @@ int main(int argc, char** argv) {
       }
     } else if (doctor->parsed()) {
       print(luq::doctor_report());
+    } else if (validate_command->parsed()) {
+      return run_validation(validated, validated_path, validate_workers);
     } else if (pack_command->parsed()) {
       const luq::PackReport report = luq::pack_shards(pack);
       print(fmt::format("{}: {} training images in {} shards, {} test images in {} shards, {} MiB\n", pack.output,

@@ -265,6 +265,10 @@ std::vector<Field> schema(ExperimentConfig& c) {
       integer("data.eval_resize", c.data.eval_resize, 1, 4096,
               "Image files, evaluation: the shorter side is resized to this before the centre is cut out; "
               "data.image_size or more."),
+      choice("data.broken_images", c.data.broken_images, {"error", "skip", "substitute"},
+             "What becomes of an image file that cannot be read or decoded: the run stops, its batch has an image "
+             "less, or another image, "
+             "drawn by seed, epoch and index, stands in for it. Evaluation never substitutes: it skips."),
       boolean("data.exif_rotate", c.data.exif_rotate,
               "Turn and mirror image files as their EXIF orientation says; false: as they are stored, as torchvision."),
       boolean("data.scaled_decode", c.data.scaled_decode,

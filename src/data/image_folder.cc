@@ -249,6 +249,25 @@ bool has_image_extension(const std::string& name) {
   return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
 }
 
+std::vector<std::string> other_files(const std::string& root) {
+  std::vector<std::string> others;
+  for (const std::string& split : {(fs::path(root) / "train").string(), find_test_folder(root)}) {
+    if (!is_folder(split)) continue;
+    for (const std::string& name : list(split).folders) {
+      std::error_code error;
+      fs::recursive_directory_iterator entries(fs::path(split) / name, fs::directory_options::follow_directory_symlink,
+                                               error);
+      for (; !error && entries != fs::recursive_directory_iterator(); entries.increment(error)) {
+        const std::string file = entries->path().string();
+        std::error_code no_matter;
+        if (!entries->is_directory(no_matter) && !has_image_extension(file)) others.push_back(file);
+      }
+    }
+  }
+  std::sort(others.begin(), others.end());
+  return others;
+}
+
 std::string find_image_folder(const std::string& location) {
   for (const fs::path& root : {fs::path(location), fs::path(location) / "ILSVRC/Data/CLS-LOC"}) {
     if (is_folder(root / "train") || !find_test_folder(root).empty()) return root.string();

@@ -19,6 +19,9 @@ std::string find_image_folder(const std::string& location);
 std::unique_ptr<Dataset> open_image_folder(const std::string& name, const std::string& root,
                                            const std::string& location, Split split, const ImageFileOptions& options);
 
+// Files in the folders of classes below `root` that are not taken for images, sorted.
+std::vector<std::string> other_files(const std::string& root);
+
 // A file that is taken for an image: its name ends in .jpg, .jpeg or .png, in capitals or not.
 bool has_image_extension(const std::string& name);
 

@@ -20,6 +20,7 @@
 #include "luq/core/error.h"
 #include "luq/core/rng.h"
 #include "src/data/mix.h"
+#include "src/data/random.h"
 
 namespace luq {
 namespace {
@@ -29,6 +30,8 @@ struct Epoch {
   std::vector<uint32_t> order;  // of the images; empty: as they come
   std::atomic<bool> cancelled = false;
 };
+
+constexpr int max_substitutes = 100;
 
 struct Place {
   bool ready = false;
@@ -63,6 +66,13 @@ int64_t count_images(const DatasetInfo& info, const LoaderOptions& options) {
 }
 
 }  // namespace
+
+BrokenImages parse_broken_images(const std::string& word) {
+  if (word == "error") return BrokenImages::error;
+  if (word == "skip") return BrokenImages::skip;
+  if (word == "substitute") return BrokenImages::substitute;
+  fail_user("[loader] broken_images: expected error, skip or substitute, got '{}'", word);
+}
 
 struct Loader::Impl {
   Impl(std::shared_ptr<const Dataset> dataset_, const TransformOptions& transform_options_,
@@ -116,6 +126,34 @@ struct Loader::Impl {
     std::vector<uint8_t> image;  // as the data set holds it
   };
 
+  // False when the image is broken and left out.
+  bool place_image(int64_t epoch_number, int64_t index, Buffers& buffers, Batch& out, int64_t at) const {
+    float* values = out.images.data<float>() + at * image_size;
+    int32_t& label = out.labels.data<int32_t>()[at];
+    const auto load = [&](int64_t i) {
+      try {
+        label = load_image(epoch_number, i, buffers, values);
+        return true;
+      } catch (const Error& error) {
+        if (!dataset->info().encoded) throw;
+        if (options.broken_images == BrokenImages::error) {
+          fail("{}; luqtrain validate-data lists such images, and with data.broken_images a run goes on without them",
+               error.what());
+        }
+        out.broken.push_back({dataset->image_name(i), error.what()});
+        return false;
+      }
+    };
+    if (load(index)) return true;
+    if (options.broken_images == BrokenImages::skip) return false;
+    RngStream random = image_stream({options.seed, epoch_number, index}, "data:substitute");
+    for (int tries = 0; tries < max_substitutes; ++tries) {
+      if (load(random.below(static_cast<uint32_t>(images)))) return true;
+    }
+    fail("[loader] {}: broken, and so are {} images drawn in its place; luqtrain validate-data lists broken ones",
+         dataset->image_name(index), max_substitutes);
+  }
+
   // Reads image `index` and makes it what the network takes; returns its label. Throws Error naming the image.
   int32_t load_image(int64_t epoch_number, int64_t index, Buffers& buffers, float* out) const {
     int32_t label = 0;
@@ -142,17 +180,19 @@ struct Loader::Impl {
     const int64_t first = batch * options.batch_size;
     const int64_t count = std::min(options.batch_size, images - first);
     Batch out{Tensor::empty({count, transform.height(), transform.width(), transform.channels()}),
-              Tensor::empty({count}, DType::int32),
-              {},
-              {}};
-    float* values = out.images.data<float>();      // (N, H, W, C)
-    int32_t* labels = out.labels.data<int32_t>();  // (N)
+              Tensor::empty({count}, DType::int32)};
+    int64_t used = 0;
     for (int64_t i = 0; i < count; ++i) {
       if (of.cancelled) return {};
       const int64_t index = of.order.empty() ? first + i : of.order[static_cast<size_t>(first + i)];
-      labels[i] = load_image(of.number, index, buffers, values + i * image_size);
+      if (place_image(of.number, index, buffers, out, used)) ++used;
     }
-    if (options.augment) mix(transform_options, {options.seed, of.number, batch}, out);
+    if (used < count) {
+      Batch rest = out.part(0, used);
+      rest.broken = std::move(out.broken);
+      out = std::move(rest);
+    }
+    if (options.augment && used > 0) mix(transform_options, {options.seed, of.number, batch}, out);
     return out;
   }
 

@@ -19,22 +19,6 @@ Device parse_device(const std::string& name) {
   fail_user("[train] device: expected cpu or cuda, got '{}'", name);
 }
 
-std::shared_ptr<const Dataset> open_split(const ExperimentConfig& config, Split split) {
-  const SyntheticConfig& synthetic = config.data.synthetic;
-  return open_dataset(config.data.name, config.data.path, split,
-                      {.train_images = synthetic.train_images,
-                       .test_images = synthetic.test_images,
-                       .image_size = synthetic.image_size,
-                       .channels = synthetic.channels,
-                       .num_classes = synthetic.num_classes,
-                       .seed = config.seed},
-                      {.val_labels = config.data.val_labels,
-                       .devkit_classes = config.data.devkit_classes,
-                       .train_shards = config.data.train_shards,
-                       .val_shards = config.data.val_shards,
-                       .num_classes = config.data.num_classes});
-}
-
 void check_training(const ExperimentConfig& config, const ExperimentParts& parts) {
   const TrainConfig& train = config.train;
   const DatasetInfo& info = parts.train_set->info();
@@ -67,6 +51,22 @@ void check_training(const ExperimentConfig& config, const ExperimentParts& parts
 }
 
 }  // namespace
+
+std::shared_ptr<const Dataset> open_split(const ExperimentConfig& config, Split split) {
+  const SyntheticConfig& synthetic = config.data.synthetic;
+  return open_dataset(config.data.name, config.data.path, split,
+                      {.train_images = synthetic.train_images,
+                       .test_images = synthetic.test_images,
+                       .image_size = synthetic.image_size,
+                       .channels = synthetic.channels,
+                       .num_classes = synthetic.num_classes,
+                       .seed = config.seed},
+                      {.val_labels = config.data.val_labels,
+                       .devkit_classes = config.data.devkit_classes,
+                       .train_shards = config.data.train_shards,
+                       .val_shards = config.data.val_shards,
+                       .num_classes = config.data.num_classes});
+}
 
 Ctx ExperimentParts::context(const ExperimentConfig& config) const {
   Ctx ctx;
@@ -157,14 +157,29 @@ TransformOptions transform_options(const ExperimentConfig& config) {
           .cutmix_alpha = augment.cutmix_alpha};
 }
 
+std::string describe_broken(const EvalResult& result) {
+  if (result.broken.empty()) return "";
+  std::string text = fmt::format("{} of {} test images are broken and left out:", result.broken.size(),
+                                 result.images + static_cast<int64_t>(result.broken.size()));
+  constexpr size_t shown = 5;
+  for (size_t i = 0; i < std::min(shown, result.broken.size()); ++i) text += "\n  " + result.broken[i].reason;
+  if (result.broken.size() > shown)
+    text += fmt::format("\n  and {} more (luqtrain validate-data)", result.broken.size() - shown);
+  return text;
+}
+
 EvalResult evaluate(const ExperimentConfig& config, ExperimentParts& parts,
                     const std::function<bool()>& between_batches, double* wait_seconds) {
-  Loader loader(parts.test_set, transform_options(config),
-                {.batch_size = config.eval.batch_size,
-                 .max_images = config.eval.max_images,
-                 .workers = config.data.workers,
-                 .prefetch = config.data.prefetch,
-                 .seed = config.seed});
+  Loader loader(
+      parts.test_set, transform_options(config),
+      {.batch_size = config.eval.batch_size,
+       .max_images = config.eval.max_images,
+       .workers = config.data.workers,
+       .prefetch = config.data.prefetch,
+       .seed = config.seed,
+       // Nothing stands in for a test image.
+       .broken_images = parse_broken_images(config.data.broken_images) == BrokenImages::error ? BrokenImages::error
+                                                                                              : BrokenImages::skip});
   loader.start(0);
   Ctx ctx = parts.context(config);
   EvalResult result;
@@ -172,6 +187,8 @@ EvalResult evaluate(const ExperimentConfig& config, ExperimentParts& parts,
   int64_t correct = 0, correct5 = 0;
   const bool has_top5 = parts.test_set->info().num_classes >= 5;
   for (Batch batch; between_batches() && loader.next(batch);) {
+    result.broken.insert(result.broken.end(), batch.broken.begin(), batch.broken.end());
+    if (batch.size() == 0) continue;
     const Var logits = parts.model->forward(ctx, parts.input(batch.images));
     const LossResult loss = softmax_cross_entropy(ctx, logits, batch.labels);
     loss_sum += static_cast<double>(loss.loss.value().data<float>()[0]) * static_cast<double>(batch.size());
@@ -180,6 +197,9 @@ EvalResult evaluate(const ExperimentConfig& config, ExperimentParts& parts,
     result.images += batch.size();
   }
   if (wait_seconds != nullptr) *wait_seconds = loader.take_wait_seconds();
+  if (result.images == 0 && !result.broken.empty()) {
+    fail("[eval] every test image is broken, the first of them {}", result.broken.front().reason);
+  }
   if (result.images > 0) {
     result.loss = loss_sum / static_cast<double>(result.images);
     result.top1 = 100.0 * static_cast<double>(correct) / static_cast<double>(result.images);

@@ -26,6 +26,8 @@ struct ExperimentParts {
   Var input(const Tensor& images) const;  // what the model takes
 };
 
+std::shared_ptr<const Dataset> open_split(const ExperimentConfig& config, Split split);
+
 // Opens the data, builds the model and its quantisation plan, sets the number of threads. Throws UserError for what the
 // configuration gets wrong.
 ExperimentParts make_parts(const ExperimentConfig& config, bool with_training);
@@ -37,6 +39,9 @@ ExperimentParts make_parts(const ExperimentConfig& config, std::shared_ptr<const
 // between_batches: called before each batch; returning false gives up, and the result holds what was seen so far.
 EvalResult evaluate(const ExperimentConfig& config, ExperimentParts& parts,
                     const std::function<bool()>& between_batches, double* wait_seconds = nullptr);
+
+// "3 of 600 test images are broken and left out: <path> (<reason>), ..."; "" when none is.
+std::string describe_broken(const EvalResult& result);
 
 // Loads model.weights, when there is one, and says what it did; "" otherwise. Throws UserError naming the file.
 std::string load_initial_weights(const ExperimentConfig& config, Module& model);

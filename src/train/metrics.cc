@@ -27,6 +27,7 @@ void visit(M& metrics, const Visitor& visitor) {
   visitor("images_per_second", metrics.images_per_second);
   visitor("data_seconds", metrics.data_seconds);
   visitor("compute_seconds", metrics.compute_seconds);
+  visitor("broken_images", metrics.broken_images);
   visitor("percent_of_limit", metrics.percent_of_limit);
 }
 
@@ -36,7 +37,8 @@ struct Writer {
   void operator()(const char* key, const Number& value) const {
     line[key] = value;
   }
-  void operator()(const char* key, const std::optional<double>& value) const {
+  template <typename Number>
+  void operator()(const char* key, const std::optional<Number>& value) const {
     if (value) line[key] = *value;
   }
 };
@@ -47,8 +49,9 @@ struct Reader {
   void operator()(const char* key, Number& value) const {
     if (const auto found = line.find(key); found != line.end() && found->is_number()) found->get_to(value);
   }
-  void operator()(const char* key, std::optional<double>& value) const {
-    if (const auto found = line.find(key); found != line.end() && found->is_number()) value = found->get<double>();
+  template <typename Number>
+  void operator()(const char* key, std::optional<Number>& value) const {
+    if (const auto found = line.find(key); found != line.end() && found->is_number()) value = found->get<Number>();
   }
 };
 

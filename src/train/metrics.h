@@ -22,6 +22,7 @@ struct Metrics {
   double images_per_second = 0;
   double data_seconds = 0;                   // waiting for data
   double compute_seconds = 0;                // the rest
+  std::optional<int64_t> broken_images{};    // left out or replaced, of the images since the line before
   std::optional<double> percent_of_limit{};  // what this machine's limits allow over the time taken
 };
 

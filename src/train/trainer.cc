@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cmath>
 #include <optional>
+#include <set>
 
 #include "luq/config/load.h"
 #include "luq/core/allocator.h"
@@ -43,13 +44,13 @@ double now() { return std::chrono::duration<double>(std::chrono::system_clock::n
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // What may change between the parts of one run: nothing that decides its numbers, but for the end.
-const std::vector<std::string> changeable_keys = {"threads",   "train.epochs",    "train.max_steps",
-                                                  "data.path", "train.log_every", "run.directory"};
+const std::vector<std::string> changeable_keys = {"threads",         "train.epochs",  "train.max_steps",   "data.path",
+                                                  "train.log_every", "run.directory", "data.broken_images"};
 
 // Sums over the steps since the last train line.
 struct Window {
   double loss_sum = 0, gradient_norm_sum = 0, data_seconds = 0, seconds = 0;
-  int64_t correct = 0, images = 0, steps = 0;
+  int64_t correct = 0, images = 0, broken_images = 0, steps = 0;
 };
 
 class Trainer {
@@ -66,7 +67,8 @@ class Trainer {
                                   .drop_last = true,
                                   .workers = config_.data.workers,
                                   .prefetch = config_.data.prefetch,
-                                  .seed = config_.seed});
+                                  .seed = config_.seed,
+                                  .broken_images = parse_broken_images(config_.data.broken_images)});
     horizon_ = {config_.train.epochs, loader_->batches_per_epoch()};
     check_lr_schedule(config_.lr_scheduler, horizon_);
     optimizer_ = make_optimizer(config_.optimizer, parts_.model->parameters(), *parts_.kernels);
@@ -104,6 +106,9 @@ class Trainer {
   Outcome train_and_evaluate();
   Outcome train_batches();
   Outcome evaluate_here();
+  Batch next_batch();
+  void report(const std::vector<BrokenImage>& images);
+  bool counts_broken_images() const { return config_.data.broken_images != "error"; }
   void train_step(const Batch& batch);
   void write_train_line();
   bool save_last(bool must_succeed);
@@ -135,8 +140,9 @@ class Trainer {
   std::optional<StopSignals> signals_;
   Window window_;
   MachineLimits machine_;
-  double limit_seconds_ = 0;  // the least that a step could take on this machine; 0: not known yet
-  double train_seconds_ = 0;  // in steps of this process
+  double limit_seconds_ = 0;        // the least that a step could take on this machine; 0: not known yet
+  double train_seconds_ = 0;        // in steps of this process
+  std::set<std::string> reported_;  // broken images
   int64_t steps_here_ = 0;
   EvalResult last_eval_;
   Clock::time_point started_ = Clock::now();
@@ -237,6 +243,7 @@ void Trainer::write_train_line() {
   if (config_.train.clip_grad_norm > 0) {
     metrics.gradient_norm = window_.gradient_norm_sum / static_cast<double>(window_.steps);
   }
+  if (counts_broken_images()) metrics.broken_images = window_.broken_images;
   if (limit_seconds_ > 0) {
     metrics.percent_of_limit = 100 * limit_seconds_ * static_cast<double>(window_.steps) / window_.seconds;
   }
@@ -282,6 +289,31 @@ void Trainer::train_step(const Batch& batch) {
   }
 }
 
+// A broken image stops the run where it stands, so that it goes on from there when the image is repaired.
+Batch Trainer::next_batch() {
+  Batch batch;
+  try {
+    if (!loader_->next(batch)) fail("[train] the loader ended epoch {} at batch {}", state_.epoch, state_.batch);
+  } catch (const Error& error) {
+    const bool saved = state_.step > 0 && save_last(false);
+    fail("[train] step {}: {}{}", state_.step + 1, error.what(),
+         saved ? fmt::format("; step {} is saved, and --resume goes on from there", state_.step) : "");
+  }
+  report(batch.broken);
+  window_.broken_images += static_cast<int64_t>(batch.broken.size());
+  if (2 * batch.size() < config_.train.batch_size) {
+    fail("[train] step {}: {} of {} images of a batch are broken: more than half of them", state_.step + 1,
+         batch.broken.size(), config_.train.batch_size);
+  }
+  return batch;
+}
+
+void Trainer::report(const std::vector<BrokenImage>& images) {
+  for (const BrokenImage& image : images) {
+    if (reported_.insert(image.name).second) log_->info(fmt::format("warning: broken image: {}", image.reason));
+  }
+}
+
 Trainer::Outcome Trainer::train_batches() {
   if (state_.batch >= horizon_.steps_per_epoch || state_.step >= last_step_) return Outcome::done;
   loader_->start(state_.epoch, state_.batch);
@@ -289,8 +321,7 @@ Trainer::Outcome Trainer::train_batches() {
   while (state_.batch < horizon_.steps_per_epoch && state_.step < last_step_) {
     if (signals_->received() != 0) return Outcome::interrupted;
     const Clock::time_point start = Clock::now();
-    Batch batch;
-    if (!loader_->next(batch)) fail("[train] the loader ended epoch {} at batch {}", state_.epoch, state_.batch);
+    const Batch batch = next_batch();
     train_step(batch);
     ++state_.step;
     ++state_.batch;
@@ -337,6 +368,7 @@ Trainer::Outcome Trainer::evaluate_here() {
     return result;
   };
   const EvalResult result = evaluate_model();
+  report(result.broken);
   std::optional<EvalResult> averaged;
   if (ema_ && signals_->received() == 0) {
     ema_->swap();
@@ -363,7 +395,9 @@ Trainer::Outcome Trainer::evaluate_here() {
     metrics.ema_top5 = averaged->top5;
     text += fmt::format("  EMA loss {:.4f}  {}", averaged->loss, describe_accuracy(averaged->top1, averaged->top5));
   }
+  if (counts_broken_images()) metrics.broken_images = static_cast<int64_t>(result.broken.size());
   append_metrics(metrics);
+  if (!result.broken.empty()) text += fmt::format("  ({} broken images left out)", result.broken.size());
   log_->info(fmt::format("{}  ({} images)", text, format_count(result.images)));
   last_eval_ = averaged.value_or(result);
   return Outcome::done;
@@ -481,7 +515,10 @@ CheckpointEval evaluate_checkpoint(const std::string& file, const std::optional<
         "depends on eval.batch_size",
         file, without_scale.size(), without_scale.front());
   }
-  return {evaluate(used, parts, [] { return true; }), model_file.is_ema, warning};
+  const EvalResult result = evaluate(used, parts, [] { return true; });
+  const std::string broken = describe_broken(result);
+  if (!broken.empty()) warning += (warning.empty() ? "" : "\n") + broken;
+  return {result, model_file.is_ema, warning};
 }
 
 }  // namespace luq

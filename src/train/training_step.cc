@@ -25,7 +25,7 @@ StepOutcome training_step(const ExperimentConfig& config, ExperimentParts& parts
   const auto begin = [&phase](const char* name) {
     if (phase) phase(name);
   };
-  const int64_t count = config.train.micro_batches, images = batch.size() / count;
+  const int64_t count = config.train.micro_batches;
   const bool clips = config.train.clip_grad_norm > 0;
   StepOutcome outcome;
   for (int64_t i = 0; i < count; ++i) {
@@ -33,18 +33,20 @@ StepOutcome training_step(const ExperimentConfig& config, ExperimentParts& parts
     Tape tape;
     ctx.tape = &tape;
     ctx.micro_batch = static_cast<uint32_t>(i);
-    const Batch part = count == 1 ? batch : batch.part(i * images, images);
+    const int64_t first = i * batch.size() / count, end = (i + 1) * batch.size() / count;
+    const Batch part = count == 1 ? batch : batch.part(first, end - first);
+    const double share = static_cast<double>(part.size()) / static_cast<double>(batch.size());
     const Var logits = parts.model->forward(ctx, parts.input(part.images));
     const LossResult result =
         softmax_cross_entropy(ctx, logits, part.labels, static_cast<float>(config.train.label_smoothing),
                               part.other_labels, part.label_weight);
     const double loss = static_cast<double>(result.loss.value().data<float>()[0]);
     check_finite("the loss", loss, *parts.model);
-    outcome.loss += loss / static_cast<double>(count);
+    outcome.loss += loss * share;
     outcome.correct += result.correct;
     begin("backward");
     if (count > 1 || clips) {
-      tape.backward(result.loss, 1.0f / static_cast<float>(count));
+      tape.backward(result.loss, static_cast<float>(share));
     } else {
       tape.backward(result.loss, 1.0f, [&] {
         begin("update");

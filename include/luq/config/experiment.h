@@ -64,6 +64,7 @@ struct DataConfig {
   int64_t image_size = 224;              // image files: height and width of what the model takes
   int64_t eval_resize = 256;             // image files, evaluation: the shorter side before the centre is cut out
   bool exif_rotate = false;              // turn image files as their EXIF orientation says
+  std::string broken_images = "error";   // image files that cannot be decoded: error, skip, substitute
   bool scaled_decode = false;            // training: decode large crops of JPEG files at a fraction of their size
   AugmentConfig augment;
   SyntheticConfig synthetic;

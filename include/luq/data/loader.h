@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "luq/core/tensor.h"
@@ -10,6 +11,15 @@
 #include "luq/data/transform.h"
 
 namespace luq {
+
+// What becomes of an image file that cannot be read or decoded.
+enum class BrokenImages {
+  error,       // next() throws, naming it
+  skip,        // its batch has an image less
+  substitute,  // another image stands in, drawn by (seed, epoch, index of the broken one)
+};
+// Throws UserError for another word.
+BrokenImages parse_broken_images(const std::string& word);
 
 struct LoaderOptions {
   int64_t batch_size = 128;
@@ -20,14 +30,20 @@ struct LoaderOptions {
   int64_t workers = 1;
   int64_t prefetch = 4;
   uint64_t seed = 0;
+  BrokenImages broken_images = BrokenImages::error;
+};
+
+struct BrokenImage {
+  std::string name, reason;
 };
 
 struct Batch {
   Tensor images;  // (N, H, W, C) float32, normalised
   Tensor labels;  // (N) int32
   // Mixed images (mixup, cutmix): the label of the other image, and the part of the first one. Else not defined.
-  Tensor other_labels = {};  // (N) int32
-  Tensor label_weight = {};  // (N) float32
+  Tensor other_labels = {};              // (N) int32
+  Tensor label_weight = {};              // (N) float32
+  std::vector<BrokenImage> broken = {};  // that were left out or replaced
   int64_t size() const { return labels.numel(); }
   // A copy of `count` images from `first`.
   Batch part(int64_t first, int64_t count) const;
@@ -44,7 +60,9 @@ class Loader {
   int64_t batches_per_epoch() const;
   // Begins an epoch at batch `first_batch` (resuming in mid-epoch); what was being prepared is dropped.
   void start(int64_t epoch, int64_t first_batch = 0);
-  // The next batch; false at the end of the epoch. Rethrows an error of a worker.
+  // The next batch; false at the end of the epoch. Rethrows an error of a worker: Error naming a broken image where
+  // that is the policy, or when a hundred substitutes for it are broken too. With BrokenImages::skip a batch may be
+  // empty.
   bool next(Batch& batch);
   // Seconds spent waiting in next() since the last call of this function.
   double take_wait_seconds();

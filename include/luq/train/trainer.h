@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "luq/config/experiment.h"
+#include "luq/data/loader.h"
 #include "luq/train/checkpoint.h"
 
 namespace luq {
@@ -21,6 +23,7 @@ struct EvalResult {
   double top1 = 0;               // percent
   std::optional<double> top5{};  // percent; for 5 classes or more
   int64_t images = 0;
+  std::vector<BrokenImage> broken = {};  // that were left out, where data.broken_images is not error
 };
 
 struct TrainResult {

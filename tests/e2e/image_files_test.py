@@ -1,0 +1,138 @@
+"""Training on image files: folders of classes, packed shards, broken images, validate-data and pack."""
+import json
+import pathlib
+import resource
+import shutil
+import unittest
+
+from harness import LUQTRAIN, SOURCE, Case, main, metrics, run
+
+IMAGES = SOURCE / "tests/golden/images"
+SOUND = ["420.jpg", "422.jpg", "grey.jpg", "rgb.jpg", "rgba.png", "palette.png", "progressive.jpg", "cmyk.jpg"]
+
+
+class ImageFiles(Case):
+    def make_folder(self):
+        """Two classes of eight training images and three test images each."""
+        data = self.folder / "data"
+        for label, name in enumerate(("ant", "bee")):
+            for split, count in (("train", 8), ("val", 3)):
+                (data / split / name).mkdir(parents=True)
+                for i in range(count):
+                    source = IMAGES / SOUND[(i + 3 * label) % len(SOUND)]
+                    shutil.copy(source, data / split / name / f"{i}{source.suffix}")
+        return data
+
+    def command(self, data, directory, *flags, **settings):
+        keys = {"data.name": "image_folder", "data.path": data, "run.directory": directory, "model.name": "resnet20",
+                "data.image_size": 16, "data.eval_resize": 16, "data.augment.horizontal_flip": "true",
+                "data.augment.pad_crop": 0, "train.epochs": 2, "train.batch_size": 4, "train.log_every": 1,
+                "eval.batch_size": 4, "threads": 2}
+        keys.update({key.replace("__", "."): value for key, value in settings.items()})
+        line = [LUQTRAIN, "--config", str(SOURCE / "configs/fashion_mnist/resnet20_luq.yaml"), *flags]
+        for key, value in keys.items():
+            line += ["--set", f"{key}={value}"]
+        return line
+
+    def train_files(self, data, directory, *flags, expect=0, **settings):
+        process = run(self.command(data, directory, *flags, **settings), self.folder)
+        self.assert_exit(process, expect)
+        return process
+
+    def break_image(self, data):
+        path = data / "train/bee/2.png"
+        sound = path.read_bytes()
+        path.write_bytes(sound[:len(sound) // 2])
+        return path, sound
+
+    def test_folders_and_their_shards_train_alike(self):
+        data = self.make_folder()
+        self.train_files(data, "folders")
+        process = run([LUQTRAIN, "pack", "--input", data, "--output", "shards", "--shard-size", "5"], self.folder)
+        self.assert_exit(process, 0)
+        self.assertIn("16 training images in 4 shards, 6 test images in 2 shards", process.stdout)
+        self.train_files("shards", "shards_run", data__name="webdataset", data__workers=3)
+        self.assert_same_tensors(self.folder / "folders/checkpoints/last.safetensors",
+                                 self.folder / "shards_run/checkpoints/last.safetensors")
+        self.assertNotIn("broken_images", metrics(self.folder / "folders")[0])
+        self.assertEqual(run([LUQTRAIN, "validate-data", "--path", "shards"], self.folder).returncode, 0)
+
+    def test_a_broken_image_stops_the_run_which_goes_on_when_it_is_repaired(self):
+        data = self.make_folder()
+        self.train_files(data, "whole")
+        path, sound = self.break_image(data)
+        process = self.train_files(data, "run", expect=1)
+        self.assertIn(str(path), process.stderr)
+        self.assertIn("data.broken_images", process.stderr)
+        self.assertIn("is saved, and --resume goes on from there", process.stderr)
+        path.write_bytes(sound)
+        self.train_files(data, "run", "--resume")
+        self.assert_same_tensors(self.folder / "whole/checkpoints/last.safetensors",
+                                 self.folder / "run/checkpoints/last.safetensors")
+
+    def test_broken_images_are_counted_and_named_once(self):
+        data = self.make_folder()
+        path, _ = self.break_image(data)
+        shutil.copy(path, data / "val/ant/1.jpg")
+        for policy in ("skip", "substitute"):
+            process = self.train_files(data, policy, data__broken_images=policy)
+            lines = metrics(self.folder / policy)
+            self.assertGreaterEqual(sum(line["broken_images"] for line in lines if line["kind"] == "train"), 2)
+            self.assertEqual([line["broken_images"] for line in lines if line["kind"] == "eval"], [1, 1])
+            log = (self.folder / policy / "log.txt").read_text()
+            self.assertEqual(log.count(str(path)), 1, log)
+            self.assertEqual(log.count("1 broken images left out"), 2, log)
+            self.assertIn("(5 images)", process.stdout + process.stderr + log)
+        again = self.train_files(data, "again", data__broken_images="substitute", data__workers=4)
+        self.assertEqual(again.returncode, 0)
+        self.assert_same_tensors(self.folder / "substitute/checkpoints/last.safetensors",
+                                 self.folder / "again/checkpoints/last.safetensors")
+        process = run([LUQTRAIN, "eval", "--checkpoint", "skip/checkpoints/last.safetensors"], self.folder)
+        self.assert_exit(process, 0)
+        self.assertIn("1 of 6 test images are broken and left out", process.stderr)
+
+    def test_validate_data(self):
+        data = self.make_folder()
+        process = run([LUQTRAIN, "validate-data", "--path", data, "--workers", "2"], self.folder)
+        self.assert_exit(process, 0)
+        self.assertEqual(process.stdout, "16 training and 6 test images, 0 broken\n")
+        self.assertIn("test images are training images too", process.stderr)
+        path, _ = self.break_image(data)
+        (data / "val/ant/readme.txt").write_text("text")
+        process = run([LUQTRAIN, "validate-data", *self.command(data, "run")[1:3],
+                       "--set", "data.name=image_folder", "--set", f"data.path={data}"], self.folder)
+        self.assert_exit(process, 1)
+        lines = process.stdout.splitlines()
+        self.assertEqual(len(lines), 2)
+        self.assertTrue(lines[0].startswith(f"{path}: "), lines[0])
+        self.assertEqual(lines[1], "16 training and 6 test images, 1 broken")
+        self.assertIn("readme.txt", process.stderr)
+        for words in ([], ["--path", data, "--config", "resnet20_luq.yaml"], ["--path", "nowhere"]):
+            self.assert_exit(run([LUQTRAIN, "validate-data", *words], self.folder), 2)
+
+    def test_pack_when_the_disk_is_full(self):
+        data = self.make_folder()
+        (data / "train/ant/large.jpg").write_bytes(bytes(300000))
+        process = run([LUQTRAIN, "pack", "--input", data, "--output", "shards"], self.folder,
+                      preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200000, 200000)))
+        self.assertNotEqual(process.returncode, 0)
+        self.assertFalse((self.folder / "shards").exists())
+        process = run([LUQTRAIN, "pack", "--input", data, "--output", "one/two/shards", "--shuffle", "3"], self.folder)
+        self.assert_exit(process, 0)
+        index = json.loads((self.folder / "one/two/shards/train-000000.tar.index.json").read_text())
+        self.assertEqual(len(index["labels"]), 17)
+        self.assertEqual(pathlib.Path(self.folder / "one/two/shards/classes.txt").read_text(), "ant\nbee\n")
+        self.assert_exit(run([LUQTRAIN, "pack", "--input", data, "--output", "one/two/shards"], self.folder), 2)
+
+    @unittest.skipIf(shutil.which("bash") is None, "needs bash")
+    def test_the_preparing_scripts_refuse_other_folders(self):
+        for script in ("prepare_elpv.sh", "prepare_photos.sh"):
+            for words, code, text in ((["--help"], 0, "usage: tools/" + script), (["--fast"], 2, "unknown option"),
+                                      ([str(self.folder)], 2, "is not what this script makes")):
+                process = run(["bash", SOURCE / "tools" / script, *words], self.folder)
+                self.assert_exit(process, code)
+                self.assertIn(text, process.stdout + process.stderr)
+
+
+if __name__ == "__main__":
+    main()
