@@ -10,7 +10,7 @@
 #include "luq/models/vgg.h"
 #include "luq/train/optimizer.h"
 #include "tests/catch.h"
-#include "tests/unit/op_test.h"
+#include "tests/golden/golden.h"
 
 using namespace luq;
 using namespace luq::test;
@@ -66,26 +66,6 @@ Tensor labels(const Recipe& recipe, int step) {
   RngStream stream(make_rng_key(1, fmt::format("labels:{}", recipe.first_batch + step)));
   for (int64_t i = 0; i < kBatch; ++i) labels.data<int32_t>()[i] = static_cast<int32_t>(stream.bits() % kClasses);
   return labels;
-}
-
-double norm(const Tensor& x) {
-  double square = 0;
-  for (int64_t i = 0; i < x.numel(); ++i) square += static_cast<double>(x.data<float>()[i]) * x.data<float>()[i];
-  return std::sqrt(square);
-}
-
-// As signed_sums() of make_golden.py.
-Tensor signed_sums(const std::string& name, const Tensor& x) {
-  double sums[16] = {};
-  const RngKey key = make_rng_key(1, "signs:" + name);
-  for (int64_t i = 0; i < x.numel(); ++i) {
-    const double value = x.data<float>()[i];
-    const uint32_t bits = random16(philox(key, static_cast<uint64_t>(i / 8)), static_cast<int>(i % 8));
-    for (int j = 0; j < 16; ++j) sums[j] += (bits >> j & 1) != 0 ? value : -value;
-  }
-  std::vector<float> result{static_cast<float>(norm(x))};
-  for (const double sum : sums) result.push_back(static_cast<float>(sum));
-  return tensor_of({17}, result);
 }
 
 class Golden {

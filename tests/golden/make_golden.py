@@ -4,7 +4,7 @@
 
 needs torch, torchvision and safetensors; the files in the repository were made with PyTorch 2.15.0 and torchvision
 0.29.2. Nothing random travels in the files: parameters, images, labels and dropout masks come from the counter-based
-generator of include/luq/core/rng.h, which is repeated here and read the same way by golden_test.cc.
+generator of counter.py.
 
 A sign that rounding decides cannot be compared: with weights as training has them, some of ResNet-20's four million ReLU
 inputs in ten steps lie within 1e-7 of zero, and PyTorch's own float32 ends 100 % away from its float64. So its ten steps
@@ -12,7 +12,7 @@ start from norms that keep ReLU inputs apart from zero (channels that are on, an
 distance is measured here, and a file is written only when it is far above float32's rounding; logits and gradients come
 from weights without that care.
 
-resnet20.safetensors holds, per parameter, the norm and 16 signed sums instead of all values (signed_sums below);
+resnet20.safetensors holds, per parameter, the norm and 16 signed sums instead of all values (signed_sums of counter.py);
 vgg_small.safetensors holds everything. Layouts and names are luqtrain's: weights (O, KH, KW, I), activations NHWC.
 """
 import pathlib
@@ -22,7 +22,8 @@ import safetensors.numpy
 import torch
 import torchvision
 
-SEED = 1
+from counter import CountedDropout, random32, signed_sums, uniform
+
 STEPS = 10
 BATCH = 8
 SIZES = {"resnet20": 16, "vgg_small": 12}
@@ -35,58 +36,6 @@ RECIPES = {
 }
 # How near to a tie the inputs of ReLU and max pooling may come in ten steps; float32's errors are near 1e-6.
 MARGINS = {"resnet20": 0.05, "vgg_small": 1e-5}
-MASK64 = (1 << 64) - 1
-
-
-# ---- include/luq/core/rng.h ------------------------------------------------------------------------------------------
-
-def mix64(z):
-    z = (z + 0x9E3779B97F4A7C15) & MASK64
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK64
-    return z ^ (z >> 31)
-
-
-def make_rng_key(name, step=0):
-    digest = 0xCBF29CE484222325
-    for byte in name.encode():
-        digest = ((digest ^ byte) * 0x100000001B3) & MASK64
-    key = mix64(mix64(SEED) ^ digest)
-    return key & 0xFFFFFFFF, key >> 32, step, 0
-
-
-def philox(key, blocks):
-    """Words (blocks, 4) of Philox 4x32-7."""
-    low32 = numpy.uint64(0xFFFFFFFF)
-    c = [numpy.arange(blocks, dtype=numpy.uint64), numpy.zeros(blocks, numpy.uint64),
-         numpy.full(blocks, key[2], numpy.uint64), numpy.full(blocks, key[3], numpy.uint64)]
-    k0, k1 = key[0], key[1]
-    for _ in range(7):
-        p0 = numpy.uint64(0xD2511F53) * c[0]
-        p1 = numpy.uint64(0xCD9E8D57) * c[2]
-        c = [(p1 >> numpy.uint64(32)) ^ c[1] ^ numpy.uint64(k0), p1 & low32,
-             (p0 >> numpy.uint64(32)) ^ c[3] ^ numpy.uint64(k1), p0 & low32]
-        k0 = (k0 + 0x9E3779B9) & 0xFFFFFFFF
-        k1 = (k1 + 0xBB67AE85) & 0xFFFFFFFF
-    return numpy.stack(c, axis=1).astype(numpy.uint32)
-
-
-def random32(name, count):
-    return philox(make_rng_key(name), (count + 3) // 4).reshape(-1)[:count]
-
-
-def random16(name, count, step=0):
-    """The half-words of element 0, 1, ...: the low half of a word first."""
-    words = philox(make_rng_key(name, step), (count + 7) // 8).reshape(-1)
-    return numpy.stack([words & 0xFFFF, words >> 16], axis=1).reshape(-1)[:count]
-
-
-def uniform(name, shape, low, high):
-    """float32 in [low, high), the same roundings as random_tensor of golden_test.cc."""
-    u = (random32(name, int(numpy.prod(shape))) >> 8).astype(numpy.float32) * numpy.float32(2.0**-24)
-    low, high = numpy.float32(low), numpy.float32(high)
-    return (low + (high - low) * u).reshape(shape)
-
 
 # ---- Models ----------------------------------------------------------------------------------------------------------
 
@@ -115,21 +64,6 @@ class ResNet20(torch.nn.Module):
     def forward(self, x):
         x = self.layer3(self.layer2(self.layer1(self.relu(self.bn1(self.conv1(x))))))
         return self.fc(x.mean(dim=(2, 3)))
-
-
-class CountedDropout(torch.nn.Module):
-    """Dropout with the masks of luqtrain: stream "<layer>:dropout" at the global step."""
-
-    def __init__(self, name, probability=0.5):
-        super().__init__()
-        self.name, self.probability, self.step = name, probability, 0
-
-    def forward(self, x):
-        if not self.training:
-            return x
-        bits = random16(self.name + ":dropout", x.numel(), self.step).astype(numpy.int64)
-        kept = torch.from_numpy(bits >= round(self.probability * 65536)).reshape(x.shape)
-        return x * kept / (1 - self.probability)
 
 
 class VggSmall(torch.nn.Module):
@@ -186,14 +120,6 @@ def fill(model, apart):
 
 
 # ---- What is stored --------------------------------------------------------------------------------------------------
-
-def signed_sums(name, tensor):
-    """(17): the norm, then 16 sums over all elements, the sign in sum j being bit j of the element's 16 random bits."""
-    flat = tensor.double().reshape(-1).numpy()
-    bits = random16("signs:" + name, flat.size)
-    sums = [numpy.sum(numpy.where((bits >> j) & 1, flat, -flat)) for j in range(16)]
-    return numpy.array([numpy.sqrt(numpy.sum(flat * flat))] + sums)
-
 
 def batch(name, step):
     number, size = FIRST_BATCH[name] + step, SIZES[name]
