@@ -151,14 +151,18 @@ int main(int argc, char** argv) {
       ->excludes(resume)
       ->excludes("--smoke");
 
-  std::string checkpoint, eval_config;
+  luq::EvaluationOptions evaluated;
+  std::string eval_config;
   std::vector<std::string> eval_overrides;
   bool eval_trained = false;
   auto* eval = app.add_subcommand("eval", "Evaluate a checkpoint or a state_dict on a test set");
-  eval->add_option("--checkpoint", checkpoint, "A checkpoint of a run, or a torchvision state_dict in safetensors")
+  eval->add_option("--checkpoint", evaluated.checkpoint,
+                   "A checkpoint of a run, or a torchvision state_dict in safetensors")
       ->required();
   eval->add_option("--config", eval_config,
                    "Experiment to use instead of the checkpoint's own; a state_dict needs one");
+  eval->add_option("--model", evaluated.model, "For a state_dict without --config: its model, in float32 on --data");
+  eval->add_option("--data", evaluated.data, "Folder of the data, instead of data.path");
   eval->add_option("--set", eval_overrides, "key.path=value over --config; repeatable")->allow_extra_args(false);
   eval->add_flag("--no-ema", eval_trained, "The trained weights, also where the checkpoint holds their average (EMA)");
 
@@ -255,12 +259,11 @@ int main(int argc, char** argv) {
   }
   try {
     if (eval->parsed()) {
-      std::optional<luq::ExperimentConfig> config;
-      if (!eval_config.empty()) config = luq::load_experiment(luq::find_config(eval_config), eval_overrides);
+      if (!eval_config.empty()) evaluated.config = luq::load_experiment(luq::find_config(eval_config), eval_overrides);
       if (eval_config.empty() && !eval_overrides.empty()) luq::fail_user("--set needs --config here");
-      const auto [result, is_ema, warning] = luq::evaluate_checkpoint(
-          checkpoint, config, eval_trained ? luq::CheckpointWeights::trained : luq::CheckpointWeights::ema_if_stored);
-      print(fmt::format("{}: test top-1 {:.2f} %, {}loss {:.4f}, {} images{}\n", checkpoint, result.top1,
+      if (eval_trained) evaluated.weights = luq::CheckpointWeights::trained;
+      const auto [result, is_ema, warning] = luq::evaluate_checkpoint(evaluated);
+      print(fmt::format("{}: test top-1 {:.2f} %, {}loss {:.4f}, {} images{}\n", evaluated.checkpoint, result.top1,
                         result.top5 ? fmt::format("top-5 {:.2f} %, ", *result.top5) : "", result.loss, result.images,
                         is_ema ? " (EMA of the weights)" : ""));
       if (!warning.empty()) std::cerr << "luqtrain: warning: " << warning << "\n";

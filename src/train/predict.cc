@@ -1,7 +1,6 @@
 #include "luq/train/predict.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -15,6 +14,7 @@
 #include "luq/core/error.h"
 #include "luq/data/image.h"
 #include "luq/data/transform.h"
+#include "src/data/image_folder.h"
 #include "src/data/whole_file.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/inference_model.h"
@@ -26,12 +26,6 @@ namespace fs = std::filesystem;
 
 constexpr size_t shown_classes = 5;
 
-bool is_image_name(const fs::path& path) {
-  std::string extension = path.extension().string();
-  std::ranges::transform(extension, extension.begin(), [](unsigned char c) { return std::tolower(c); });
-  return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
-}
-
 std::vector<std::string> images_below(const std::string& folder) {
   std::error_code error;
   if (!fs::is_directory(folder, error)) fail_user("[predict] --images {}: is not a folder", folder);
@@ -39,7 +33,8 @@ std::vector<std::string> images_below(const std::string& folder) {
   try {
     for (const fs::directory_entry& entry :
          fs::recursive_directory_iterator(folder, fs::directory_options::follow_directory_symlink)) {
-      if (entry.is_regular_file() && is_image_name(entry.path())) images.push_back(entry.path().string());
+      if (entry.is_regular_file() && has_image_extension(entry.path().filename().string()))
+        images.push_back(entry.path().string());
     }
   } catch (const fs::filesystem_error& failure) {
     fail_user("[predict] --images {}: cannot be read: {}", folder, failure.code().message());

@@ -2,6 +2,7 @@
 import json
 import math
 import random
+import shutil
 import struct
 import zlib
 
@@ -316,6 +317,21 @@ class Predictions(Interop):
         self.export(self.trained("grey"), "safetensors", "grey_plain")
         self.assertIn("takes 1 channels", self.luqtrain("predict", "--checkpoint", "grey_plain", "--model", "resnet20",
                                                         photo, code=2).stderr)
+
+    def test_evaluating_a_state_dict_on_class_folders(self):
+        self.export(self.trained("float", data__synthetic__channels=3, data__synthetic__num_classes=2), "safetensors",
+                    "plain")
+        photos = sorted((SOURCE / "tests/golden/images").glob("*.jpg"))[:6]
+        for index, photo in enumerate(photos):
+            folder = self.folder / "data/val" / ("left", "right")[index % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, folder)
+        self.luqtrain("predict", "--checkpoint", "plain", "--model", "resnet20", "--logits", "logits", *photos)
+        correct = sum((row[1] > row[0]) == index % 2 for index, row in enumerate(logits_of(self.folder / "logits")))
+        words = ("eval", "--checkpoint", "plain", "--data", "data")
+        self.assertIn(f"test top-1 {100 * correct / 6:.2f} %",
+                      self.luqtrain(*words, "--model", "resnet20").stdout)
+        self.assertIn("--model NAME --data FOLDER", self.luqtrain(*words, code=2).stderr)
 
 
 if __name__ == "__main__":

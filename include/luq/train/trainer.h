@@ -45,10 +45,16 @@ struct CheckpointEval {
   std::string warning;  // why the numbers may mislead; "" when there is nothing to say
 };
 
-// Evaluates a checkpoint, or a state_dict from elsewhere, on a test set: with the configuration stored in the file
-// unless one is given. Quantised layers without an activation scale (a state_dict holds none) use each batch's own, and
-// the warning says so.
-CheckpointEval evaluate_checkpoint(const std::string& checkpoint, const std::optional<ExperimentConfig>& config,
-                                   CheckpointWeights weights = CheckpointWeights::ema_if_stored);
+struct EvaluationOptions {
+  std::string checkpoint;                  // a checkpoint, a packed file or a state_dict
+  std::optional<ExperimentConfig> config;  // instead of the file's own
+  std::string model;  // for a state_dict without a config: its name in the zoo, in float32 on class folders of images
+  std::string data;   // instead of data.path; "": that
+  CheckpointWeights weights = CheckpointWeights::ema_if_stored;
+};
+
+// Evaluates on the test set. Quantised layers without an activation scale (a state_dict holds none) use each batch's
+// own, and the warning says so. Throws UserError for a file without a configuration when none is given.
+CheckpointEval evaluate_checkpoint(const EvaluationOptions& options);
 
 }  // namespace luq
