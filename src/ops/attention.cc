@@ -4,6 +4,7 @@
 
 #include "luq/core/convert.h"
 #include "luq/ops/plan.h"
+#include "luq/ops/trace.h"
 #include "src/core/floats.h"
 #include "src/ops/check.h"
 
@@ -52,6 +53,7 @@ Var attention(Ctx& ctx, const Var& qkv, int64_t heads, const std::string& layer)
   record_plan(ctx, "attention", layer, s, y.shape(), kernels.attention.implementation,
               needs_grad ? kernels.attention_backward.implementation : "-", 0, dtype);
   if (ctx.plan != nullptr) ctx.plan->back().macs = 2 * images * tokens * tokens * heads * head_dim;
+  record_trace(ctx, "attention", qkv, y, {{"heads", static_cast<double>(heads)}});
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, images, tokens, heads, head_dim, dtype, qkv_value = qkv.value(), y_value = y.value(),
@@ -96,6 +98,15 @@ Var embed_tokens(Ctx& ctx, const Var& patches, const Var& class_token, const Var
   }
   record_plan(ctx, "embed_tokens", "", s, y.shape(), kernels.add.implementation,
               needs_grad ? kernels.column_sum.implementation : "-", c + tokens * c, dtype);
+  if (ctx.trace != nullptr) {
+    ctx.trace->push_back({.op = "embed_tokens",
+                          .layer = "",
+                          .operands = {{.role = "x", .value = patches},
+                                       {.role = "class_token", .value = class_token},
+                                       {.role = "positions", .value = positions}},
+                          .attributes = {},
+                          .output = y});
+  }
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, images, tokens, c, dtype, s, x_slot = patches.slot(), class_slot = class_token.slot(),
@@ -130,6 +141,7 @@ Var first_token(Ctx& ctx, const Var& x) {
   Var y(Tensor::empty({images, c}, dtype), needs_grad);
   for (int64_t image = 0; image < images; ++image) copy(x.value(), image * row, y.value(), image * c, c);
   record_plan(ctx, "first_token", "", s, y.shape(), "-", "-", 0, dtype);
+  record_trace(ctx, "first_token", x, y);
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels = *ctx.kernels, images, row, c, dtype, s, slot = x.slot()](const Tensor& dy) {

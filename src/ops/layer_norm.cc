@@ -36,6 +36,14 @@ Var layer_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, float 
                       .inverse_std = needs_grad ? inverse_std.data<float>() : nullptr});
   record_plan(ctx, "layer_norm", layer, x.shape(), y.shape(), kernels.layer_norm.implementation,
               needs_grad ? kernels.layer_norm_backward.implementation : "-", 2 * channels, y.value().dtype());
+  if (ctx.trace != nullptr) {
+    ctx.trace->push_back(
+        {.op = "layer_norm",
+         .layer = layer,
+         .operands = {{.role = "x", .value = x}, {.role = "weight", .value = gamma}, {.role = "bias", .value = beta}},
+         .attributes = {{"eps", eps}},
+         .output = y});
+  }
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, rows, channels, x_value = x.value(), mean, inverse_std, gamma_value = gamma.value(),

@@ -59,6 +59,7 @@ Var gelu(Ctx& ctx, const Var& x) {
   kernels.gelu({.x = floats(x.value()), .count = count, .y = floats(y.value())});
   record_plan(ctx, "gelu", "", y.shape(), y.shape(), kernels.gelu.implementation,
               needs_grad ? kernels.gelu_backward.implementation : "-", 0, y.value().dtype());
+  record_trace(ctx, "gelu", x, y);
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, count, x_value = x.value(), x_slot = x.slot()](Tensor dy) {

@@ -43,6 +43,10 @@ class Writer {
   void conv2d(const TraceNode& node);
   void linear(const TraceNode& node);
   void batch_norm(const TraceNode& node);
+  void layer_norm(const TraceNode& node);
+  void embed_tokens(const TraceNode& node);
+  void attention(const TraceNode& node);
+  void first_token(const TraceNode& node);
   void flatten(const TraceNode& node);
   void pool(const TraceNode& node, const char* op);
   void adaptive_avg_pool2d(const TraceNode& node);
@@ -56,6 +60,9 @@ class Writer {
   std::string scalar(const std::string& name, float number);
   std::string zero(bool is_unsigned);
   std::string floats(const std::string& name, const Tensor& tensor);
+  std::string ints(const std::string& name, const Ints& numbers);
+  std::string reshape(const std::string& x, const Ints& shape, const std::string& name);
+  std::string transpose(const std::string& x, const Ints& order, const std::string& name);
 
   TensorProto* add_initializer(const std::string& name, int type, const Shape& shape);
   // A node of one output, which has its name. Its attributes follow.
@@ -72,7 +79,7 @@ class Writer {
   std::map<const void*, std::string> values_;  // of the input and the nodes' outputs
   std::map<const void*, const Parameter*> parameters_;
   std::map<std::pair<const void*, float>, std::string> quantized_;  // activations
-  std::set<std::string> names_, initializers_;
+  std::set<std::string> names_, initializers_, max_pooled_;
 };
 
 std::string Writer::unique(const std::string& name) {
@@ -152,6 +159,25 @@ std::string Writer::floats(const std::string& name, const Tensor& tensor) {
   return name;
 }
 
+std::string Writer::ints(const std::string& name, const Ints& numbers) {
+  if (TensorProto* tensor = add_initializer(name, TensorProto::INT64, {static_cast<int64_t>(numbers.size())})) {
+    tensor->set_raw_data(numbers.data(), numbers.size() * sizeof(int64_t));
+  }
+  return name;
+}
+
+// An extent of 0 is that of x.
+std::string Writer::reshape(const std::string& x, const Ints& shape, const std::string& name) {
+  const std::string output = unique(name);
+  return add("Reshape", {x, ints(output + ".shape", shape)}, output)->output(0);
+}
+
+std::string Writer::transpose(const std::string& x, const Ints& order, const std::string& name) {
+  NodeProto* node = add("Transpose", {x}, unique(name));
+  set(node, "perm", order);
+  return node->output(0);
+}
+
 std::string Writer::value(const TraceNode& node, const char* role) {
   const auto found = values_.find(operand(node, role).value.identity());
   if (found != values_.end()) return found->second;
@@ -167,10 +193,10 @@ std::string Writer::activation(const TraceNode& node, const char* role) {
   if (const auto found = quantized_.find(key); found != quantized_.end()) return found->second;
   const bool is_unsigned = codes.format == Format::uint4;
   const std::string scale = scalar(node.layer + ".activation_scale", codes.scale);
-  if (!is_unsigned) {  // -8 is not a value of ours
-    x = add("Clip",
-            {x, scalar(node.layer + ".activation_min", -7 * codes.scale),
-             scalar(node.layer + ".activation_max", 7 * codes.scale)},
+  // -8 is not a value of ours. And onnxruntime 1.32 moves QuantizeLinear in front of a MaxPool, which it cannot run on
+  // codes of 4 bits; a Max between them, which changes nothing, keeps it from that.
+  if (!is_unsigned || max_pooled_.contains(x)) {
+    x = add("Max", {x, scalar(node.layer + ".activation_min", is_unsigned ? 0 : -7 * codes.scale)},
             unique(node.layer + ".input_clipped"))
             ->output(0);
   }
@@ -220,17 +246,85 @@ void Writer::conv2d(const TraceNode& node) {
 }
 
 void Writer::linear(const TraceNode& node) {
-  std::vector<std::string> inputs{activation(node, "x"), parameter(node, "weight")};
+  std::string x = activation(node, "x");
+  const Shape& shape = operand(node, "x").value.shape();
+  const bool is_tokens = shape.rank() == 3;
+  if (is_tokens) x = reshape(x, {-1, shape[2]}, node.layer + ".rows");
+  std::vector<std::string> inputs{x, parameter(node, "weight")};
   if (node.find("bias") != nullptr) inputs.push_back(parameter(node, "bias"));
   NodeProto* gemm = add("Gemm", inputs, unique(node.layer));
   set(gemm, "transB", int64_t{1});
-  name_output(node, gemm->output(0));
+  std::string y = gemm->output(0);
+  if (is_tokens) y = reshape(y, {-1, shape[1], node.output.shape()[2]}, node.layer + ".tokens");
+  name_output(node, y);
 }
 
+void Writer::layer_norm(const TraceNode& node) {
+  NodeProto* norm = add("LayerNormalization", {value(node, "x"), parameter(node, "weight"), parameter(node, "bias")},
+                        unique(node.layer));
+  set(norm, "axis", int64_t{-1});
+  set(norm, "epsilon", static_cast<float>(node.attributes.at("eps")));
+  name_output(node, norm->output(0));
+}
+
+void Writer::embed_tokens(const TraceNode& node) {
+  const Shape& patches = operand(node, "x").value.shape();
+  const int64_t channels = patches[3];
+  const std::string columns = reshape(value(node, "x"), {0, channels, patches[1] * patches[2]}, "patches");
+  const std::string rows = transpose(columns, {0, 2, 1}, "patch_tokens");
+  NodeProto* batch = add("Shape", {rows}, unique("batch_size"));
+  set(batch, "start", int64_t{0});
+  set(batch, "end", int64_t{1});
+  NodeProto* extents = add("Concat", {batch->output(0), ints("class_token.extents", {1, channels})}, unique("extents"));
+  set(extents, "axis", int64_t{0});
+  const std::string first =
+      add("Expand", {parameter(node, "class_token"), extents->output(0)}, unique("class_tokens"))->output(0);
+  NodeProto* all = add("Concat", {first, rows}, unique("tokens"));
+  set(all, "axis", int64_t{1});
+  name_output(node, add("Add", {all->output(0), parameter(node, "positions")}, unique("embedded"))->output(0));
+}
+
+void Writer::attention(const TraceNode& node) {
+  const int64_t heads = attribute(node, "heads"), width = node.output.shape()[2], head_dim = width / heads;
+  NodeProto* split = add("Split", {value(node, "x")}, unique("queries"));
+  split->add_output(unique("keys"));
+  split->add_output(unique("values"));
+  set(split, "axis", int64_t{2});
+  set(split, "num_outputs", int64_t{3});
+  const std::string queries = split->output(0), keys = split->output(1), values = split->output(2);
+  const auto by_head = [&](const std::string& x, const Ints& order) {
+    return transpose(reshape(x, {0, 0, heads, head_dim}, x + ".split"), order, x + ".by_head");
+  };
+  const std::string products =
+      add("MatMul", {by_head(queries, {0, 2, 1, 3}), by_head(keys, {0, 2, 3, 1})}, unique("scores"))->output(0);
+  const float factor = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  NodeProto* softmax =
+      add("Softmax",
+          {add("Mul", {products, scalar(fmt::format("factor_{}", head_dim), factor)}, unique("scaled"))->output(0)},
+          unique("attention"));
+  set(softmax, "axis", int64_t{-1});
+  const std::string mixed =
+      add("MatMul", {softmax->output(0), by_head(values, {0, 2, 1, 3})}, unique("mixed"))->output(0);
+  name_output(node, reshape(transpose(mixed, {0, 2, 1, 3}, "mixed.by_token"), {0, 0, width}, "attended"));
+}
+
+void Writer::first_token(const TraceNode& node) {
+  const std::string index = "first_token.index";
+  if (TensorProto* tensor = add_initializer(index, TensorProto::INT64, {})) {
+    const int64_t zero = 0;
+    tensor->set_raw_data(&zero, sizeof(zero));
+  }
+  NodeProto* gather = add("Gather", {value(node, "x"), index}, unique("first_token"));
+  set(gather, "axis", int64_t{1});
+  name_output(node, gather->output(0));
+}
+
+// ReLU6 is Min behind Relu: onnxruntime 1.32 does not load a Clip before a QuantizeLinear to 4 bits.
 std::string Writer::relu(const std::string& x, double ceiling, const std::string& name) {
-  if (ceiling == 0) return add("Relu", {x}, unique(name))->output(0);
-  return add("Clip", {x, scalar("zero", 0), scalar(fmt::format("ceiling_{}", ceiling), static_cast<float>(ceiling))},
-             unique(name))
+  const std::string y = add("Relu", {x}, unique(name))->output(0);
+  if (ceiling == 0) return y;
+  return add("Min", {y, scalar(fmt::format("ceiling_{}", ceiling), static_cast<float>(ceiling))},
+             unique(name + ".ceiling"))
       ->output(0);
 }
 
@@ -252,11 +346,7 @@ void Writer::batch_norm(const TraceNode& node) {
 void Writer::flatten(const TraceNode& node) {
   std::string x = value(node, "x");
   const Shape& shape = operand(node, "x").value.shape();
-  if (shape.rank() == 4 && shape[1] * shape[2] > 1) {
-    NodeProto* transpose = add("Transpose", {x}, unique("nhwc"));
-    set(transpose, "perm", Ints{0, 2, 3, 1});
-    x = transpose->output(0);
-  }
+  if (shape.rank() == 4 && shape[1] * shape[2] > 1) x = transpose(x, {0, 2, 3, 1}, "nhwc");
   NodeProto* flat = add("Flatten", {x}, unique("flatten"));
   set(flat, "axis", int64_t{1});
   name_output(node, flat->output(0));
@@ -278,6 +368,7 @@ void Writer::pool(const TraceNode& node, const char* op) {
   set(pool, "strides", Ints{stride, stride});
   set(pool, "pads", Ints{padding, padding, padding, padding});
   if (std::string_view(op) == "AveragePool") set(pool, "count_include_pad", attribute(node, "count_include_pad"));
+  if (std::string_view(op) == "MaxPool") max_pooled_.insert(pool->output(0));
   name_output(node, pool->output(0));
 }
 
@@ -329,6 +420,11 @@ void Writer::write(const TraceNode& node) {
   if (node.op == "add") {
     return name_output(node, add("Add", {value(node, "x"), value(node, "residual")}, unique("add"))->output(0));
   }
+  if (node.op == "gelu") return name_output(node, add("Gelu", {value(node, "x")}, unique("gelu"))->output(0));
+  if (node.op == "layer_norm") return layer_norm(node);
+  if (node.op == "embed_tokens") return embed_tokens(node);
+  if (node.op == "attention") return attention(node);
+  if (node.op == "first_token") return first_token(node);
   if (node.op == "flatten") return flatten(node);
   if (node.op == "max_pool2d") return pool(node, "MaxPool");
   if (node.op == "avg_pool2d") return pool(node, "AveragePool");

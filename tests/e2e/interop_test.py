@@ -216,6 +216,7 @@ class Exports(Interop):
                 count[node[4][0].decode()] = count.get(node[4][0].decode(), 0) + 1
             self.assertEqual((count["Conv"], count["BatchNormalization"], count["Add"], count["Gemm"]), (21, 21, 9, 1))
             tensors = {protobuf(tensor)[8][0].decode(): protobuf(tensor) for tensor in graph[5]}
+            # 22 is INT4.
             self.assertEqual(sum(tensor[2] == [22] and 1 in tensor for tensor in tensors.values()), four_bit)
             activations = count.get("QuantizeLinear", 0)
             self.assertEqual(activations > 0, four_bit > 0)
