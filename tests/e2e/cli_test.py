@@ -106,8 +106,9 @@ class CommandLine(Program):
         for config in configs:
             with self.subTest(config=config.name):
                 of_files = config.parent.name == "imagenet"
-                small = (("data.image_size=32", "train.batch_size=64") if of_files else
-                         ("data.name=synthetic", "data.synthetic.image_size=32", "train.batch_size=8"))
+                small = ["train.batch_size=8", "train.micro_batches=1"]
+                small += (["data.image_size=32"] if of_files else
+                          ["data.name=synthetic", "data.synthetic.image_size=32"])
                 plan = self.luqtrain("--config", config, *(word for key in small for word in ("--set", key)),
                                      "--dry-run").stdout
                 self.assertEqual("int4 x fp4" in plan, "_luq" in config.name)

@@ -252,7 +252,7 @@ TEST_CASE("Shipped pairs of _fp32 and _luq differ in the section quantization al
     pairs.push_back(entry.path().filename().string());
   }
   for (const char* name : {"resnet20_luq.yaml", "cifar100_resnet18_luq.yaml", "resnet18_luq.yaml", "resnet50_luq.yaml",
-                           "resnext50_32x4d_luq.yaml", "mobilenet_v2_luq.yaml"}) {
+                           "resnext50_32x4d_luq.yaml", "mobilenet_v2_luq.yaml", "vit_b_16_luq.yaml"}) {
     INFO(name);
     CHECK(std::ranges::count(pairs, name) == 1);
   }
