@@ -1,8 +1,9 @@
 """luqbench and luqtrain profile: what they print and write. That they are fast is nothing a test may ask."""
 import json
 import pathlib
+import shutil
 
-from harness import Case, LUQTRAIN, SMALL, LUQ_CONFIG, main, run
+from harness import Case, LUQTRAIN, SMALL, SOURCE, LUQ_CONFIG, main, run
 
 LUQBENCH = pathlib.Path(LUQTRAIN).with_name("luqbench")
 SMALL_MODEL = ["--model", "resnet20", "--batch", "4", "--image-size", "12", "--threads", "2"]
@@ -51,8 +52,22 @@ class Bench(Case):
         result = json.loads((self.folder / "kernels.json").read_text())
         self.assertLessEqual({"stats", "encode_int", "encode_fp4"}, set(result["kernels"]))
 
+    def test_loader(self):
+        for split in ("train", "val"):
+            for kind in ("jpg", "png"):
+                shutil.copytree(SOURCE / "tests/golden/images", self.folder / "images" / split / kind,
+                                ignore=lambda _, names: [name for name in names if not name.endswith(kind)])
+        process = self.luqbench("loader", "--path", "images", "--batch", "4", "--epochs", "2", "--json", "loader.json")
+        result = json.loads((self.folder / "loader.json").read_text())
+        for key in ("images_per_second", "images_per_cpu_second"):
+            self.assertEqual(set(result[key]), {"luqtrain", "luqtrain, scaled_decode"})
+        self.assertEqual(result["images"], len(list((self.folder / "images/train").rglob("*.*"))))
+        self.assertIn("libjpeg-turbo", process.stdout)
+
     def test_mistakes(self):
         for words, part in ((["step", "--model", "resnet19"], "resnet19"),
+                            (["loader", "--path", "nowhere/images"], "nowhere/images"),
+                            (["loader"], "--path"),
                             (["step", *SMALL_MODEL, "--only", "luk"], "luk"),
                             (["step", *SMALL_MODEL, "--rounds", "0"], "--rounds"),
                             (["step", *SMALL_MODEL, "--set", "optimizer.rate=1"], "optimizer.rate"),

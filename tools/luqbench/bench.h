@@ -1,4 +1,4 @@
-// The three benchmarks. Each checks what it times first, prints a table, and adds its numbers to a JSON object.
+// The four benchmarks. Each checks what it times first, prints a table, and adds its numbers to a JSON object.
 #pragma once
 
 #include <cstdint>
@@ -47,6 +47,23 @@ struct KernelsOptions {
 };
 // Statistics, encoders and other passes over memory, against this machine's read bandwidth.
 Json bench_kernels(const KernelsOptions& options);
+
+struct LoaderBenchOptions {
+  std::string path;    // a folder of classes of image files
+  int64_t images = 0;  // of an epoch; 0: all
+  int64_t batch = 64;
+  int64_t workers = 1;  // threads of ours, processes of PyTorch's
+  int64_t epochs = 4;   // the first one warms up
+  bool compare_torch = false;
+  std::string python;  // as in StepOptions
+};
+// Training batches of 224 x 224 from JPEG files: random resized crop, flip, normalisation; whole and scaled decoding.
+Json bench_loader(const LoaderBenchOptions& options);
+
+// The Python with PyTorch: `given`, or where tools/setup_torch.sh makes it. Throws UserError where there is none.
+std::string torch_python(const std::string& given);
+// A PyTorch script beside this program: in the sources that hold the build folder, or installed.
+std::string torch_program(const std::string& script);
 
 // What the model is usually trained on, in the fields that are 0.
 void fill_input(const std::string& model, int64_t& image_size, int64_t& channels, int64_t& classes);

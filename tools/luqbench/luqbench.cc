@@ -124,6 +124,25 @@ int main(int argc, char** argv) {
   step_command->add_option("--python", step.python, "Python with PyTorch (where tools/setup_torch.sh puts it)");
   step_command->add_option("--worker", worker)->group("");
 
+  LoaderBenchOptions loader;
+  std::string loader_compare;
+  auto* loader_command = app.add_subcommand("loader", "Training batches from a folder of JPEG files");
+  loader_command->add_option("--path", loader.path, "Folder with train/<class>/<image>")->required();
+  loader_command->add_option("--images", loader.images, "Images of an epoch (0: all)")->check(CLI::Range(0, 1 << 30));
+  loader_command->add_option("--batch", loader.batch, "Images of a batch")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20));
+  loader_command->add_option("--workers", loader.workers, "Threads of this loader, processes of PyTorch's")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 256));
+  loader_command->add_option("--epochs", loader.epochs, "Epochs of each, of which the first warms up")
+      ->capture_default_str()
+      ->check(CLI::Range(2, 1 << 20));
+  loader_command->add_option("--compare", loader_compare, "torch: also torchvision's loader with PIL")
+      ->check(CLI::IsMember({"torch"}));
+  loader_command->add_option("--python", loader.python, "Python with PyTorch (where tools/setup_torch.sh puts it)");
+  loader_command->add_option("--json", json_file, "Also write the numbers to this file");
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -141,6 +160,9 @@ int main(int argc, char** argv) {
       omp_set_num_threads(static_cast<int>(layers.threads));
       fill_input(layers.model, layers.image_size, layers.channels, layers.classes);
       write_json(json_file, bench_layers(layers));
+    } else if (loader_command->parsed()) {
+      loader.compare_torch = loader_compare == "torch";
+      write_json(json_file, bench_loader(loader));
     } else {
       fill_input(step.model, step.image_size, step.channels, step.classes);
       step.compare_torch = compare == "torch";

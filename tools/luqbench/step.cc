@@ -58,32 +58,6 @@ ExperimentConfig experiment(const std::string& name, const StepOptions& options)
   return parse_experiment(to_yaml(config), "luqbench", options.overrides);
 }
 
-std::string torch_python(const std::string& given) {
-  if (given.find('/') != std::string::npos && !fs::exists(given))
-    fail_user("[luqbench] --python {}: no such file", given);
-  if (!given.empty()) return given;
-  const char* data = std::getenv("XDG_DATA_HOME");
-  const char* home = std::getenv("HOME");
-  const fs::path base =
-      data != nullptr && *data != '\0' ? fs::path(data) : fs::path(home != nullptr ? home : ".") / ".local/share";
-  const fs::path python = base / "luqtrain/torch/bin/python";
-  if (!fs::exists(python)) {
-    fail_user("[luqbench] there is no PyTorch in {}; tools/setup_torch.sh installs it, --python names another",
-              python.string());
-  }
-  return python.string();
-}
-
-// The PyTorch program beside this one: in the sources that hold the build folder, or installed.
-std::string torch_program() {
-  const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
-  for (const fs::path& place : {here / "../tools", here / "../share/luqtrain/tools"}) {
-    if (fs::exists(place / "torch_step.py")) return fs::canonical(place / "torch_step.py").string();
-  }
-  fail("[luqbench] torch_step.py is not where this program expects it, {} or {}", (here / "../tools").string(),
-       (here / "../share/luqtrain/tools").string());
-}
-
 // Keys that options of this program give.
 void check_overrides(const std::vector<std::string>& overrides) {
   for (const std::string& text : overrides) {
@@ -125,7 +99,7 @@ std::vector<Configuration> configurations(const StepOptions& options) {
     all.push_back({name, "", std::move(command)});
   }
   if (options.compare_torch) {
-    const std::string python = torch_python(options.python), program = torch_program();
+    const std::string python = torch_python(options.python), program = torch_program("torch_step.py");
     for (const bool bf16 : {false, true}) {
       for (const bool compile : {false, true}) {
         std::vector<std::string> command{python, program};
