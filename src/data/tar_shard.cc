@@ -192,27 +192,6 @@ std::string lower(std::string text) {
   return text;
 }
 
-std::optional<int32_t> parse_cls(const std::string& text) {
-  const size_t begin = text.find_first_not_of(" \t\r\n"), end = text.find_last_not_of(" \t\r\n");
-  if (begin == std::string::npos) return std::nullopt;
-  int32_t label = 0;
-  const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end + 1, label);
-  if (error != std::errc() || stop != text.data() + end + 1 || label < 0) return std::nullopt;
-  return label;
-}
-
-std::optional<int32_t> parse_json_label(const std::string& text) {
-  const Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object()) return std::nullopt;
-  for (const char* key : {"label", "cls"}) {
-    const auto found = json.find(key);
-    if (found == json.end()) continue;
-    if (!found->is_number_unsigned() || found->get<uint64_t>() > INT32_MAX) return std::nullopt;
-    return static_cast<int32_t>(found->get<uint64_t>());
-  }
-  return std::nullopt;
-}
-
 class Grouping {
  public:
   Grouping(const Source& source, std::vector<ShardImage>& images) : source_(source), images_(images) {}
@@ -256,7 +235,7 @@ class Grouping {
     if (!sample.cls && !sample.json) {
       source_.refuse(fmt::format("sample '{}' has an image and no label (.cls or .json right beside it)", sample.key));
     }
-    const std::optional<int32_t> label = sample.cls ? parse_cls(*sample.cls) : parse_json_label(*sample.json);
+    const std::optional<int32_t> label = sample.cls ? parse_cls_label(*sample.cls) : parse_json_label(*sample.json);
     if (!label) {
       source_.refuse(fmt::format("sample '{}': expected {}", sample.key,
                                  sample.cls
@@ -308,6 +287,27 @@ void keep_index(const std::string& file, const ShardIndex& index) {
 }
 
 }  // namespace
+
+std::optional<int32_t> parse_cls_label(const std::string& text) {
+  const size_t begin = text.find_first_not_of(" \t\r\n"), end = text.find_last_not_of(" \t\r\n");
+  if (begin == std::string::npos) return std::nullopt;
+  int32_t label = 0;
+  const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end + 1, label);
+  if (error != std::errc() || stop != text.data() + end + 1 || label < 0) return std::nullopt;
+  return label;
+}
+
+std::optional<int32_t> parse_json_label(const std::string& text) {
+  const Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object()) return std::nullopt;
+  for (const char* key : {"label", "cls"}) {
+    const auto found = json.find(key);
+    if (found == json.end()) continue;
+    if (!found->is_number_unsigned() || found->get<uint64_t>() > INT32_MAX) return std::nullopt;
+    return static_cast<int32_t>(found->get<uint64_t>());
+  }
+  return std::nullopt;
+}
 
 ShardIndex scan_shard(std::span<const uint8_t> bytes, const std::string& shard) {
   return scan(MemorySource(bytes, shard));

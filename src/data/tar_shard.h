@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,6 +30,11 @@ struct ShardIndex {
 // image at all.
 ShardIndex scan_shard(const std::string& shard);
 ShardIndex scan_shard(std::span<const uint8_t> bytes, const std::string& shard);
+
+// The label in a .cls file (digits, white space around them) or a .json file (an object with "label", or else "cls");
+// nothing where there is none in 0..2^31-1.
+std::optional<int32_t> parse_cls_label(const std::string& text);
+std::optional<int32_t> parse_json_label(const std::string& text);
 
 // <shard>.index.json where it fits the shard (size and checksum), or else scan_shard, whose result is kept there when
 // the folder is writable. Throws as scan_shard.
