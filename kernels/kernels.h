@@ -471,8 +471,14 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
   X(batch_norm_stats, BatchNormStatsArgs)                    \
   X(batch_norm_apply, BatchNormApplyArgs)                    \
   X(batch_norm_backward, BatchNormBackwardArgs)              \
+  X(layer_norm, LayerNormArgs)                               \
+  X(layer_norm_backward, LayerNormBackwardArgs)              \
+  X(attention, AttentionArgs)                                \
+  X(attention_backward, AttentionBackwardArgs)               \
   X(relu, ReluArgs)                                          \
   X(relu_backward, ReluBackwardArgs)                         \
+  X(gelu, GeluArgs)                                          \
+  X(gelu_backward, GeluBackwardArgs)                         \
   X(add, AddArgs)                                            \
   X(dropout, DropoutArgs)                                    \
   X(max_pool, MaxPoolArgs)                                   \
@@ -483,6 +489,7 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
   X(adaptive_avg_pool_backward, AdaptiveAvgPoolBackwardArgs) \
   X(cross_entropy, CrossEntropyArgs)                         \
   X(sgd, SgdArgs)                                            \
+  X(adamw, AdamWArgs)                                        \
   X(resize, ResizeArgs)                                      \
   X(normalize, NormalizeArgs)
 
@@ -490,13 +497,6 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
   X(qconv_forward_moments, QConvForwardMomentsArgs)    \
   X(batch_norm_act, BatchNormActArgs)                  \
   X(batch_norm_act_backward, BatchNormActBackwardArgs) \
-  X(layer_norm, LayerNormArgs)                         \
-  X(layer_norm_backward, LayerNormBackwardArgs)        \
-  X(attention, AttentionArgs)                          \
-  X(attention_backward, AttentionBackwardArgs)         \
-  X(gelu, GeluArgs)                                    \
-  X(gelu_backward, GeluBackwardArgs)                   \
-  X(adamw, AdamWArgs)                                  \
   X(peak_int8, PeakArgs)                               \
   X(peak_float32, PeakArgs)                            \
   X(peak_bfloat16, PeakArgs)                           \

@@ -21,7 +21,8 @@ Both distances are measured here, and a file is written only when they are large
 float32 gradient from its float64 one.
 
 VGG has no norms. There "off" is the largest of that distance and of those in two further runs in float64 in which every
-input of ReLU and of max pooling is moved at random by at most MOVE of its root mean square.
+input of ReLU and of max pooling is moved at random by at most MOVE of its root mean square. ViT has neither: there it is that
+distance alone.
 """
 import json
 import math
@@ -37,8 +38,9 @@ from counter import CountedDropout, random32, signed_sums, uniform
 
 BATCH, SIZE, CLASSES = 2, 224, 1000
 MODELS = ["alexnet", "mobilenet_v2", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d",
-          "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "wide_resnet50_2"]
-GRADIENTS = ["mobilenet_v2", "resnet18", "resnext50_32x4d", "vgg11"]
+          "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "vit_b_16",
+          "wide_resnet50_2"]
+GRADIENTS = ["mobilenet_v2", "resnet18", "resnext50_32x4d", "vgg11", "vit_b_16"]
 MARGIN = 2e-5  # inputs of ReLU and of max pooling come no nearer to a tie; float32's errors there are below 1e-6
 MOVE = 4e-6
 # Norms at the end of a residual branch, smaller so that a hundred layers neither explode nor forget their input.

@@ -136,9 +136,10 @@ void check_logits(const SafeTensors& file, const std::string& key, const Tensor&
 }  // namespace
 
 TEST_CASE("torchvision's names, shapes and logits", "[zoo]") {
-  const std::string name = GENERATE(as<std::string>{}, "alexnet", "mobilenet_v2", "resnet18", "resnet34", "resnet50",
-                                    "resnet101", "resnet152", "resnext50_32x4d", "vgg11", "vgg11_bn", "vgg13",
-                                    "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "wide_resnet50_2");
+  const std::string name =
+      GENERATE(as<std::string>{}, "alexnet", "mobilenet_v2", "resnet18", "resnet34", "resnet50", "resnet101",
+               "resnet152", "resnext50_32x4d", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19",
+               "vgg19_bn", "vit_b_16", "wide_resnet50_2");
   CAPTURE(name);
   const SafeTensors file = load_golden(name);
   const std::unique_ptr<Module> model = new_model(name, value);
@@ -159,8 +160,12 @@ TEST_CASE("torchvision's names, shapes and logits", "[zoo]") {
 }
 
 TEST_CASE("torchvision's gradients", "[zoo]") {
-  const auto [name, values] = GENERATE(table<std::string, Tensor (*)(const std::string&, const Shape&)>(
-      {{"mobilenet_v2", value_apart}, {"resnet18", value_apart}, {"resnext50_32x4d", value_apart}, {"vgg11", value}}));
+  const auto [name, values] =
+      GENERATE(table<std::string, Tensor (*)(const std::string&, const Shape&)>({{"mobilenet_v2", value_apart},
+                                                                                 {"resnet18", value_apart},
+                                                                                 {"resnext50_32x4d", value_apart},
+                                                                                 {"vgg11", value},
+                                                                                 {"vit_b_16", value}}));
   CAPTURE(name);
   const SafeTensors file = load_golden(name);
   const std::unique_ptr<Module> model = new_model(name, values);

@@ -1,5 +1,6 @@
 // A training step in 4 bits of every model of the zoo, in small, on every kernel table.
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -9,6 +10,7 @@
 #include "luq/models/mobilenet_v2.h"
 #include "luq/models/resnet.h"
 #include "luq/models/vgg.h"
+#include "luq/models/vision_transformer.h"
 #include "luq/ops/loss.h"
 #include "tests/catch.h"
 #include "tests/unit/op_test.h"
@@ -66,6 +68,11 @@ std::vector<SmallModel> small_zoo() {
        }},
       {"mobilenet_v2", 2, 32,
        [] { return std::make_unique<MobileNetV2>(MobileNetV2Options{.num_classes = kClasses}); }},
+      {"vit_b_16", 2, 32,
+       [] {
+         return std::make_unique<VisionTransformer>(ViTOptions{
+             .image_size = 32, .patch_size = 8, .heads = 3, .hidden = 24, .mlp = 40, .num_classes = kClasses});
+       }},
   };
 }
 
@@ -86,6 +93,11 @@ std::unique_ptr<Module> new_model(const SmallModel& small) {
   std::unique_ptr<Module> model = small.make();
   model->set_name("");
   model->initialize(3);
+  for (Parameter* parameter : model->parameters()) {
+    if (parameter->name != "heads.head.weight") continue;  // starts at 0, which would hide what is in front of it
+    const Tensor head = random_tensor(parameter->var.shape(), "head");
+    std::copy_n(head.data<float>(), head.numel(), parameter->var.value().data<float>());
+  }
   return model;
 }
 
@@ -136,7 +148,7 @@ TEST_CASE("Every model's step is the same to the bit with the 4-bit kernels of a
   };
   for (const SmallModel& small : small_zoo()) {
     compare(small, DType::float32);
-    if (small.name == "resnet18" || small.name == "vgg11" || small.name == "mobilenet_v2") {
+    if (small.name == "resnet18" || small.name == "vgg11" || small.name == "mobilenet_v2" || small.name == "vit_b_16") {
       compare(small, DType::bfloat16);
     }
   }
