@@ -1,5 +1,6 @@
 #include "luq/nn/module.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -8,27 +9,42 @@
 namespace luq {
 namespace {
 
+constexpr int64_t kSmall = 16384;  // elements below which threads cost more than they bring
+
 std::string join(const std::string& prefix, const std::string& name) {
   return prefix.empty() ? name : prefix + "." + name;
 }
 
-void fill(Tensor& value, const Init& init, RngStream stream) {
+// Element i takes the numbers that follow those of element i - 1 in the key's stream: none, one or two.
+void fill(Tensor& value, const Init& init, const RngKey& key) {
   float* x = value.data<float>();
-  for (int64_t i = 0; i < value.numel(); ++i) {
-    switch (init.kind) {
-      case Init::Kind::constant:
-        x[i] = init.value;
-        break;
-      case Init::Kind::uniform:
-        x[i] = init.value * (2.0f * stream.uniform() - 1.0f);
-        break;
-      case Init::Kind::normal: {  // Box-Muller, one of the two values; 1 - u is never 0
-        const double radius = std::sqrt(-2.0 * std::log(1.0 - static_cast<double>(stream.uniform())));
-        const double angle = 2.0 * std::numbers::pi * static_cast<double>(stream.uniform());
-        x[i] = init.value * static_cast<float>(radius * std::cos(angle));
-        break;
+  const int64_t count = value.numel();
+  const auto uniform = [](uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; };
+  switch (init.kind) {
+    case Init::Kind::constant:
+      std::fill_n(x, count, init.value);
+      break;
+    case Init::Kind::uniform:
+#pragma omp parallel for schedule(static) if (count > kSmall)
+      for (int64_t begin = 0; begin < count; begin += 4) {
+        const PhiloxBlock block = philox(key, static_cast<uint64_t>(begin / 4));
+        for (int64_t i = begin; i < begin + 4 && i < count; ++i) {
+          x[i] = init.value * (2.0f * uniform(block.word[i - begin]) - 1.0f);
+        }
       }
-    }
+      break;
+    case Init::Kind::normal:  // Box-Muller, one of the two values; 1 - u is never 0
+#pragma omp parallel for schedule(static) if (count > kSmall)
+      for (int64_t begin = 0; begin < count; begin += 2) {
+        const PhiloxBlock block = philox(key, static_cast<uint64_t>(begin / 2));
+        for (int64_t i = begin; i < begin + 2 && i < count; ++i) {
+          const uint32_t* word = block.word + 2 * (i - begin);
+          const double radius = std::sqrt(-2.0 * std::log(1.0 - static_cast<double>(uniform(word[0]))));
+          const double angle = 2.0 * std::numbers::pi * static_cast<double>(uniform(word[1]));
+          x[i] = init.value * static_cast<float>(radius * std::cos(angle));
+        }
+      }
+      break;
   }
 }
 
@@ -43,7 +59,7 @@ void Module::set_name(const std::string& name) {
 
 void Module::initialize(uint64_t seed) {
   for (Parameter* parameter : parameters()) {
-    fill(parameter->var.value(), parameter->init, RngStream(make_rng_key(seed, "init:" + parameter->name)));
+    fill(parameter->var.value(), parameter->init, make_rng_key(seed, "init:" + parameter->name));
   }
 }
 

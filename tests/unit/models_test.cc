@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numbers>
 #include <set>
 
 #include "luq/core/error.h"
@@ -230,6 +231,33 @@ TEST_CASE("initial values are keyed by seed and name", "[models]") {
     bound = std::max(bound, std::abs(static_cast<double>(value)));
   CHECK(bound <= 0.125);
   CHECK(bound > 0.12);
+}
+
+TEST_CASE("initial values are those of the parameter's stream, one after the other", "[models]") {
+  Vgg model({.features = {40, 0}, .pooled_size = 1, .hidden = 2001, .num_classes = 9});
+  model.set_name("");
+  model.initialize(3);
+  for (const char* name : {"features.0.weight", "classifier.0.weight", "classifier.3.weight"}) {
+    RngStream stream(make_rng_key(3, std::string("init:") + name));
+    const Tensor& w = parameter(model, name);
+    const float std = name[0] == 'c' ? 0.01f : std::sqrt(2.0f / (40 * 9));
+    int64_t different = 0;
+    for (const float value : values(w)) {
+      const double radius = std::sqrt(-2.0 * std::log(1.0 - static_cast<double>(stream.uniform())));
+      const double angle = 2.0 * std::numbers::pi * static_cast<double>(stream.uniform());
+      different += value != std * static_cast<float>(radius * std::cos(angle));
+    }
+    CHECK(different == 0);
+  }
+  Linear linear(7, 3003);
+  linear.set_name("fc");
+  linear.initialize(3);
+  RngStream stream(make_rng_key(3, "init:fc.weight"));
+  int64_t different = 0;
+  for (const float value : values(parameter(linear, "fc.weight"))) {
+    different += value != 1.0f / std::sqrt(7.0f) * (2.0f * stream.uniform() - 1.0f);
+  }
+  CHECK(different == 0);
 }
 
 TEST_CASE("models take any image size and channel count", "[models]") {
