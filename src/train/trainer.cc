@@ -44,8 +44,9 @@ double now() { return std::chrono::duration<double>(std::chrono::system_clock::n
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // What may change between the parts of one run: nothing that decides its numbers, but for the end.
-const std::vector<std::string> changeable_keys = {"threads",         "train.epochs",  "train.max_steps",   "data.path",
-                                                  "train.log_every", "run.directory", "data.broken_images"};
+const std::vector<std::string> changeable_keys = {
+    "threads",       "train.epochs",       "train.max_steps", "data.path",    "train.log_every",
+    "run.directory", "data.broken_images", "data.workers",    "data.prefetch"};
 
 // Sums over the steps since the last train line.
 struct Window {

@@ -66,7 +66,7 @@ class ImageFiles(Case):
         self.assertIn("data.broken_images", process.stderr)
         self.assertIn("is saved, and --resume goes on from there", process.stderr)
         path.write_bytes(sound)
-        self.train_files(data, "run", "--resume")
+        self.train_files(data, "run", "--resume", data__workers=3, data__prefetch=2)
         self.assert_same_tensors(self.folder / "whole/checkpoints/last.safetensors",
                                  self.folder / "run/checkpoints/last.safetensors")
 
