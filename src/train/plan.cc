@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t kProbeImages = 2;  // batch norm needs more than one value per channel
 
-constexpr double kMeasuredSeconds = 1.0;     // of one step whose speed is measured
+constexpr double kMeasuredSeconds = 2.0;     // of one step whose speed is measured
 constexpr int64_t kLeastMeasuredImages = 4;  // fewer do not tell the speed of many
 
 // A data set that is not there: what is published of it.
