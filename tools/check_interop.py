@@ -2,7 +2,7 @@
 """What luqtrain writes and reads, checked with the official Python packages: torch, torchvision, safetensors, onnx,
 onnxruntime (tools/setup_torch.sh installs the first two; pip installs the others beside them).
 
-    ~/.local/share/luqtrain/torch/bin/python tools/check_interop.py [MODEL...] > docs/results/interop.txt
+    ~/.local/share/luqtrain/torch/bin/python tools/check_interop.py [MODEL...] > docs/results/interop/check_interop.txt
 
 For each model, with torchvision's random weights and running statistics moved away from 0 and 1, on the images of
 tests/golden/images:
@@ -11,7 +11,10 @@ tests/golden/images:
   onnx         float32, checked by onnx.checker, run by onnxruntime: logits against `luqtrain predict`
 and after a few steps of quantised training from these weights on the same images, as class folders:
   packed       decoded by numpy: every weight against the float32 one; `luqtrain predict` against the checkpoint's
-  onnx 4-bit   run by onnxruntime: logits against `luqtrain predict`
+  sensitivity  `luqtrain predict` again with the first layer's float32 weights times 1 + 1e-6: what a change in the last
+               digit of float32 becomes, since a value next to the border between two codes takes the other one and the
+               layers behind amplify that
+  onnx 4-bit   run by onnxruntime: logits against `luqtrain predict`; float32 sums in another order are such a change
 Differences are relative: the largest difference of an image's logits, divided by its largest logit. Exit code 1 when a
 bound is passed.
 """
@@ -39,7 +42,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 MODELS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2", "vgg11",
           "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "alexnet", "mobilenet_v2", "vit_b_16"]
 FLOAT_BOUND = 1e-4   # sums in another order
-FOUR_BIT_BOUND = 2e-1  # of one image: values beside a border between two codes may take the other one
+FOUR_BIT_BOUND = 2e-1  # of one image; see sensitivity
+FIRST_LAYERS = ("conv1.weight", "features.0.weight", "features.0.0.weight", "conv_proj.weight")
 LEFT_OUT = {"grey16.png"}  # Pillow clips 16-bit grey where the upper bits are meant (docs/data.md)
 
 TRAINING = """
@@ -167,6 +171,11 @@ class Checks:
                               + text.splitlines()[-1], largest <= 0.5 + 1e-4 and share <= 0.13)
         self.report("packed predict", "logits equal the checkpoint's to the bit",
                     bool(numpy.array_equal(self.predict(packed), ours)))
+        first = next(key for key in FIRST_LAYERS if key in tensors)
+        tensors[first] = tensors[first] * numpy.float32(1 + 1e-6)
+        moved = self.folder / "moved"
+        safetensors.numpy.save_file(tensors, moved, metadata)
+        self.compare("sensitivity", self.predict(moved), ours, FOUR_BIT_BOUND)
         self.luqtrain("export", "--checkpoint", checkpoint, "--format", "onnx", "--output", graph)
         model, theirs = self.run_onnx(graph)
         types = {}

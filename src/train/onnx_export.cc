@@ -40,6 +40,13 @@ class Writer {
     return static_cast<int64_t>(node.attributes.at(name));
   }
 
+  // onnxruntime 1.32 rounds a bias to multiples of the product of the scales where input and weight are codes; an Add
+  // behind keeps it as it is.
+  static bool has_separate_bias(const TraceNode& node) {
+    return node.find("bias") != nullptr && operand(node, "x").codes.defined() &&
+           operand(node, "weight").codes.defined();
+  }
+
   void conv2d(const TraceNode& node);
   void linear(const TraceNode& node);
   void batch_norm(const TraceNode& node);
@@ -232,8 +239,9 @@ std::string Writer::parameter(const TraceNode& node, const char* role) {
 }
 
 void Writer::conv2d(const TraceNode& node) {
+  const bool separate_bias = has_separate_bias(node);
   std::vector<std::string> inputs{activation(node, "x"), parameter(node, "weight")};
-  if (node.find("bias") != nullptr) inputs.push_back(parameter(node, "bias"));
+  if (node.find("bias") != nullptr && !separate_bias) inputs.push_back(parameter(node, "bias"));
   const int64_t kernel = attribute(node, "kernel"), stride = attribute(node, "stride"),
                 padding = attribute(node, "padding"), dilation = attribute(node, "dilation");
   NodeProto* conv = add("Conv", inputs, unique(node.layer));
@@ -242,7 +250,14 @@ void Writer::conv2d(const TraceNode& node) {
   set(conv, "pads", Ints{padding, padding, padding, padding});
   set(conv, "dilations", Ints{dilation, dilation});
   set(conv, "group", attribute(node, "groups"));
-  name_output(node, conv->output(0));
+  std::string y = conv->output(0);
+  if (separate_bias) {
+    const Tensor& bias = operand(node, "bias").value.value();
+    y = add("Add", {y, floats(node.layer + ".bias", bias.reshape({bias.numel(), 1, 1}))},
+            unique(node.layer + ".biased"))
+            ->output(0);
+  }
+  name_output(node, y);
 }
 
 void Writer::linear(const TraceNode& node) {
@@ -251,10 +266,12 @@ void Writer::linear(const TraceNode& node) {
   const bool is_tokens = shape.rank() == 3;
   if (is_tokens) x = reshape(x, {-1, shape[2]}, node.layer + ".rows");
   std::vector<std::string> inputs{x, parameter(node, "weight")};
-  if (node.find("bias") != nullptr) inputs.push_back(parameter(node, "bias"));
+  const bool separate_bias = has_separate_bias(node);
+  if (node.find("bias") != nullptr && !separate_bias) inputs.push_back(parameter(node, "bias"));
   NodeProto* gemm = add("Gemm", inputs, unique(node.layer));
   set(gemm, "transB", int64_t{1});
   std::string y = gemm->output(0);
+  if (separate_bias) y = add("Add", {y, parameter(node, "bias")}, unique(node.layer + ".biased"))->output(0);
   if (is_tokens) y = reshape(y, {-1, shape[1], node.output.shape()[2]}, node.layer + ".tokens");
   name_output(node, y);
 }

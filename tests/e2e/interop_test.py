@@ -2,7 +2,9 @@
 import json
 import math
 import random
+import resource
 import shutil
+import signal
 import struct
 import zlib
 
@@ -200,6 +202,8 @@ class Exports(Interop):
         evaluations = [self.luqtrain("eval", "--checkpoint", file).stdout.split(": ", 1)[1]
                        for file in (checkpoint, "packed")]
         self.assertEqual(*evaluations)
+        self.trained("from_packed", config=LUQ_CONFIG, model__weights="packed")
+        self.assertIn("(a packed file)", (self.folder / "from_packed/log.txt").read_text())
         self.export("packed", "packed", "again")
         self.assertEqual((self.folder / "packed").read_bytes(), (self.folder / "again").read_bytes())
 
@@ -257,6 +261,16 @@ class Exports(Interop):
         for form in ("safetensors", "onnx"):
             self.assertIn("cannot be written", self.luqtrain(
                 "export", "--checkpoint", checkpoint, "--format", form, "--output", "missing/out", code=1).stderr)
+
+            def full_disk():
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+            process = run([LUQTRAIN, "export", "--checkpoint", checkpoint, "--format", form, "--output", "out"],
+                          self.folder, preexec_fn=full_disk)
+            self.assert_exit(process, 1)
+            self.assertIn("cannot be written", process.stderr)
+            self.assertEqual(list(self.folder.glob("out*")), [])
 
 
 class Predictions(Interop):
