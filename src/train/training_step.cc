@@ -29,11 +29,12 @@ StepOutcome training_step(const ExperimentConfig& config, ExperimentParts& parts
   const bool clips = config.train.clip_grad_norm > 0;
   StepOutcome outcome;
   for (int64_t i = 0; i < count; ++i) {
+    const int64_t first = i * batch.size() / count, end = (i + 1) * batch.size() / count;
+    if (first == end) continue;  // broken images were left out
     begin("forward");
     Tape tape;
     ctx.tape = &tape;
     ctx.micro_batch = static_cast<uint32_t>(i);
-    const int64_t first = i * batch.size() / count, end = (i + 1) * batch.size() / count;
     const Batch part = count == 1 ? batch : batch.part(first, end - first);
     const double share = static_cast<double>(part.size()) / static_cast<double>(batch.size());
     const Var logits = parts.model->forward(ctx, parts.input(part.images));

@@ -111,6 +111,25 @@ TEST_CASE("training step: micro-batches give what the whole batch gives, but for
   }
 }
 
+TEST_CASE("training step: a batch that broken images left smaller than its micro-batches", "[training_step]") {
+  ExperimentConfig config = small_config();
+  const auto run = [&](int64_t micro_batches) {
+    config.train.micro_batches = micro_batches;
+    ExperimentParts parts = make_parts(config, true);
+    const auto optimizer = make_optimizer(config.optimizer, parts.model->parameters(), *parts.kernels);
+    Loader loader(parts.train_set, transform_options(config), {.batch_size = config.train.batch_size});
+    loader.start(0);
+    Batch batch;
+    REQUIRE(loader.next(batch));
+    Ctx ctx = parts.context(config);
+    ctx.training = true;
+    return training_step(config, parts, ctx, *optimizer, batch.part(0, 3), config.optimizer.lr);
+  };
+  const StepOutcome whole = run(1), parts = run(12);
+  CHECK(parts.loss == Approx(whole.loss).epsilon(1e-6));
+  CHECK(parts.correct == whole.correct);
+}
+
 TEST_CASE("training step: a larger norm is clipped as torch.nn.utils.clip_grad_norm_ does", "[training_step]") {
   ExperimentConfig config = small_config();
   config.optimizer.momentum = 0;
