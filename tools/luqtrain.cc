@@ -126,10 +126,7 @@ int run_validation(const TrainArguments& arguments, const std::string& path, int
   return report.broken.empty() ? 0 : kFailure;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  spin_briefly(argv);
+int run(int argc, char** argv) {
   CLI::App app{
       "Trains convolutional networks with 4-bit matmuls: INT4 forward, logarithmic unbiased FP4 gradients (LUQ).\n"
       "Without a command it trains: luqtrain --config resnet20_luq.yaml"};
@@ -305,4 +302,14 @@ int main(int argc, char** argv) {
     return kFailure;
   }
   return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  spin_briefly(argv);
+  const int code = run(argc, argv);
+  if (std::cout.flush()) return code;
+  std::cerr << "luqtrain: error: standard output cannot be written; what was said there is incomplete\n";
+  return code == 0 ? kFailure : code;
 }

@@ -140,7 +140,7 @@ struct Loader::Impl {
           fail("{}; luqtrain validate-data lists such images, and with data.broken_images a run goes on without them",
                error.what());
         }
-        out.broken.push_back({dataset->image_name(i), error.what()});
+        if (i == index) out.broken.push_back({dataset->image_name(i), error.what()});
         return false;
       }
     };

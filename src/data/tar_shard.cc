@@ -277,6 +277,12 @@ bool read_index(const std::string& file, ShardIndex& index) {
   return parse_shard_index({text.begin(), text.end()}, index);
 }
 
+bool is_older(const std::string& file, const std::string& than) {
+  std::error_code error;
+  const auto time = std::filesystem::last_write_time(file, error);
+  return error || time < std::filesystem::last_write_time(than);
+}
+
 // Best effort: without an index file the next start scans again.
 void keep_index(const std::string& file, const ShardIndex& index) {
   const std::string temporary = fmt::format("{}.{}.tmp", file, ::getpid());
@@ -374,7 +380,8 @@ ShardIndex load_shard_index(const std::string& shard) {
   const FileSource source(shard);
   const std::string file = shard_index_file(shard);
   ShardIndex index;
-  if (read_index(file, index) && index.shard_bytes == source.size() && index.shard_checksum == checksum_of(source)) {
+  if (!is_older(file, shard) && read_index(file, index) && index.shard_bytes == source.size() &&
+      index.shard_checksum == checksum_of(source)) {
     return index;
   }
   index = scan(source);

@@ -12,4 +12,7 @@ std::string to_json(const DatasetInfo& info);
 // Throws UserError naming the source.
 DatasetInfo parse_dataset_info(const std::string& json, const std::string& source);
 
+// "class 2 was 'cat' and is 'dog'" for the first class of another name; "" when all agree or names are not known.
+std::string differing_classes(const DatasetInfo& before, const DatasetInfo& now);
+
 }  // namespace luq

@@ -171,6 +171,7 @@ std::string plot_runs(const std::vector<std::string>& paths, PlotAxis axis) {
 }
 
 void plot_runs_to_file(const std::vector<std::string>& runs, PlotAxis axis, const std::string& output) {
+  if (!output.ends_with(".svg")) fail_user("[plot] --output: expected a name that ends in .svg, got '{}'", output);
   write_text_file(output, plot_runs(runs, axis));
 }
 

@@ -143,6 +143,16 @@ std::vector<Prediction> predict(const PredictOptions& options) {
     for (std::string& image : images_below(options.folder)) images.push_back(std::move(image));
   }
   if (images.empty()) fail_user("[predict] expected image files, or --images FOLDER");
+  if (!options.logits.empty()) {
+    std::vector<std::string> inputs = images;
+    inputs.push_back(options.checkpoint);
+    for (const std::string& input : inputs) {
+      std::error_code error;
+      if (fs::equivalent(input, options.logits, error)) {
+        fail_user("[predict] --logits: expected another file than the input {}", input);
+      }
+    }
+  }
   const InferenceModel model = load_inference_model(options.checkpoint, options.model, options.weights);
   if (model.data.channels != 1 && model.data.channels != 3) {
     fail_user("[predict] {}: was trained on images of {} channels, which no image file has", options.checkpoint,

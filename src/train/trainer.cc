@@ -80,13 +80,7 @@ class Trainer {
     if (checkpoint) {
       restore(*checkpoint, *parts_.model, *optimizer_, ema());
       state_ = checkpoint->state;
-      if (state_.step != state_.epoch * horizon_.steps_per_epoch + state_.batch) {
-        fail_user(
-            "[train] {}: step {} is not batch {} of epoch {} with {} steps an epoch: {} has another number of "
-            "images than the data the run began with (data.path)",
-            checkpoint->file, state_.step, state_.batch, state_.epoch, horizon_.steps_per_epoch,
-            parts_.train_set->info().name);
-      }
+      check_same_data(checkpoint->file);
       already_finished_ = state_.finished && state_.step >= last_step_;
       resumed_ = true;
     } else {
@@ -102,6 +96,7 @@ class Trainer {
   enum class Outcome { done, interrupted };
 
   Checkpoint read_resumable() const;
+  void check_same_data(const std::string& file) const;
   void open_files();
   void say_start();
   Outcome train_and_evaluate();
@@ -160,6 +155,25 @@ Checkpoint Trainer::read_resumable() const {
               directory_.path(), list, fmt::format("{}", fmt::join(changeable_keys, ", ")));
   }
   return checkpoint;
+}
+
+void Trainer::check_same_data(const std::string& file) const {
+  const DatasetInfo& now = parts_.train_set->info();
+  if (state_.step != state_.epoch * horizon_.steps_per_epoch + state_.batch) {
+    fail_user(
+        "[train] {}: step {} is not batch {} of epoch {} with {} steps an epoch: {} has another number of images than "
+        "the data the run began with (data.path)",
+        file, state_.step, state_.batch, state_.epoch, horizon_.steps_per_epoch, now.name);
+  }
+  if (state_.data.empty()) return;  // of an older version
+  const DatasetInfo before = parse_dataset_info(state_.data, file);
+  std::string difference = differing_classes(before, now);
+  if (before.images != now.images) {
+    difference = fmt::format("it had {} training images and has {}", before.images, now.images);
+  }
+  if (difference.empty()) return;
+  fail_user("[train] {}: {} is not the data the run began with (data.path): {}; --overwrite starts the run anew", file,
+            now.name, difference);
 }
 
 void Trainer::open_files() {
@@ -529,6 +543,13 @@ CheckpointEval evaluate_checkpoint(const EvaluationOptions& options) {
   const ModelFile model_file = read_model_file(options.checkpoint, options.weights);
   const ExperimentConfig config = evaluated_experiment(options, model_file);
   ExperimentParts parts = make_parts(config, false);
+  if (!model_file.data.empty()) {
+    const std::string difference = differing_classes(model_file.stored_data(), parts.test_set->info());
+    if (!difference.empty()) {
+      fail_user("[eval] {}: the model was trained on other classes than these images have: {}", options.checkpoint,
+                difference);
+    }
+  }
   load_model_file(model_file, *parts.model);
   use_packed_codes(model_file, *parts.model, parts.plan, *parts.kernels);
   const std::vector<std::string> without_scale = layers_without_activation_scale(*parts.model, parts.plan);

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import struct
+import subprocess
 
 import numerics
 from harness import Case, Checkpoint, FP32_CONFIG, LUQ_CONFIG, LUQTRAIN, SOURCE, main, run
@@ -52,6 +53,12 @@ class CommandLine(Program):
             self.assertTrue(process.stderr + process.stdout)
         environment = {**os.environ, "LUQ_KERNELS": "bogus"}
         self.assertIn("bogus", self.luqtrain("kernels", code=2, env=environment).stderr)
+
+    def test_output_that_cannot_be_written_is_a_failure(self):
+        with open("/dev/full", "w") as full:
+            process = subprocess.run([LUQTRAIN, "kernels"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("standard output cannot be written", process.stderr)
 
     def test_kernels_and_doctor(self):
         lines = [line.split() for line in self.luqtrain("kernels").stdout.splitlines()]

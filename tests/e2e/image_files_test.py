@@ -70,6 +70,24 @@ class ImageFiles(Case):
         self.assert_same_tensors(self.folder / "whole/checkpoints/last.safetensors",
                                  self.folder / "run/checkpoints/last.safetensors")
 
+    def test_other_data_of_as_many_steps_is_refused(self):
+        data = self.make_folder()
+        self.train_files(data, "run", train__max_steps=3)
+        renamed, larger = self.folder / "renamed", self.folder / "larger"
+        shutil.copytree(data, renamed)
+        for split in ("train", "val"):
+            (renamed / split / "ant").rename(renamed / split / "zebra")
+        shutil.copytree(data, larger)
+        shutil.copy(data / "train/ant/0.jpg", larger / "train/ant/more.jpg")
+        for other, words in ((renamed, "class 0 was 'ant' and is 'bee'"), (larger, "had 16 training images and has 17")):
+            process = self.train_files(other, "run", "--resume", expect=2)
+            self.assertIn(words, process.stderr)
+        process = run([LUQTRAIN, "eval", "--checkpoint", "run/checkpoints/last.safetensors", "--data", renamed],
+                      self.folder)
+        self.assert_exit(process, 2)
+        self.assertIn("class 0 was 'ant' and is 'bee'", process.stderr)
+        self.train_files(data, "run", "--resume")
+
     def test_broken_images_are_counted_and_named_once(self):
         data = self.make_folder()
         path, _ = self.break_image(data)
@@ -77,7 +95,7 @@ class ImageFiles(Case):
         for policy in ("skip", "substitute"):
             process = self.train_files(data, policy, data__broken_images=policy)
             lines = metrics(self.folder / policy)
-            self.assertGreaterEqual(sum(line["broken_images"] for line in lines if line["kind"] == "train"), 2)
+            self.assertEqual(sum(line["broken_images"] for line in lines if line["kind"] == "train"), 2)
             self.assertEqual([line["broken_images"] for line in lines if line["kind"] == "eval"], [1, 1])
             log = (self.folder / policy / "log.txt").read_text()
             self.assertEqual(log.count(str(path)), 1, log)

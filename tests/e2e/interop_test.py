@@ -313,6 +313,8 @@ class Predictions(Interop):
         # Images that cannot be read are named, and the others done.
         (self.folder / "broken.png").write_bytes((self.folder / "b.png").read_bytes()[:60])
         write_png(self.folder / "large.png", 5, size=9)
+        for target in ("b.png", checkpoint):
+            self.assertIn("expected another file than the input", predict("--logits", target, "b.png", code=2).stderr)
         process = predict("--logits", "some", "broken.png", "b.png", "missing.png", "large.png", code=1)
         for name, reason in (("broken.png", ""), ("missing.png", "cannot be read"), ("large.png", "8x8")):
             self.assertRegex(process.stderr, f"{name}.*{reason}")

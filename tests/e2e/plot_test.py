@@ -32,6 +32,7 @@ class Plot(Case):
         self.plot(code=2)
         self.train(self.folder, train__max_steps=5)
         self.assertIn("no/curves.svg", self.plot("run", "--output", "no/curves.svg", code=1).stderr)
+        self.assertIn(".svg", self.plot("run", "--output", "run/metrics.jsonl", code=2).stderr)
         self.assertIn("--x", self.plot("run", "--x", "miles", code=2).stderr)
 
 

@@ -99,6 +99,9 @@ TEST_CASE("Another image stands in for a broken one", "[data][broken]") {
   for (const int32_t label : all) CHECK(std::set<int32_t>{1, 4, 5, 6, 7, 9}.count(label) == 0);
   const std::set<int32_t> sound(all.begin(), all.end());
   CHECK(sound.size() == 14);  // every sound image still comes
+  size_t broken = 0;
+  for (const std::vector<std::string>& names : seen.broken) broken += names.size();
+  CHECK(broken == 6);  // one that was drawn as a substitute is not counted again
 
   for (const int64_t workers : {2, 5}) {
     options.workers = workers;

@@ -4,6 +4,7 @@
 #include <archive_entry.h>
 #include <sys/resource.h>
 #include <unistd.h>
+#include <chrono>
 
 #include <csignal>
 #include <cstdlib>
@@ -257,6 +258,13 @@ TEST_CASE("An index that does not fit its shard is made again", "[data][webdatas
     write_file(shard, tar_of({{"b.jpg", "two"}, {"b.cls", "2"}}));
     CHECK(load_shard_index(shard).images[0].name == "b.jpg");
     CHECK(load_shard_index(shard).images[0].label == 2);
+  }
+  SECTION("a label changed in place") {
+    std::string changed = first;
+    changed[changed.find("1", changed.find("a.cls") + 512)] = '3';
+    write_file(shard, changed);
+    fs::last_write_time(shard, fs::last_write_time(file) + std::chrono::seconds(1));
+    CHECK(load_shard_index(shard).images[0].label == 3);
   }
   SECTION("a longer shard") {
     write_file(shard, first + tar_of({{"b.jpg", "two"}, {"b.cls", "2"}}));
