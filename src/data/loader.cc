@@ -130,25 +130,26 @@ struct Loader::Impl {
   bool place_image(int64_t epoch_number, int64_t index, Buffers& buffers, Batch& out, int64_t at) const {
     float* values = out.images.data<float>() + at * image_size;
     int32_t& label = out.labels.data<int32_t>()[at];
-    const auto load = [&](int64_t i) {
+    const auto problem_of = [&](int64_t i) -> std::string {
       try {
         label = load_image(epoch_number, i, buffers, values);
-        return true;
+        return "";
       } catch (const Error& error) {
         if (!dataset->info().encoded) throw;
-        if (options.broken_images == BrokenImages::error) {
-          fail("{}; luqtrain validate-data lists such images, and with data.broken_images a run goes on without them",
-               error.what());
-        }
-        if (i == index) out.broken.push_back({dataset->image_name(i), error.what()});
-        return false;
+        return error.what();
       }
     };
-    if (load(index)) return true;
+    const std::string problem = problem_of(index);
+    if (problem.empty()) return true;
+    if (options.broken_images == BrokenImages::error) {
+      fail("{}; luqtrain validate-data lists such images, and with data.broken_images a run goes on without them",
+           problem);
+    }
+    out.broken.push_back({dataset->image_name(index), problem});
     if (options.broken_images == BrokenImages::skip) return false;
     RngStream random = image_stream({options.seed, epoch_number, index}, "data:substitute");
     for (int tries = 0; tries < max_substitutes; ++tries) {
-      if (load(random.below(static_cast<uint32_t>(images)))) return true;
+      if (problem_of(random.below(static_cast<uint32_t>(images))).empty()) return true;
     }
     fail("[loader] {}: broken, and so are {} images drawn in its place; luqtrain validate-data lists broken ones",
          dataset->image_name(index), max_substitutes);
