@@ -6,6 +6,7 @@
 #include "src/train/experiment_parts.h"
 #include "src/train/inference_model.h"
 #include "src/train/onnx_export.h"
+#include "src/train/other_file.h"
 #include "src/train/packed_file.h"
 #include "src/train/run_log.h"
 #include "src/train/text_file.h"
@@ -73,10 +74,7 @@ std::string export_model(const ExportOptions& options) {
   if (write == nullptr) {
     fail_user("[export] --format: expected safetensors, onnx or packed, got '{}'", options.format);
   }
-  std::error_code error;
-  if (std::filesystem::equivalent(options.checkpoint, options.output, error)) {
-    fail_user("[export] --output: expected another file than the input {}", options.checkpoint);
-  }
+  check_other_file("export", "--output", options.checkpoint, options.output);
   return write(load_inference_model(options.checkpoint, options.model, options.weights), options.output);
 }
 

@@ -18,6 +18,7 @@
 #include "src/data/whole_file.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/inference_model.h"
+#include "src/train/other_file.h"
 
 namespace luq {
 namespace {
@@ -144,14 +145,8 @@ std::vector<Prediction> predict(const PredictOptions& options) {
   }
   if (images.empty()) fail_user("[predict] expected image files, or --images FOLDER");
   if (!options.logits.empty()) {
-    std::vector<std::string> inputs = images;
-    inputs.push_back(options.checkpoint);
-    for (const std::string& input : inputs) {
-      std::error_code error;
-      if (fs::equivalent(input, options.logits, error)) {
-        fail_user("[predict] --logits: expected another file than the input {}", input);
-      }
-    }
+    check_other_file("predict", "--logits", options.checkpoint, options.logits);
+    for (const std::string& image : images) check_other_file("predict", "--logits", image, options.logits);
   }
   const InferenceModel model = load_inference_model(options.checkpoint, options.model, options.weights);
   if (model.data.channels != 1 && model.data.channels != 3) {

@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "luq/core/error.h"
 #include "luq/core/safetensors.h"
 #include "luq/quant/quantize.h"
+#include "src/train/other_file.h"
 
 namespace luq {
 namespace {
@@ -74,10 +74,7 @@ std::string quantize_file(const QuantizeFileOptions& options) {
   if (options.sample > 0xffff) fail_user("[quantize] --sample: expected 0..65535, got {}", options.sample);
   const Kernels& kernels = kernels_for({});
   const SafeTensors input = load_safetensors(options.input);
-  std::error_code error;
-  if (std::filesystem::equivalent(options.input, options.output, error)) {
-    fail_user("[quantize] --output: expected another file than the input {}", options.input);
-  }
+  check_other_file("quantize", "--output", options.input, options.output);
   SafeTensors output;
   std::string text;
   for (const auto& [name, x] : input.tensors) {

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <functional>
 #include <limits>
 
 #include "luq/core/error.h"
@@ -11,10 +10,13 @@
 #include "luq/models/vgg.h"
 #include "luq/train/model_file.h"
 #include "tests/catch.h"
+#include "tests/refusal.h"
 #include "tests/temporary_folder.h"
 
 namespace luq {
 namespace {
+
+using test::refusal;
 
 namespace fs = std::filesystem;
 
@@ -62,16 +64,6 @@ TrainState example_state() {
   state.config = "model:\n  name: resnet20\n";
   state.data = R"({"name": "synthetic"})";
   return state;
-}
-
-std::string refusal(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  FAIL("accepted");
-  return "";
 }
 
 bool restore_weights(const Checkpoint& checkpoint, Module& model,

@@ -12,8 +12,10 @@
 #include "tests/catch.h"
 #include "tests/damage.h"
 #include "tests/temporary_folder.h"
+#include "tests/unit/dataset_contents.h"
 
 using namespace luq;
+using luq::test::contents;
 
 namespace {
 
@@ -28,17 +30,6 @@ void put(const TemporaryFolder& folder, const std::string& path) {
 std::unique_ptr<Dataset> open_folder(const TemporaryFolder& folder, Split split, const ImageFileOptions& options = {},
                                      const std::string& name = "image_folder") {
   return open_dataset(name, folder.path.string(), split, {}, options);
-}
-
-// Each image's content and label, in order.
-std::vector<std::string> contents(const Dataset& dataset) {
-  std::vector<std::string> list;
-  std::vector<uint8_t> bytes;
-  for (int64_t i = 0; i < dataset.info().images; ++i) {
-    const int32_t label = dataset.read_file(i, bytes);
-    list.push_back(std::string(bytes.begin(), bytes.end()) + ":" + std::to_string(label));
-  }
-  return list;
 }
 
 std::string wnid(int64_t i) { return fmt::format("n{:08}", 1000 + 7 * i); }

@@ -18,8 +18,10 @@
 #include "tests/catch.h"
 #include "tests/damage.h"
 #include "tests/temporary_folder.h"
+#include "tests/unit/dataset_contents.h"
 
 using namespace luq;
+using luq::test::contents;
 
 namespace {
 
@@ -75,16 +77,6 @@ std::string refusal(const std::vector<Member>& members) {
     return error.what();
   }
   return "";
-}
-
-std::vector<std::string> contents(const Dataset& dataset) {
-  std::vector<std::string> list;
-  std::vector<uint8_t> bytes;
-  for (int64_t i = 0; i < dataset.info().images; ++i) {
-    const int32_t label = dataset.read_file(i, bytes);
-    list.push_back(std::string(bytes.begin(), bytes.end()) + ":" + std::to_string(label));
-  }
-  return list;
 }
 
 // Shards of three images each; image i has the label i % 4.

@@ -1,15 +1,17 @@
 #include "luq/train/state_dict.h"
 
 #include <cstring>
-#include <functional>
 
 #include "luq/core/error.h"
 #include "luq/models/registry.h"
 #include "tests/catch.h"
+#include "tests/refusal.h"
 #include "tests/temporary_folder.h"
 
 namespace luq {
 namespace {
+
+using test::refusal;
 
 std::unique_ptr<Module> resnet(uint64_t seed, int64_t num_classes = 10) {
   return make_model("resnet20", {.in_channels = 3, .num_classes = num_classes, .image_size = 32}, seed);
@@ -42,16 +44,6 @@ bool equal_models(Module& a, Module& b) {
 
 void erase(SafeTensors& content, const std::string& name) {
   std::erase_if(content.tensors, [&name](const auto& named) { return named.first == name; });
-}
-
-std::string refusal(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  FAIL("accepted");
-  return "";
 }
 
 }  // namespace
