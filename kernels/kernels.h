@@ -420,7 +420,19 @@ struct ResizeArgs {
   int64_t h, w, c, row_bytes;
   int64_t oh, ow;
   uint8_t* y;  // (oh, ow, c)
+  // Of what resize x and y are a part, per direction. Without these they are the whole.
+  struct Part {
+    int64_t from = 0, to = 0;          // extents of the whole image before and after; 0: h and oh, or w and ow
+    int64_t x_begin = 0, y_begin = 0;  // where x and y begin in them
+  };
+  Part rows = {}, columns = {};
 };
+
+// What resize reads of a direction of `from` pixels for its outputs begin .. end of `to`.
+struct ResizeSupport {
+  int64_t begin = 0, end = 0;
+};
+ResizeSupport resize_support(int64_t from, int64_t to, int64_t begin, int64_t end);
 
 // y = x * scale + shift, per channel, optionally mirrored: what makes pixels the network's input. In double with one
 // rounding for the product and sum, then to float32. On the calling thread.

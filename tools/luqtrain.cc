@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
@@ -126,6 +127,14 @@ int run_validation(const TrainArguments& arguments, const std::string& path, int
   return report.broken.empty() ? 0 : kFailure;
 }
 
+// CLI11 makes of -1 the largest number there is, and takes a number that is too large for the largest.
+std::string check_unsigned(const std::string& text) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error == std::errc() && end == text.data() + text.size()) return "";
+  return "expected an integer in 0..2^64-1, got " + text;
+}
+
 int run(int argc, char** argv) {
   CLI::App app{
       "Trains convolutional networks with 4-bit matmuls: INT4 forward, logarithmic unbiased FP4 gradients (LUQ).\n"
@@ -212,6 +221,7 @@ int run(int argc, char** argv) {
   auto* kernels = app.add_subcommand("kernels", "List what implements each kernel on this machine");
   auto* doctor = app.add_subcommand("doctor", "Show processor, libraries and data sets, and what is missing");
 
+  const CLI::Validator unsigned_integer(check_unsigned, "", "unsigned");
   luq::QuantizeFileOptions quantize;
   auto* quantize_command = app.add_subcommand(
       "quantize",
@@ -220,8 +230,8 @@ int run(int argc, char** argv) {
   quantize_command->add_option("--input", quantize.input, "safetensors file")->required();
   quantize_command->add_option("--format", quantize.format, "int4_sawb, uint4_sawb or fp4_luq")->required();
   quantize_command->add_option("--output", quantize.output, "safetensors file to write")->required();
-  quantize_command->add_option("--seed", quantize.seed, "Seed of the random bits (0)");
-  quantize_command->add_option("--step", quantize.step, "Step of the random bits (0)");
+  quantize_command->add_option("--seed", quantize.seed, "Seed of the random bits (0)")->check(unsigned_integer);
+  quantize_command->add_option("--step", quantize.step, "Step of the random bits (0)")->check(unsigned_integer);
   quantize_command->add_option("--sample", quantize.sample, "Sample of the random bits, 0..65535 (0)");
 
   TrainArguments validated;
@@ -246,7 +256,8 @@ int run(int argc, char** argv) {
   pack_command->add_option("--val-labels", pack.val_labels,
                            "File of the classes of test images that lie in one folder");
   pack_command->add_option("--shard-size", pack.shard_size, "Images in a shard (1000)");
-  pack_command->add_option("--shuffle", pack.shuffle, "Seed of a random order of the training images (none: by class)");
+  pack_command->add_option("--shuffle", pack.shuffle, "Seed of a random order of the training images (none: by class)")
+      ->check(unsigned_integer);
   pack_command->add_option("--workers", pack.workers, "Shards written at a time (4)");
 
   try {

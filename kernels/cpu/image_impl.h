@@ -24,7 +24,7 @@ inline void resize_pixel(const uint8_t* in, int64_t count, const int32_t* k, uin
 
 // out: (h, ow, 3) and 16 bytes more a row.
 inline void resize_rows(const ResizeArgs& a, uint8_t* out, int64_t out_row_bytes) {
-  const ResizeFilter filter = resize_filter(a.w, a.ow, false);
+  const ResizeFilter filter = resize_filter(resize_columns_axis(a), false);
   int64_t taps = 1;
   for (int64_t x = 0; x < a.ow; ++x) taps = filter.count[x] > taps ? filter.count[x] : taps;
   const int64_t whole = taps / kResizeTaps * kResizeTaps, rest = taps - whole;
@@ -66,7 +66,7 @@ inline void resize_rows(const ResizeArgs& a, uint8_t* out, int64_t out_row_bytes
 }
 
 inline void resize_columns(const uint8_t* in, int64_t in_row_bytes, const ResizeArgs& a) {
-  const ResizeFilter filter = resize_filter(a.h, a.oh, true);
+  const ResizeFilter filter = resize_filter(resize_rows_axis(a), true);
   const int64_t row_bytes = a.ow * 3;
   constexpr int64_t kBytes = 4 * Lanes::kRows;
   for (int64_t y = 0; y < a.oh; ++y) {
@@ -95,20 +95,21 @@ inline void resize_columns(const uint8_t* in, int64_t in_row_bytes, const Resize
 }
 
 void resize(const ResizeArgs& a) {
-  if (a.c != 3 || a.h == 0 || a.w == 0 || a.oh == 0 || a.ow == 0 || (a.oh == a.h && a.ow == a.w)) {
+  const ResizeAxis rows = resize_rows_axis(a), columns = resize_columns_axis(a);
+  if (a.c != 3 || a.h == 0 || a.w == 0 || a.oh == 0 || a.ow == 0 || (rows.keeps() && columns.keeps())) {
     ref_resize(a);
-  } else if (a.ow == a.w) {
-    resize_columns(a.x, a.row_bytes, a);
+  } else if (columns.keeps()) {
+    resize_columns(a.x + columns.shift() * 3, a.row_bytes, a);
   } else {
     const int64_t row_bytes = a.ow * 3 + 16;
     uint8_t* between = resize_buffer(a.h, row_bytes);
     resize_rows(a, between, row_bytes);
-    if (a.oh != a.h) {
+    if (!rows.keeps()) {
       resize_columns(between, row_bytes, a);
       return;
     }
-    for (int64_t y = 0; y < a.h; ++y) {
-      memcpy(a.y + y * a.ow * 3, between + y * row_bytes, static_cast<size_t>(a.ow * 3));
+    for (int64_t y = 0; y < a.oh; ++y) {
+      memcpy(a.y + y * a.ow * 3, between + (y + rows.shift()) * row_bytes, static_cast<size_t>(a.ow * 3));
     }
   }
 }

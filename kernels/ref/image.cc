@@ -19,25 +19,33 @@ namespace {
 constexpr int32_t kHalf = 1 << (kResizeBits - 1);
 
 struct FilterScratch {
-  int64_t inputs = 0, outputs = 0;  // what the rest was made for
+  ResizeAxis axis;  // what the rest was made for
   int64_t taps = 0;
   std::vector<int32_t> first, count, coefficients;
   std::vector<double> weights;
 };
 
-void make_filter(int64_t inputs, int64_t outputs, FilterScratch& filter) {
-  const double scale = static_cast<double>(inputs) / static_cast<double>(outputs);
-  const double support = std::max(scale, 1.0), inverse = 1.0 / support;
-  const auto most = static_cast<int64_t>(std::ceil(support)) * 2 + 1;
-  filter.first.resize(static_cast<size_t>(outputs));
-  filter.count.resize(static_cast<size_t>(outputs));
+struct Reach {  // of one output
+  double scale, support;
+  Reach(int64_t from, int64_t to)
+      : scale(static_cast<double>(from) / static_cast<double>(to)), support(std::max(scale, 1.0)) {}
+  double center(int64_t i) const { return (static_cast<double>(i) + 0.5) * scale; }
+  int64_t begin(int64_t i) const { return std::max<int64_t>(static_cast<int64_t>(center(i) - support + 0.5), 0); }
+  int64_t end(int64_t i, int64_t from) const { return std::min(static_cast<int64_t>(center(i) + support + 0.5), from); }
+};
+
+void make_filter(const ResizeAxis& axis, FilterScratch& filter) {
+  const Reach reach(axis.from, axis.to);
+  const double inverse = 1.0 / reach.support;
+  const auto most = static_cast<int64_t>(std::ceil(reach.support)) * 2 + 1;
+  filter.first.resize(static_cast<size_t>(axis.outputs));
+  filter.count.resize(static_cast<size_t>(axis.outputs));
   filter.weights.resize(static_cast<size_t>(most));
-  filter.coefficients.assign(static_cast<size_t>(outputs * most), 0);
+  filter.coefficients.assign(static_cast<size_t>(axis.outputs * most), 0);
   filter.taps = most;
-  for (int64_t i = 0; i < outputs; ++i) {
-    const double center = (static_cast<double>(i) + 0.5) * scale;
-    const int64_t begin = std::max<int64_t>(static_cast<int64_t>(center - support + 0.5), 0);
-    const int64_t end = std::min(static_cast<int64_t>(center + support + 0.5), inputs);
+  for (int64_t i = 0; i < axis.outputs; ++i) {
+    const int64_t begin = reach.begin(axis.y_begin + i), end = reach.end(axis.y_begin + i, axis.from);
+    const double center = reach.center(axis.y_begin + i);
     double sum = 0;
     for (int64_t t = 0; t < end - begin; ++t) {
       const double distance = std::abs((static_cast<double>(t + begin) - center + 0.5) * inverse);
@@ -51,17 +59,16 @@ void make_filter(int64_t inputs, int64_t outputs, FilterScratch& filter) {
       if (sum != 0) weight /= sum;
       coefficients[t] = static_cast<int32_t>(0.5 + weight * (1 << kResizeBits));
     }
-    filter.first[static_cast<size_t>(i)] = static_cast<int32_t>(begin);
+    filter.first[static_cast<size_t>(i)] = static_cast<int32_t>(begin - axis.x_begin);
     filter.count[static_cast<size_t>(i)] = static_cast<int32_t>(end - begin);
   }
-  filter.inputs = inputs;
-  filter.outputs = outputs;
+  filter.axis = axis;
 }
 
 uint8_t rounded(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kResizeBits, 0, 255)); }
 
 void resize_rows(const ResizeArgs& a, uint8_t* out) {  // out: (h, ow, c)
-  const ResizeFilter filter = resize_filter(a.w, a.ow, false);
+  const ResizeFilter filter = resize_filter(resize_columns_axis(a), false);
   for (int64_t y = 0; y < a.h; ++y) {
     for (int64_t x = 0; x < a.ow; ++x) {
       const int32_t* k = filter.coefficients + x * filter.taps;
@@ -76,7 +83,7 @@ void resize_rows(const ResizeArgs& a, uint8_t* out) {  // out: (h, ow, c)
 }
 
 void resize_columns(const uint8_t* in, int64_t in_row_bytes, const ResizeArgs& a) {  // in: (h, ow, c)
-  const ResizeFilter filter = resize_filter(a.h, a.oh, true);
+  const ResizeFilter filter = resize_filter(resize_rows_axis(a), true);
   const int64_t row_bytes = a.ow * a.c;
   for (int64_t y = 0; y < a.oh; ++y) {
     const int32_t* k = filter.coefficients + y * filter.taps;
@@ -90,10 +97,25 @@ void resize_columns(const uint8_t* in, int64_t in_row_bytes, const ResizeArgs& a
 
 }  // namespace
 
-ResizeFilter resize_filter(int64_t inputs, int64_t outputs, bool vertical) {
+ResizeAxis resize_rows_axis(const ResizeArgs& a) {
+  return {a.rows.from > 0 ? a.rows.from : a.h, a.rows.to > 0 ? a.rows.to : a.oh, a.rows.x_begin, a.rows.y_begin, a.oh};
+}
+
+ResizeAxis resize_columns_axis(const ResizeArgs& a) {
+  return {a.columns.from > 0 ? a.columns.from : a.w, a.columns.to > 0 ? a.columns.to : a.ow, a.columns.x_begin,
+          a.columns.y_begin, a.ow};
+}
+
+ResizeSupport resize_support(int64_t from, int64_t to, int64_t begin, int64_t end) {
+  if (begin >= end || from == to) return {begin, end};
+  const Reach reach(from, to);
+  return {reach.begin(begin), reach.end(end - 1, from)};
+}
+
+ResizeFilter resize_filter(const ResizeAxis& axis, bool vertical) {
   thread_local FilterScratch scratch[2];
   FilterScratch& filter = scratch[vertical ? 1 : 0];
-  if (filter.inputs != inputs || filter.outputs != outputs) make_filter(inputs, outputs, filter);
+  if (filter.axis != axis) make_filter(axis, filter);
   return {filter.taps, filter.first.data(), filter.count.data(), filter.coefficients.data()};
 }
 
@@ -106,18 +128,19 @@ uint8_t* resize_buffer(int64_t rows, int64_t row_bytes) {
 
 void ref_resize(const ResizeArgs& a) {
   if (a.h == 0 || a.w == 0 || a.oh == 0 || a.ow == 0) return;
-  if (a.oh == a.h && a.ow == a.w) {
-    for (int64_t y = 0; y < a.h; ++y) {
-      std::memcpy(a.y + y * a.w * a.c, a.x + y * a.row_bytes, static_cast<size_t>(a.w * a.c));
-    }
-  } else if (a.oh == a.h) {
-    resize_rows(a, a.y);
-  } else if (a.ow == a.w) {
-    resize_columns(a.x, a.row_bytes, a);
-  } else {
-    uint8_t* between = resize_buffer(a.h, a.ow * a.c);
-    resize_rows(a, between);
-    resize_columns(between, a.ow * a.c, a);
+  const ResizeAxis rows = resize_rows_axis(a), columns = resize_columns_axis(a);
+  const uint8_t* between = a.x + columns.shift() * a.c;  // the columns that are wanted
+  int64_t between_row_bytes = a.row_bytes;
+  if (!columns.keeps()) {
+    between_row_bytes = a.ow * a.c;
+    uint8_t* buffer = resize_buffer(a.h, between_row_bytes);
+    resize_rows(a, buffer);
+    between = buffer;
+  }
+  if (!rows.keeps()) return resize_columns(between, between_row_bytes, a);
+  for (int64_t y = 0; y < a.oh; ++y) {
+    std::memcpy(a.y + y * a.ow * a.c, between + (y + rows.shift()) * between_row_bytes,
+                static_cast<size_t>(a.ow * a.c));
   }
 }
 

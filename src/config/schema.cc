@@ -360,7 +360,8 @@ std::vector<Field> schema(ExperimentConfig& c) {
       number("train.clip_grad_norm", c.train.clip_grad_norm, kNonNegative,
              "The gradients' common L2 norm is scaled down to this where it is larger; 0: off."),
       integer("eval.batch_size", c.eval.batch_size, 1, kAnyLarge, "Images per batch of an evaluation."),
-      integer("eval.max_images", c.eval.max_images, 0, kAnyLarge, "Evaluate on the first so many images; 0: all."),
+      integer("eval.max_images", c.eval.max_images, 0, kAnyLarge,
+              "Evaluate on so many images, evenly spread over the set; 0: all."),
   };
   append_quantization(fields, c.quantization);
   return fields;

@@ -141,8 +141,7 @@ const std::vector<KnownImageFiles>& known_image_files() {
        .advice =
            "set data.path to a folder that holds " + layout +
            " with the classes n01440764 ... n15075141 (or val/*.JPEG and a file of their classes, docs/data.md); "
-           "ImageNet is to be had at https://image-net.org, after registration. Without it: --smoke tries everything "
-           "on a few made-up images, --dry-run tells the cost, resnet50_224_luq.yaml trains on made-up pixels, "
+           "ImageNet is to be had at https://image-net.org, after registration. Without it --dry-run tells the cost, "
            "and tools/prepare_photos.sh makes a small set of image files (data.name: image_folder)",
        .train_images = 1281167,
        .test_images = 50000,
@@ -258,7 +257,11 @@ std::unique_ptr<Dataset> open_image_files(const KnownImageFiles& known, const st
                                 : shards                             ? "holds no train-*.tar or val-*.tar"
                                                                      : "holds neither train/ nor val/ nor test/"));
   }
-  fail_user("[data] {}: not found in {}; {}", known.name, fmt::join(lacks, ", "), known.advice);
+  fail_user(
+      "[data] {}: not found in {}; {}. To try without it: --smoke runs everything on a few made-up image files, and "
+      "--set "
+      "data.name=synthetic --set data.synthetic.image_size=224 trains on made-up pixels",
+      known.name, fmt::join(lacks, ", "), known.advice);
 }
 
 }  // namespace

@@ -76,10 +76,10 @@ std::string first_of(const std::vector<std::string>& names) {
   return names.size() > shown ? fmt::format("{} and {} more", text, names.size() - shown) : text;
 }
 
-// The images below one folder of a class, as paths relative to `root`.
+// The images in and below one folder, as paths relative to `root`.
 class ClassScan {
  public:
-  ClassScan(const fs::path& root, const std::string& name) : root_(root) {
+  ClassScan(fs::path root, const std::string& name) : root_(std::move(root)) {
     walk(name);
     std::sort(folders_.begin(), folders_.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   }
@@ -109,7 +109,7 @@ class ClassScan {
     above_.pop_back();
   }
 
-  const fs::path& root_;
+  fs::path root_;
   std::vector<std::pair<std::string, std::vector<std::string>>> folders_;
   std::vector<std::pair<dev_t, ino_t>> above_;
 };
@@ -247,6 +247,12 @@ bool has_image_extension(const std::string& name) {
   std::string extension = name.substr(dot);
   for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
+}
+
+std::vector<std::string> images_below(const std::string& folder) {
+  std::string name = folder;
+  while (name.size() > 1 && name.ends_with('/')) name.pop_back();
+  return ClassScan("", name).images();
 }
 
 std::vector<std::string> other_files(const std::string& root) {

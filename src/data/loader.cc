@@ -149,7 +149,7 @@ struct Loader::Impl {
     if (options.broken_images == BrokenImages::skip) return false;
     RngStream random = image_stream({options.seed, epoch_number, index}, "data:substitute");
     for (int tries = 0; tries < max_substitutes; ++tries) {
-      if (problem_of(random.below(static_cast<uint32_t>(images))).empty()) return true;
+      if (problem_of(random.below(static_cast<uint32_t>(dataset->info().images))).empty()) return true;
     }
     fail("[loader] {}: broken, and so are {} images drawn in its place; luqtrain validate-data lists broken ones",
          dataset->image_name(index), max_substitutes);
@@ -185,7 +185,8 @@ struct Loader::Impl {
     int64_t used = 0;
     for (int64_t i = 0; i < count; ++i) {
       if (of.cancelled) return {};
-      const int64_t index = of.order.empty() ? first + i : of.order[static_cast<size_t>(first + i)];
+      const int64_t place = of.order.empty() ? first + i : of.order[static_cast<size_t>(first + i)];
+      const int64_t index = place * dataset->info().images / images;  // max_images of them, evenly spread
       if (place_image(of.number, index, buffers, out, used)) ++used;
     }
     if (used < count) {

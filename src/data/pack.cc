@@ -14,6 +14,7 @@
 #include "luq/core/error.h"
 #include "luq/core/rng.h"
 #include "luq/data/dataset.h"
+#include "src/core/stop_signals.h"
 #include "src/data/image_folder.h"
 #include "src/data/parallel.h"
 #include "src/data/tar_shard.h"
@@ -150,7 +151,7 @@ class FolderGuard {
 
 // Returns the bytes of the shards.
 uint64_t pack_split(const Dataset& dataset, const std::string& folder, const std::string& prefix,
-                    const std::vector<uint32_t>& order, const PackOptions& options) {
+                    const std::vector<uint32_t>& order, const PackOptions& options, const StopSignals& signals) {
   const auto shard_size = static_cast<size_t>(options.shard_size);
   std::atomic<uint64_t> total = 0;
   for_each_parallel((order.size() + shard_size - 1) / shard_size, static_cast<size_t>(options.workers), [&](size_t s) {
@@ -158,6 +159,7 @@ uint64_t pack_split(const Dataset& dataset, const std::string& folder, const std
     TarWriter tar(file);
     std::vector<uint8_t> bytes;
     for (size_t place = s * shard_size; place < std::min((s + 1) * shard_size, order.size()); ++place) {
+      if (signals.received() != 0) fail("[pack] stopped by {}; {} is removed", signals.name(), folder);
       const auto index = static_cast<int64_t>(order[place]);
       const std::string label = fmt::format("{}\n", dataset.read_file(index, bytes));
       tar.add(fmt::format("{:08}.{}", place, extension_of(bytes, dataset.image_name(index))), bytes.data(),
@@ -208,18 +210,20 @@ PackReport pack_shards(const PackOptions& options) {
   PackReport report;
   std::error_code error;
   if (!fs::create_directories(folder, error)) fail("[pack] {}: cannot be made: {}", folder, error.message());
+  const StopSignals signals;
   FolderGuard guard(folder);
   write_text(folder + "/classes.txt", classes);
   const auto shards = [&](int64_t images) { return (images + options.shard_size - 1) / options.shard_size; };
   if (train) {
     report.train_images = train->info().images;
     report.train_shards = shards(report.train_images);
-    report.bytes += pack_split(*train, folder, "train", order_of(report.train_images, options.shuffle), options);
+    report.bytes +=
+        pack_split(*train, folder, "train", order_of(report.train_images, options.shuffle), options, signals);
   }
   if (test) {
     report.val_images = test->info().images;
     report.val_shards = shards(report.val_images);
-    report.bytes += pack_split(*test, folder, "val", order_of(report.val_images, std::nullopt), options);
+    report.bytes += pack_split(*test, folder, "val", order_of(report.val_images, std::nullopt), options, signals);
   }
   fs::rename(folder, output, error);
   if (error) fail("[pack] {}: cannot be made: {}", output, error.message());

@@ -31,26 +31,27 @@ void check_augmentation(const TransformOptions& options, int64_t channels, const
   const auto in = [](double value, double low, double high) { return value >= low && value <= high; };
   constexpr double kLargest = 1e6;
   const ColorJitterOptions& jitter = options.color_jitter;
-  require(in(jitter.brightness, 0, kLargest), "color_jitter.brightness", "0 or more", jitter.brightness);
-  require(in(jitter.contrast, 0, kLargest), "color_jitter.contrast", "0 or more", jitter.contrast);
-  require(in(jitter.saturation, 0, kLargest), "color_jitter.saturation", "0 or more", jitter.saturation);
-  require(in(jitter.hue, 0, 0.5), "color_jitter.hue", "0..0.5", jitter.hue);
-  require(in(options.lighting, 0, kLargest), "lighting", "0 or more", options.lighting);
-  require(in(options.random_erasing, 0, 1), "random_erasing", "a probability", options.random_erasing);
-  require(in(options.mixup_alpha, 0, kLargest), "mixup_alpha", "0 or more", options.mixup_alpha);
-  require(in(options.cutmix_alpha, 0, kLargest), "cutmix_alpha", "0 or more", options.cutmix_alpha);
+  require(in(jitter.brightness, 0, kLargest), "data.augment.color_jitter.brightness", "0..1000000", jitter.brightness);
+  require(in(jitter.contrast, 0, kLargest), "data.augment.color_jitter.contrast", "0..1000000", jitter.contrast);
+  require(in(jitter.saturation, 0, kLargest), "data.augment.color_jitter.saturation", "0..1000000", jitter.saturation);
+  require(in(jitter.hue, 0, 0.5), "data.augment.color_jitter.hue", "0..0.5", jitter.hue);
+  require(in(options.lighting, 0, kLargest), "data.augment.lighting", "0..1000000", options.lighting);
+  require(in(options.random_erasing, 0, 1), "data.augment.random_erasing", "a probability", options.random_erasing);
+  require(in(options.mixup_alpha, 0, kLargest), "data.augment.mixup_alpha", "0..1000000", options.mixup_alpha);
+  require(in(options.cutmix_alpha, 0, kLargest), "data.augment.cutmix_alpha", "0..1000000", options.cutmix_alpha);
   const RandAugmentOptions& rand = options.rand_augment;
-  require(rand.num_ops >= 0, "rand_augment.num_ops", "0 or more", static_cast<double>(rand.num_ops));
-  require(in(static_cast<double>(rand.magnitude), 0, kMagnitudeBins - 1), "rand_augment.magnitude", "0..30",
-          static_cast<double>(rand.magnitude));
+  require(rand.num_ops >= 0, "data.augment.rand_augment.num_ops", "0 or more", static_cast<double>(rand.num_ops));
+  require(in(static_cast<double>(rand.magnitude), 0, kMagnitudeBins - 1), "data.augment.rand_augment.magnitude",
+          "0..30", static_cast<double>(rand.magnitude));
   if (rand.num_ops > 0 && options.trivial_augment) {
-    fail_user("[loader] trivial_augment: expected rand_augment.num_ops 0 beside it, got {}", rand.num_ops);
+    fail_user("[loader] data.augment.trivial_augment: expected data.augment.rand_augment.num_ops 0 beside it, got {}",
+              rand.num_ops);
   }
   if (channels == 3) return;
-  for (const auto& [key, on] : {std::pair{"color_jitter", jitters(jitter)},
-                                {"lighting", options.lighting > 0},
+  for (const auto& [key, on] : {std::pair{"data.augment.color_jitter", jitters(jitter)},
+                                {"data.augment.lighting", options.lighting > 0},
                                 {"rand_augment", rand.num_ops > 0},
-                                {"trivial_augment", options.trivial_augment}}) {
+                                {"data.augment.trivial_augment", options.trivial_augment}}) {
     if (on) fail_user("[loader] {}: expected images of 3 channels, got {} with {}", key, name, channels);
   }
 }
@@ -93,6 +94,23 @@ int64_t reduction_of(const Region& region, int64_t size) {
   return reduction;
 }
 
+kernels::ResizeArgs to_resize(const Image& image, int64_t height, int64_t width) {
+  return {.x = image.pixels(),
+          .h = image.height,
+          .w = image.width,
+          .c = 3,
+          .row_bytes = image.row_bytes,
+          .oh = height,
+          .ow = width,
+          .y = nullptr};
+}
+
+void resize(const Kernels& kernels, kernels::ResizeArgs args, std::vector<uint8_t>& out) {
+  out.resize(static_cast<size_t>(args.oh * args.ow * args.c));
+  args.y = out.data();
+  kernels.resize(args);
+}
+
 }  // namespace
 
 Region random_resized_crop(int64_t height, int64_t width, const TransformOptions& options, const ImageKey& key) {
@@ -123,59 +141,48 @@ Transform::Transform(const DatasetInfo& info, const TransformOptions& options)
       width_(info.encoded ? options.image_size : info.width),
       channels_(info.encoded ? 3 : info.channels) {
   if (encoded_) {
-    if (options.image_size < 1) fail_user("[loader] image_size: expected 1 or more, got {}", options.image_size);
+    if (options.image_size < 1) fail_user("[loader] data.image_size: expected 1 or more, got {}", options.image_size);
     if (options.eval_resize < options.image_size) {
-      fail_user("[loader] eval_resize: expected image_size ({}) or more, got {}", options.image_size,
+      fail_user("[loader] data.eval_resize: expected data.image_size ({}) or more, got {}", options.image_size,
                 options.eval_resize);
     }
     if (options.pad_crop != 0) {
-      fail_user("[loader] pad_crop: expected 0 for image files, got {}; random_resized_crop crops them",
+      fail_user("[loader] data.augment.pad_crop: expected 0 for image files, got {}; random_resized_crop crops them",
                 options.pad_crop);
     }
   }
   const int64_t max_pad = std::min(height_, width_);
   if (options.pad_crop < 0 || options.pad_crop > max_pad) {
-    fail_user("[loader] pad_crop: expected 0..{} for images of {} x {}, got {}", max_pad, height_, width_,
+    fail_user("[loader] data.augment.pad_crop: expected 0..{} for images of {} x {}, got {}", max_pad, height_, width_,
               options.pad_crop);
   }
   if (options.pad_crop > 0 && options.random_resized_crop) {
-    fail_user("[loader] pad_crop: expected 0 beside random_resized_crop, got {}", options.pad_crop);
+    fail_user("[loader] data.augment.pad_crop: expected 0 beside data.augment.random_resized_crop, got {}",
+              options.pad_crop);
   }
-  check_range("crop_scale", options.crop_scale);
-  if (options.crop_scale[1] > 1) fail_user("[loader] crop_scale: expected at most 1, got {}", options.crop_scale[1]);
-  check_range("crop_ratio", options.crop_ratio);
+  check_range("data.augment.crop_scale", options.crop_scale);
+  if (options.crop_scale[1] > 1)
+    fail_user("[loader] data.augment.crop_scale: expected at most 1, got {}", options.crop_scale[1]);
+  check_range("data.augment.crop_ratio", options.crop_ratio);
   check_augmentation(options, channels_, info.name);
 
   mean_ = !options.mean.empty() ? options.mean : info.mean.empty() && encoded_ ? kImageNetMean : info.mean;
   std_ = !options.std.empty() ? options.std : info.std.empty() && encoded_ ? kImageNetStd : info.std;
-  for (const auto& [key, values] : {std::pair{"mean", &mean_}, std::pair{"std", &std_}}) {
+  for (const auto& [key, values] : {std::pair{"data.augment.mean", &mean_}, std::pair{"data.augment.std", &std_}}) {
     if (static_cast<int64_t>(values->size()) != channels_) {
       fail_user("[loader] {}: expected one value for each of the {} channels of {}, got {}", key, channels_, info.name,
                 values->size());
     }
   }
   for (size_t c = 0; c < mean_.size(); ++c) {
-    if (!std::isfinite(mean_[c])) fail_user("[loader] mean: expected finite values, got {}", mean_[c]);
-    if (!std::isfinite(std_[c]) || std_[c] <= 0) fail_user("[loader] std: expected values above 0, got {}", std_[c]);
+    if (!std::isfinite(mean_[c])) fail_user("[loader] data.augment.mean: expected finite values, got {}", mean_[c]);
+    if (!std::isfinite(std_[c]) || std_[c] <= 0)
+      fail_user("[loader] data.augment.std: expected values above 0, got {}", std_[c]);
   }
 }
 
 Transform::Buffers Transform::make_buffers() const {
   return {.decoder = ImageDecoder({.exif_rotate = options_.exif_rotate}), .decoded = {}, .pixels = {}, .other = {}};
-}
-
-void Transform::resize(const uint8_t* pixels, int64_t height, int64_t width, int64_t row_bytes, int64_t out_height,
-                       int64_t out_width, std::vector<uint8_t>& out) const {
-  const auto size = static_cast<size_t>(out_height * out_width * channels_);
-  if (out.size() < size) out.resize(size);
-  kernels_->resize({.x = pixels,
-                    .h = height,
-                    .w = width,
-                    .c = channels_,
-                    .row_bytes = row_bytes,
-                    .oh = out_height,
-                    .ow = out_width,
-                    .y = out.data()});
 }
 
 // Leaves the pixels (height_, width_, 3) in buffers.pixels.
@@ -187,22 +194,23 @@ void Transform::place_file(std::span<const uint8_t> file, const ImageKey* key, B
   if (key != nullptr && options_.random_resized_crop) {
     const Region region = luq::random_resized_crop(height, width, options_, *key);
     decoder.decode(region, image, options_.scaled_decode ? reduction_of(region, height_) : 1);
-    resize(image.pixels(), image.height, image.width, image.row_bytes, height_, width_, buffers.pixels);
+    resize(*kernels_, to_resize(image, height_, width_), buffers.pixels);
     return;
   }
-  // As torchvision's Resize and CenterCrop: the longer side is cut to an integer, half pixels round to even.
+  // As torchvision's Resize and CenterCrop: the longer side is cut to an integer, half pixels round to even. Only what
+  // the centre needs is decoded and resized.
   const int64_t size = options_.eval_resize, shorter = std::min(height, width);
   const int64_t new_height = height == shorter ? size : size * height / shorter;
   const int64_t new_width = width == shorter ? size : size * width / shorter;
   const int64_t top = round_to_even(static_cast<double>(new_height - height_) / 2);
   const int64_t left = round_to_even(static_cast<double>(new_width - width_) / 2);
-  decoder.decode(image);
-  resize(image.pixels(), image.height, image.width, image.row_bytes, new_height, new_width, buffers.other);
-  buffers.pixels.resize(static_cast<size_t>(height_ * width_ * 3));
-  for (int64_t y = 0; y < height_; ++y) {
-    std::memcpy(buffers.pixels.data() + y * width_ * 3, buffers.other.data() + ((y + top) * new_width + left) * 3,
-                static_cast<size_t>(width_ * 3));
-  }
+  const auto [first_row, last_row] = kernels::resize_support(height, new_height, top, top + height_);
+  const auto [first_column, last_column] = kernels::resize_support(width, new_width, left, left + width_);
+  decoder.decode({first_row, first_column, last_row - first_row, last_column - first_column}, image);
+  kernels::ResizeArgs args = to_resize(image, height_, width_);
+  args.rows = {height, new_height, first_row, top};
+  args.columns = {width, new_width, first_column, left};
+  resize(*kernels_, args, buffers.pixels);
 }
 
 void Transform::place_pixels(std::span<const uint8_t> pixels, const ImageKey* key, Buffers& buffers) const {
@@ -213,8 +221,16 @@ void Transform::place_pixels(std::span<const uint8_t> pixels, const ImageKey* ke
   buffers.pixels.resize(static_cast<size_t>(size));
   if (key != nullptr && options_.random_resized_crop) {
     const Region region = luq::random_resized_crop(height_, width_, options_, *key);
-    resize(pixels.data() + region.top * row_bytes + region.left * channels_, region.height, region.width, row_bytes,
-           height_, width_, buffers.pixels);
+    resize(*kernels_,
+           {.x = pixels.data() + region.top * row_bytes + region.left * channels_,
+            .h = region.height,
+            .w = region.width,
+            .c = channels_,
+            .row_bytes = row_bytes,
+            .oh = height_,
+            .ow = width_,
+            .y = nullptr},
+           buffers.pixels);
   } else if (key != nullptr && options_.pad_crop > 0) {
     const Placement placement = draw_placement(*key, options_.pad_crop, false);
     cut_from_padded(pixels.data(), height_, width_, channels_, placement.top - options_.pad_crop,

@@ -1,10 +1,12 @@
-// An index of every shard is read, or made, when the data set is opened; after that an image is one pread. Shards are
-// opened for each image: a set may have more of them than a process may have open files.
+// An index of every shard is read, or made, when the data set is opened; after that an image is one pread. The
+// shards read last stay open, and no more of them: a set may have more shards than a process may have open files.
 #include "src/data/webdataset.h"
 
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 
@@ -173,6 +175,27 @@ std::vector<std::string> read_class_names(const std::string& location) {
   return parse_lines(read_text_file(file));
 }
 
+// The files asked for last, open. Called from many threads at once.
+class OpenFiles {
+ public:
+  std::shared_ptr<const RandomAccessFile> get(const std::string& name) {
+    const std::lock_guard lock(mutex_);
+    auto found = std::ranges::find(files_, name, &Entry::first);
+    if (found == files_.end()) {
+      if (files_.size() == most) files_.pop_back();
+      found = files_.insert(files_.end(), {name, std::make_shared<const RandomAccessFile>(name)});
+    }
+    std::rotate(files_.begin(), found, found + 1);
+    return files_.front().second;
+  }
+
+ private:
+  using Entry = std::pair<std::string, std::shared_ptr<const RandomAccessFile>>;
+  static constexpr size_t most = 64;
+  std::mutex mutex_;
+  std::vector<Entry> files_;  // the last one first
+};
+
 class WebDataset : public Dataset {
  public:
   WebDataset(std::vector<std::string> shards, std::vector<ShardIndex> indexes, DatasetInfo info)
@@ -195,9 +218,9 @@ class WebDataset : public Dataset {
 
   int32_t read_file(int64_t i, std::vector<uint8_t>& bytes) const override {
     const ShardImage& image = images_[static_cast<size_t>(i)];
-    const RandomAccessFile shard(shard_of(i));
+    const std::shared_ptr<const RandomAccessFile> shard = open_.get(shard_of(i));
     bytes.resize(image.size);
-    if (shard.read_at(image.offset, bytes) != image.size) {
+    if (shard->read_at(image.offset, bytes) != image.size) {
       fail("[data] {}: the shard ends before the image does: it has been changed since it was opened", image_name(i));
     }
     return image.label;
@@ -214,6 +237,7 @@ class WebDataset : public Dataset {
   std::vector<int64_t> ends_;  // of each shard, the number of images up to its last
   std::vector<ShardImage> images_;
   DatasetInfo info_;
+  mutable OpenFiles open_;
 };
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "luq/core/error.h"
 
 namespace luq {
@@ -30,17 +32,25 @@ bool matches(std::string_view pattern, std::string_view text) {
 
 }  // namespace
 
+std::string first_conv(const std::vector<MatmulLayer>& layers) {
+  const auto found = std::ranges::find(layers, LayerKind::conv, &MatmulLayer::kind);
+  return found == layers.end() ? "" : found->name;
+}
+
+std::string last_linear(const std::vector<MatmulLayer>& layers) {
+  const auto found = std::find_if(layers.rbegin(), layers.rend(),
+                                  [](const MatmulLayer& layer) { return layer.kind == LayerKind::linear; });
+  return found == layers.rend() ? "" : found->name;
+}
+
 QuantPlan::QuantPlan(const QuantPolicy& policy, const std::vector<MatmulLayer>& layers) {
-  std::string first_conv, last_linear;
   std::vector<std::string> names;
   for (const MatmulLayer& layer : layers) {
     names.push_back(layer.name);
     layers_[layer.name] = policy.spec;
-    if (layer.kind == LayerKind::conv && first_conv.empty()) first_conv = layer.name;
-    if (layer.kind == LayerKind::linear) last_linear = layer.name;
   }
-  if (policy.exempt_first_conv) layers_.erase(first_conv);
-  if (policy.exempt_last_linear) layers_.erase(last_linear);
+  if (policy.exempt_first_conv) layers_.erase(first_conv(layers));
+  if (policy.exempt_last_linear) layers_.erase(last_linear(layers));
   for (const std::string& pattern : policy.exempt) {
     bool used = false;
     for (const std::string& name : names) {

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "luq/core/error.h"
 #include "src/train/state_slots.h"
@@ -62,6 +63,27 @@ std::string checksum(const SafeTensors& content) {
   return fmt::format("{:08x}", crc);
 }
 
+std::string to_json(const TrainWindow& window) {
+  return nlohmann::json{
+      {"loss_sum", window.loss_sum}, {"gradient_norm_sum", window.gradient_norm_sum}, {"correct", window.correct},
+      {"images", window.images},     {"broken_images", window.broken_images},         {"steps", window.steps}}
+      .dump();
+}
+
+TrainWindow parse_window(const std::string& text, const std::string& file) {
+  try {
+    const nlohmann::json json = nlohmann::json::parse(text);
+    return {.loss_sum = json.at("loss_sum"),
+            .gradient_norm_sum = json.at("gradient_norm_sum"),
+            .correct = json.at("correct"),
+            .images = json.at("images"),
+            .broken_images = json.at("broken_images"),
+            .steps = json.at("steps")};
+  } catch (const nlohmann::json::exception& error) {
+    fail_user("[checkpoint] {}: metadata 'window' is not understood: {}", file, error.what());
+  }
+}
+
 std::map<std::string, std::string> to_metadata(const TrainState& state) {
   return {{"format", format_name},
           {"step", fmt::format("{}", state.step)},
@@ -70,6 +92,7 @@ std::map<std::string, std::string> to_metadata(const TrainState& state) {
           {"seed", fmt::format("{}", state.seed)},
           {"best_top1", fmt::format("{}", state.best_top1)},
           {"finished", state.finished ? "1" : "0"},
+          {"window", to_json(state.window)},
           {"config", state.config},
           {"data", state.data}};
 }
@@ -131,6 +154,8 @@ Checkpoint read_checkpoint(const std::string& file, SafeTensors read) {
   state.finished = metadata_number<int>(content, file, "finished") != 0;
   state.config = metadata_text(content, file, "config");
   if (content.metadata.at("format") != old_format_name) state.data = metadata_text(content, file, "data");
+  // Checkpoints of the first versions have none.
+  if (content.metadata.contains("window")) state.window = parse_window(content.metadata.at("window"), file);
   return checkpoint;
 }
 

@@ -68,13 +68,19 @@ std::shared_ptr<const Dataset> open_split(const ExperimentConfig& config, Split 
                        .num_classes = config.data.num_classes});
 }
 
-Ctx ExperimentParts::context(const ExperimentConfig& config) const {
+Ctx context_of(const ExperimentConfig& config, const QuantPlan& plan) {
   Ctx ctx;
   ctx.device = parse_device(config.device);
-  ctx.kernels = kernels;
+  ctx.kernels = &kernels_for(ctx.device);
   ctx.quant = &plan;
   ctx.seed = config.seed;
   return ctx;
+}
+
+DType activation_type(const ExperimentConfig& config) {
+  if (config.precision == "float32") return DType::float32;
+  if (config.precision == "bfloat16") return DType::bfloat16;
+  fail_user("[train] precision: expected float32 or bfloat16, got '{}'", config.precision);
 }
 
 Var ExperimentParts::input(const Tensor& images) const { return Var(convert(*kernels, images, dtype)); }
@@ -90,11 +96,8 @@ ExperimentParts make_parts(const ExperimentConfig& config, std::shared_ptr<const
   ExperimentParts parts;
   parts.train_set = std::move(train_set);
   parts.test_set = std::move(test_set);
-  parts.kernels = &kernels_for(parse_device(config.device));
-  if (config.precision != "float32" && config.precision != "bfloat16") {
-    fail_user("[train] precision: expected float32 or bfloat16, got '{}'", config.precision);
-  }
-  parts.dtype = config.precision == "bfloat16" ? DType::bfloat16 : DType::float32;
+  parts.kernels = parts.context(config).kernels;
+  parts.dtype = activation_type(config);
   if (config.eval.batch_size < 1)
     fail_user("[train] eval.batch_size: expected 1 or more, got {}", config.eval.batch_size);
   const DatasetInfo& info = parts.test_set->info();

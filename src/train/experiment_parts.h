@@ -12,6 +12,11 @@
 
 namespace luq {
 
+// The configuration's device and kernels, plan and seed. Throws UserError for an unknown device.
+Ctx context_of(const ExperimentConfig& config, const QuantPlan& plan);
+// Of the configuration's precision. Throws UserError for an unknown one.
+DType activation_type(const ExperimentConfig& config);
+
 struct ExperimentParts {
   const Kernels* kernels = nullptr;
   std::shared_ptr<const Dataset> train_set;  // null when only evaluation was asked for
@@ -22,7 +27,7 @@ struct ExperimentParts {
   DType dtype = DType::float32;  // of activations
   Shape image;                   // (height, width, channels) of what the model takes
 
-  Ctx context(const ExperimentConfig& config) const;
+  Ctx context(const ExperimentConfig& config) const { return context_of(config, plan); }
   Var input(const Tensor& images) const;  // what the model takes
 };
 

@@ -11,13 +11,6 @@ namespace {
 
 constexpr int64_t imagenet_classes = 1000;
 
-std::string first_conv_name(const Module& model) {
-  for (const MatmulLayer& layer : model.matmul_layers()) {
-    if (layer.kind == LayerKind::conv) return layer.name;
-  }
-  return "";
-}
-
 // The file's extent `dimension` of a layer's weight, or `otherwise` where it has none.
 int64_t stored_extent(const SafeTensors& state, const std::string& layer, int64_t dimension, int64_t otherwise) {
   const Tensor* weight = state.find(layer + ".weight");
@@ -26,13 +19,7 @@ int64_t stored_extent(const SafeTensors& state, const std::string& layer, int64_
 
 }  // namespace
 
-Ctx InferenceModel::context() const {
-  Ctx ctx;
-  ctx.kernels = kernels;
-  ctx.quant = &plan;
-  ctx.seed = config.seed;
-  return ctx;
-}
+Ctx InferenceModel::context() const { return context_of(config, plan); }
 
 Shape InferenceModel::input_shape() const {
   const Transform transform(data, transform_options(config));
@@ -68,16 +55,16 @@ InferenceModel load_inference_model(const std::string& file, const std::string& 
                    .std = {},
                    .class_names = {}};
   }
-  result.kernels = &kernels_for({});
-  result.dtype = result.config.precision == "bfloat16" ? DType::bfloat16 : DType::float32;
+  result.kernels = context_of(result.config, result.plan).kernels;
+  result.dtype = activation_type(result.config);
   ModelOptions options{.in_channels = result.data.channels,
                        .num_classes = result.data.num_classes,
                        .image_size = result.input_shape()[1]};
   result.model = build_model(result.config.model.name, options);
-  const ModelOptions stored{
-      .in_channels = stored_extent(model_file.state, first_conv_name(*result.model), 1, options.in_channels),
-      .num_classes = stored_extent(model_file.state, head_name(*result.model), 0, options.num_classes),
-      .image_size = options.image_size};
+  const std::vector<MatmulLayer> layers = result.model->matmul_layers();
+  const ModelOptions stored{.in_channels = stored_extent(model_file.state, first_conv(layers), 1, options.in_channels),
+                            .num_classes = stored_extent(model_file.state, last_linear(layers), 0, options.num_classes),
+                            .image_size = options.image_size};
   if (stored.in_channels != options.in_channels || stored.num_classes != options.num_classes) {
     result.model = build_model(result.config.model.name, stored);
   }

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <chrono>
 
+#include "luq/config/load.h"
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
 #include "luq/core/rng.h"
 #include "luq/ops/loss.h"
+#include "luq/train/lr_scheduler.h"
 #include "luq/train/optimizer.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/run_log.h"
@@ -138,6 +140,8 @@ std::string with_kernel(const std::string& formats, const std::string& kernel) {
 
 std::string describe_plan(const ExperimentConfig& config) {
   ExperimentParts parts = make_plan_parts(config);
+  const int64_t steps_per_epoch = parts.train_set->info().images / config.train.batch_size;
+  check_lr_schedule(config.lr_scheduler, {config.train.epochs, steps_per_epoch});
   const std::string start = load_initial_weights(config, *parts.model);
   const Probe probed = probe(config, parts);
 
@@ -165,7 +169,6 @@ std::string describe_plan(const ExperimentConfig& config) {
     text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }
 
-  const int64_t steps_per_epoch = parts.train_set->info().images / config.train.batch_size;
   int64_t steps = steps_per_epoch * config.train.epochs;
   if (config.train.max_steps > 0) steps = std::min(steps, config.train.max_steps);
   const int64_t evaluations = (steps + steps_per_epoch - 1) / steps_per_epoch * (config.train.ema_decay > 0 ? 2 : 1);
@@ -180,6 +183,7 @@ std::string describe_plan(const ExperimentConfig& config) {
   if (!start.empty()) text += fmt::format("weights          {}\n", start);
   text += fmt::format("MACs per image   {} forward, {:.1f} % of them in 4 bits\n", format_count(macs),
                       macs == 0 ? 0.0 : 100.0 * static_cast<double>(integer_macs) / static_cast<double>(macs));
+  for (const std::string& warning : keys_without_effect(config)) text += fmt::format("warning          {}\n", warning);
   text += fmt::format("data             {}: {} training and {} test images{}\n", parts.train_set->info().name,
                       format_count(parts.train_set->info().images), format_count(parts.test_set->info().images),
                       is_missing(config) ? fmt::format(", as published: it is not here (looked in {})",

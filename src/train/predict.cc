@@ -23,23 +23,12 @@
 namespace luq {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr size_t shown_classes = 5;
 
-std::vector<std::string> images_below(const std::string& folder) {
+std::vector<std::string> images_of(const std::string& folder) {
   std::error_code error;
-  if (!fs::is_directory(folder, error)) fail_user("[predict] --images {}: is not a folder", folder);
-  std::vector<std::string> images;
-  try {
-    for (const fs::directory_entry& entry :
-         fs::recursive_directory_iterator(folder, fs::directory_options::follow_directory_symlink)) {
-      if (entry.is_regular_file() && has_image_extension(entry.path().filename().string()))
-        images.push_back(entry.path().string());
-    }
-  } catch (const fs::filesystem_error& failure) {
-    fail_user("[predict] --images {}: cannot be read: {}", folder, failure.code().message());
-  }
+  if (!std::filesystem::is_directory(folder, error)) fail_user("[predict] --images {}: is not a folder", folder);
+  std::vector<std::string> images = images_below(folder);
   if (images.empty()) fail_user("[predict] --images {}: holds no .jpg, .jpeg or .png file", folder);
   std::ranges::sort(images);
   return images;
@@ -141,7 +130,7 @@ void save_logits(const std::string& file, const Tensor& logits, const std::vecto
 std::vector<Prediction> predict(const PredictOptions& options) {
   std::vector<std::string> images = options.images;
   if (!options.folder.empty()) {
-    for (std::string& image : images_below(options.folder)) images.push_back(std::move(image));
+    for (std::string& image : images_of(options.folder)) images.push_back(std::move(image));
   }
   if (images.empty()) fail_user("[predict] expected image files, or --images FOLDER");
   if (!options.logits.empty()) {

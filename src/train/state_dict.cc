@@ -55,7 +55,7 @@ LoadedState load_state_dict(Module& model, const SafeTensors& content, const Loa
                          [](const Slot& slot) { return is_activation_scale(slot.name); });
     std::erase_if(slots, [](const Slot& slot) { return is_activation_scale(slot.name); });
   }
-  const std::string head = head_name(model);
+  const std::string head = last_linear(model.matmul_layers());
   const Tensor* stored_head = content.find(head + ".weight");
   const Slot* own_head = find(slots, head + ".weight");
   if (options.replace_head && stored_head != nullptr && own_head != nullptr && stored_head->shape().rank() == 2 &&
@@ -74,14 +74,6 @@ LoadedState load_state_dict(Module& model, const SafeTensors& content, const Loa
   }
   for (Slot& slot : unknown_scales) slot.value.zero();
   return loaded;
-}
-
-std::string head_name(const Module& model) {
-  std::string head;
-  for (const MatmulLayer& layer : model.matmul_layers()) {
-    if (layer.kind == LayerKind::linear) head = layer.name;
-  }
-  return head;
 }
 
 }  // namespace luq

@@ -40,6 +40,7 @@ std::string to_record(const Metrics& metrics) {
   add(kind + "/loss", metrics.loss);
   add(kind + "/top1", metrics.top1);
   add(kind + "/top5", metrics.top5);
+  add(kind + "/broken_images", metrics.broken_images);
   if (kind == "train") {
     add("train/lr", metrics.lr);
     add("train/gradient_norm", metrics.gradient_norm);

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "luq/config/load.h"
 #include "luq/core/allocator.h"
@@ -20,15 +21,14 @@
 #include "luq/train/checkpoint.h"
 #include "luq/train/ema.h"
 #include "luq/train/lr_scheduler.h"
-#include "luq/train/model_file.h"
 #include "luq/train/optimizer.h"
+#include "src/core/stop_signals.h"
 #include "src/train/dataset_json.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/line_file.h"
 #include "src/train/metrics.h"
 #include "src/train/run_directory.h"
 #include "src/train/run_log.h"
-#include "src/train/signals.h"
 #include "src/train/tensorboard.h"
 #include "src/train/text_file.h"
 #include "src/train/training_step.h"
@@ -48,10 +48,10 @@ const std::vector<std::string> changeable_keys = {
     "threads",       "train.epochs",       "train.max_steps", "data.path",    "train.log_every",
     "run.directory", "data.broken_images", "data.workers",    "data.prefetch"};
 
-// Sums over the steps since the last train line.
-struct Window {
-  double loss_sum = 0, gradient_norm_sum = 0, data_seconds = 0, seconds = 0;
-  int64_t correct = 0, images = 0, broken_images = 0, steps = 0;
+// What the steps of this process since the last train line took.
+struct Timing {
+  double data_seconds = 0, seconds = 0;
+  int64_t images = 0, steps = 0;
 };
 
 class Trainer {
@@ -117,6 +117,7 @@ class Trainer {
     return learning_rate(config_.lr_scheduler, config_.optimizer.lr, horizon_, std::max<int64_t>(step, 0));
   }
 
+  StopSignals signals_;  // from before the data are listed, which may take long
   ExperimentConfig config_;
   RunDirectory directory_;
   ExperimentParts parts_;
@@ -133,8 +134,7 @@ class Trainer {
   std::optional<LineFile> log_file_, metrics_file_;
   std::optional<TensorBoardFile> tensorboard_;
   std::optional<RunLog> log_;
-  std::optional<StopSignals> signals_;
-  Window window_;
+  Timing timing_;
   MachineLimits machine_;
   double limit_seconds_ = 0;        // the least that a step could take on this machine; 0: not known yet
   double train_seconds_ = 0;        // in steps of this process
@@ -193,6 +193,7 @@ void Trainer::open_files() {
 }
 
 void Trainer::say_start() {
+  for (const std::string& warning : keys_without_effect(config_)) log_->info("warning: " + warning);
   const DatasetInfo& info = parts_.train_set->info();
   int64_t parameters = 0, quantized = 0;
   for (const Parameter* parameter : parts_.model->parameters()) parameters += parameter->var.value().numel();
@@ -244,27 +245,28 @@ void Trainer::append_metrics(Metrics metrics) {
 }
 
 void Trainer::write_train_line() {
-  if (window_.images == 0) return;
-  const auto images = static_cast<double>(window_.images);
+  const TrainWindow window = std::exchange(state_.window, {});
+  const Timing timing = std::exchange(timing_, {});
+  if (window.images == 0) return;
+  const auto images = static_cast<double>(window.images);
   Metrics metrics{.kind = "train",
                   .epoch = epoch_number(),
                   .step = state_.step,
-                  .loss = window_.loss_sum / images,
-                  .top1 = 100.0 * static_cast<double>(window_.correct) / images,
+                  .loss = window.loss_sum / images,
+                  .top1 = 100.0 * static_cast<double>(window.correct) / images,
                   .lr = current_lr(state_.step - 1),
-                  .images_per_second = images / window_.seconds,
-                  .data_seconds = window_.data_seconds,
-                  .compute_seconds = window_.seconds - window_.data_seconds};
+                  .images_per_second = static_cast<double>(timing.images) / timing.seconds,
+                  .data_seconds = timing.data_seconds,
+                  .compute_seconds = timing.seconds - timing.data_seconds};
   if (config_.train.clip_grad_norm > 0) {
-    metrics.gradient_norm = window_.gradient_norm_sum / static_cast<double>(window_.steps);
+    metrics.gradient_norm = window.gradient_norm_sum / static_cast<double>(window.steps);
   }
-  if (counts_broken_images()) metrics.broken_images = window_.broken_images;
+  if (counts_broken_images()) metrics.broken_images = window.broken_images;
   if (limit_seconds_ > 0) {
-    metrics.percent_of_limit = 100 * limit_seconds_ * static_cast<double>(window_.steps) / window_.seconds;
+    metrics.percent_of_limit = 100 * limit_seconds_ * static_cast<double>(timing.steps) / timing.seconds;
   }
   append_metrics(metrics);
   log_->detail(describe(metrics, horizon_.epochs, last_step_));
-  window_ = {};
 }
 
 // A broken state must not replace a sound checkpoint.
@@ -288,11 +290,12 @@ void Trainer::train_step(const Batch& batch) {
   try {
     const StepOutcome outcome = training_step(config_, parts_, ctx, *optimizer_, batch, current_lr(state_.step));
     if (ema_) ema_->update(state_.step + 1);
-    window_.loss_sum += outcome.loss * static_cast<double>(batch.size());
-    window_.correct += outcome.correct;
-    window_.gradient_norm_sum += outcome.gradient_norm.value_or(0);
-    window_.images += batch.size();
-    window_.steps += 1;
+    TrainWindow& window = state_.window;
+    window.loss_sum += outcome.loss * static_cast<double>(batch.size());
+    window.correct += outcome.correct;
+    window.gradient_norm_sum += outcome.gradient_norm.value_or(0);
+    window.images += batch.size();
+    window.steps += 1;
     if (profile) {
       for (const KernelRecord& record : profile->records()) limit_seconds_ += machine_.seconds(record);
       optimizer_->use(*parts_.kernels);
@@ -315,7 +318,7 @@ Batch Trainer::next_batch() {
          saved ? fmt::format("; step {} is saved, and --resume goes on from there", state_.step) : "");
   }
   report(batch.broken);
-  window_.broken_images += static_cast<int64_t>(batch.broken.size());
+  state_.window.broken_images += static_cast<int64_t>(batch.broken.size());
   if (2 * batch.size() < config_.train.batch_size) {
     fail("[train] step {}: {} of {} images of a batch are broken: more than half of them", state_.step + 1,
          batch.broken.size(), config_.train.batch_size);
@@ -334,27 +337,29 @@ Trainer::Outcome Trainer::train_batches() {
   loader_->start(state_.epoch, state_.batch);
   loader_->take_wait_seconds();
   while (state_.batch < horizon_.steps_per_epoch && state_.step < last_step_) {
-    if (signals_->received() != 0) return Outcome::interrupted;
+    if (signals_.received() != 0) return Outcome::interrupted;
     const Clock::time_point start = Clock::now();
     const Batch batch = next_batch();
     train_step(batch);
     ++state_.step;
     ++state_.batch;
     const double seconds = seconds_since(start);
-    window_.seconds += seconds;
-    window_.data_seconds += loader_->take_wait_seconds();
+    timing_.seconds += seconds;
+    timing_.data_seconds += loader_->take_wait_seconds();
+    timing_.images += batch.size();
+    timing_.steps += 1;
     train_seconds_ += seconds;
     ++steps_here_;
     if (state_.step % config_.train.log_every == 0 || state_.step == last_step_) write_train_line();
-    if (window_.images > 0) {
-      const auto images = static_cast<double>(window_.images);
+    if (state_.window.images > 0) {
+      const auto images = static_cast<double>(state_.window.images);
       const double remaining =
           static_cast<double>(last_step_ - state_.step) * train_seconds_ / static_cast<double>(steps_here_);
-      log_->progress(
-          static_cast<double>(state_.step) / static_cast<double>(last_step_),
-          fmt::format("epoch {}/{}  loss {:.4f}  top-1 {:.2f} %  {:.0f} images/s  ETA {}", epoch_number(),
-                      horizon_.epochs, window_.loss_sum / images, 100.0 * static_cast<double>(window_.correct) / images,
-                      images / window_.seconds, format_duration(remaining)));
+      log_->progress(static_cast<double>(state_.step) / static_cast<double>(last_step_),
+                     fmt::format("epoch {}/{}  loss {:.4f}  top-1 {:.2f} %  {:.0f} images/s  ETA {}", epoch_number(),
+                                 horizon_.epochs, state_.window.loss_sum / images,
+                                 100.0 * static_cast<double>(state_.window.correct) / images,
+                                 static_cast<double>(timing_.images) / timing_.seconds, format_duration(remaining)));
     }
     const int64_t every = config_.train.checkpoint_every;
     const bool evaluation_follows = state_.batch == horizon_.steps_per_epoch || state_.step >= last_step_;
@@ -371,13 +376,13 @@ Trainer::Outcome Trainer::evaluate_here() {
   const auto go_on = [&] {
     log_->progress(static_cast<double>(state_.step) / static_cast<double>(last_step_),
                    fmt::format("epoch {}/{}  evaluating, batch {}", epoch_number(), horizon_.epochs, ++batches));
-    return signals_->received() == 0;
+    return signals_.received() == 0;
   };
   const auto evaluate_model = [&] {
     double waited = 0;
     const EvalResult result = evaluate(config_, parts_, go_on, &waited);
     wait_seconds += waited;
-    if (signals_->received() == 0 && !std::isfinite(result.loss)) {
+    if (signals_.received() == 0 && !std::isfinite(result.loss)) {
       fail("[train] step {}: the loss over the test images is {}", state_.step, result.loss);
     }
     return result;
@@ -385,12 +390,12 @@ Trainer::Outcome Trainer::evaluate_here() {
   const EvalResult result = evaluate_model();
   report(result.broken);
   std::optional<EvalResult> averaged;
-  if (ema_ && signals_->received() == 0) {
+  if (ema_ && signals_.received() == 0) {
     ema_->swap();
     averaged = evaluate_model();
     ema_->swap();
   }
-  if (signals_->received() != 0) return Outcome::interrupted;
+  if (signals_.received() != 0) return Outcome::interrupted;
   const double seconds = seconds_since(start);
   Metrics metrics{.kind = "eval",
                   .epoch = epoch_number(),
@@ -466,10 +471,9 @@ Trainer::Outcome Trainer::train_and_evaluate() {
 }
 
 TrainResult Trainer::stop() {
-  const int signal = signals_->received();
   save_last(true);
-  log_->info(fmt::format("stopped by {} after step {}; saved {}; --resume continues",
-                         signal == SIGINT ? "SIGINT" : "SIGTERM", state_.step, directory_.checkpoints().last()));
+  log_->info(fmt::format("stopped by {} after step {}; saved {}; --resume continues", signals_.name(), state_.step,
+                         directory_.checkpoints().last()));
   return {.interrupted = true,
           .step = state_.step,
           .last_eval = last_eval_,
@@ -489,7 +493,9 @@ TrainResult Trainer::run() {
     result.best_top1 = std::max(state_.best_top1, 0.0);
     return result;
   }
-  signals_.emplace();
+  if (signals_.received() != 0) {
+    fail("[train] stopped by {} before the first step; nothing was written", signals_.name());
+  }
   open_files();
   log_.emplace(&*log_file_);
   try {
@@ -510,60 +516,5 @@ TrainResult Trainer::run() {
 }  // namespace
 
 TrainResult train(const ExperimentConfig& config, StartMode mode) { return Trainer(config, mode).run(); }
-
-namespace {
-
-// Of what the evaluation is; options.model asks for a float32 model on class folders under ImageNet's preprocessing.
-ExperimentConfig evaluated_experiment(const EvaluationOptions& options, const ModelFile& model_file) {
-  ExperimentConfig config;
-  if (options.config) {
-    config = *options.config;
-  } else if (!model_file.config.empty()) {
-    config = model_file.stored_config();
-  } else if (!options.model.empty() && !options.data.empty()) {
-    config.model.name = options.model;
-    config.data.name = "image_folder";
-    config.eval.batch_size = 32;
-  } else {
-    fail_user(
-        "[eval] {}: is a state_dict without a configuration; say with --config what model and data it is for, or with "
-        "--model NAME --data FOLDER (float32, ImageNet's preprocessing)",
-        options.checkpoint);
-  }
-  if (!options.model.empty() && options.model != config.model.name) {
-    fail_user("[eval] {}: is of the model {}, not {}", options.checkpoint, config.model.name, options.model);
-  }
-  if (!options.data.empty()) config.data.path = options.data;
-  return config;
-}
-
-}  // namespace
-
-CheckpointEval evaluate_checkpoint(const EvaluationOptions& options) {
-  const ModelFile model_file = read_model_file(options.checkpoint, options.weights);
-  const ExperimentConfig config = evaluated_experiment(options, model_file);
-  ExperimentParts parts = make_parts(config, false);
-  if (!model_file.data.empty()) {
-    const std::string difference = differing_classes(model_file.stored_data(), parts.test_set->info());
-    if (!difference.empty()) {
-      fail_user("[eval] {}: the model was trained on other classes than these images have: {}", options.checkpoint,
-                difference);
-    }
-  }
-  load_model_file(model_file, *parts.model);
-  use_packed_codes(model_file, *parts.model, parts.plan, *parts.kernels);
-  const std::vector<std::string> without_scale = layers_without_activation_scale(*parts.model, parts.plan);
-  std::string warning;
-  if (!without_scale.empty()) {
-    warning = fmt::format(
-        "{} has no activation scales for {} quantised layers ({}, ...): each batch's own were used, so the result "
-        "depends on eval.batch_size",
-        options.checkpoint, without_scale.size(), without_scale.front());
-  }
-  const EvalResult result = evaluate(config, parts, [] { return true; });
-  const std::string broken = describe_broken(result);
-  if (!broken.empty()) warning += (warning.empty() ? "" : "\n") + broken;
-  return {result, model_file.is_ema, warning};
-}
 
 }  // namespace luq

@@ -32,6 +32,15 @@ struct Checked {
   std::vector<std::string> reasons;  // "" where the image is sound
 };
 
+// "path: reason" on one line.
+std::string path_and_reason(const std::string& path, std::string reason) {
+  const size_t named = reason.find(path + ": ");
+  if (named != std::string::npos) reason.erase(0, named + path.size() + 2);
+  std::string line = path + ": " + reason;
+  for (size_t at = 0; (at = line.find('\n', at)) != std::string::npos;) line.replace(at, 1, "\\n");
+  return line;
+}
+
 Checked check_images(const Dataset& dataset, size_t workers, const std::function<void(int64_t)>& done) {
   constexpr size_t chunk = 16;
   const auto images = static_cast<size_t>(dataset.info().images);
@@ -50,8 +59,7 @@ Checked check_images(const Dataset& dataset, size_t workers, const std::function
         decoder.open(bytes);
         decoder.decode(image);
       } catch (const Error& error) {
-        const std::string name = dataset.image_name(index), reason = error.what();
-        checked.reasons[i] = reason.find(name) == std::string::npos ? name + ": " + reason : reason;
+        checked.reasons[i] = path_and_reason(dataset.image_name(index), error.what());
       }
     }
     done(static_cast<int64_t>(std::min(chunk, images - c * chunk)));

@@ -133,9 +133,14 @@ class CommandLine(Program):
                      "115,292,160 images trained, 4,500,000 evaluated"):
             self.assertIn(text, plan)
         error = self.luqtrain(*words, code=2, env=environment).stderr
-        for text in (str(self.folder / "nowhere"), "train/<class>/*.JPEG", "--smoke", "resnet50_224_luq.yaml",
+        for text in (str(self.folder / "nowhere"), "train/<class>/*.JPEG", "--smoke", "data.name=synthetic",
                      "tools/prepare_photos.sh", "docs/data.md"):
             self.assertIn(text, error)
+        for name in ("photos_resnet18_luq.yaml", "elpv_resnet18_luq.yaml"):  # nothing is published of these
+            for flags in ((), ("--dry-run",)):
+                error = self.luqtrain("--config", name, *flags, code=2, env=environment).stderr
+                self.assertIn("--smoke", error)
+                self.assertIn("data.name=synthetic", error)
         self.assertIn("elsewhere", self.luqtrain(*words, "--set", "data.path=elsewhere", "--dry-run", code=2).stderr)
         self.assertEqual(list(self.folder.iterdir()), [])
 
@@ -229,6 +234,11 @@ class Quantize(Program):
         for bad in (math.nan, math.inf, -math.inf):
             for form in ("int4_sawb", "fp4_luq"):
                 self.refuse("tensor w", "finite", form=form, tensors={"w": ("F32", [2], floats([1, bad]))})
+        for option in ("--seed", "--step"):
+            for number in ("-1", "18446744073709551616", "1.5"):
+                process = self.luqtrain("quantize", "--input", self.source, "--format", "int4_sawb", "--output", "out",
+                                        option, number, code=2)
+                self.assertIn(option, process.stderr)
         self.refuse("no float tensor", tensors={"n": ("I32", [1], b"\0\0\0\0")})
         self.refuse("another file", tensors=good, output=self.source)
         self.refuse("nowhere", tensors=good, output="nowhere/out.safetensors", code=1)

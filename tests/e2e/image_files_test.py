@@ -3,6 +3,9 @@ import json
 import pathlib
 import resource
 import shutil
+import signal
+import subprocess
+import time
 import unittest
 
 from harness import LUQTRAIN, SOURCE, Case, main, metrics, run
@@ -116,14 +119,16 @@ class ImageFiles(Case):
         self.assertEqual(process.stdout, "16 training and 6 test images, 0 broken\n")
         self.assertIn("test images are training images too", process.stderr)
         path, _ = self.break_image(data)
+        (data / "train/ant/dangling.jpg").symlink_to("nowhere")
+        (data / "train/ant/two\nlines.jpg").write_bytes(b"no image")
         (data / "val/ant/readme.txt").write_text("text")
         process = run([LUQTRAIN, "validate-data", *self.command(data, "run")[1:3],
                        "--set", "data.name=image_folder", "--set", f"data.path={data}"], self.folder)
         self.assert_exit(process, 1)
         lines = process.stdout.splitlines()
-        self.assertEqual(len(lines), 2)
-        self.assertTrue(lines[0].startswith(f"{path}: "), lines[0])
-        self.assertEqual(lines[1], "16 training and 6 test images, 1 broken")
+        broken = [str(path), f"{data}/train/ant/dangling.jpg", f"{data}/train/ant/two\\nlines.jpg"]
+        self.assertEqual(sorted(line.split(": ")[0] for line in lines[:-1]), sorted(broken))
+        self.assertEqual(lines[-1], "18 training and 6 test images, 3 broken")
         self.assertIn("readme.txt", process.stderr)
         for words in ([], ["--path", data, "--config", "resnet20_luq.yaml"], ["--path", "nowhere"]):
             self.assert_exit(run([LUQTRAIN, "validate-data", *words], self.folder), 2)
@@ -141,6 +146,24 @@ class ImageFiles(Case):
         self.assertEqual(len(index["labels"]), 17)
         self.assertEqual(pathlib.Path(self.folder / "one/two/shards/classes.txt").read_text(), "ant\nbee\n")
         self.assert_exit(run([LUQTRAIN, "pack", "--input", data, "--output", "one/two/shards"], self.folder), 2)
+        for number in ("-1", "18446744073709551616"):
+            process = run([LUQTRAIN, "pack", "--input", data, "--output", "out", "--shuffle", number], self.folder)
+            self.assert_exit(process, 2)
+            self.assertIn("--shuffle", process.stderr)
+
+    def test_pack_that_is_stopped_leaves_nothing(self):
+        data = self.make_folder()
+        for number in range(40):
+            (data / f"train/ant/large{number}.jpg").write_bytes(bytes(1 << 22))
+        with subprocess.Popen([LUQTRAIN, "pack", "--input", data, "--output", "shards"], cwd=self.folder,
+                              stderr=subprocess.PIPE, text=True) as process:
+            while not (self.folder / "shards.partial").exists() and process.poll() is None:
+                time.sleep(0.001)
+            process.send_signal(signal.SIGINT)
+            error = process.communicate(timeout=100)[1]
+        self.assertEqual(process.returncode, 1, error)
+        self.assertIn("stopped by SIGINT", error)
+        self.assertEqual([path.name for path in self.folder.glob("shards*")], [])
 
     @unittest.skipIf(shutil.which("bash") is None, "needs bash")
     def test_the_preparing_scripts_refuse_other_folders(self):

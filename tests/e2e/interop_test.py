@@ -324,6 +324,9 @@ class Predictions(Interop):
             self.assertTrue(all(math.isnan(logit) for logit in some[index]))
         self.assertIn("--images FOLDER", predict(code=2).stderr)
         self.assertIn("is not a folder", predict("--images", "nowhere", code=2).stderr)
+        (self.folder / "folder/deep/again").symlink_to(self.folder / "folder")
+        self.assertIn("folder/deep/again: a link to a folder in which it lies",
+                      predict("--images", "folder/", code=2).stderr)
 
     def test_a_state_dict_means_imagenet(self):
         self.export(self.trained("float", data__synthetic__channels=3), "safetensors", "plain")

@@ -79,6 +79,14 @@ class Resume(Case):
         self.train(cwd, "--resume", **LONG)
         self.assert_same_run(cwd, self.straight[LUQ_CONFIG])
 
+    def test_sigint_before_the_first_step(self):
+        cwd = self.subfolder("interrupted")
+        code, output = run_and_signal(arguments(LUQ_CONFIG, **LONG), cwd, signal.SIGINT, "model    ")
+        self.assertEqual(code, 0, output)
+        self.assertIn("stopped by SIGINT", output)
+        self.train(cwd, "--resume", **LONG)
+        self.assert_same_run(cwd, self.straight[LUQ_CONFIG])
+
     def test_sigkill(self):
         """Checkpoints every 7 steps; killed in the second epoch, and again after the resume."""
         cwd = self.subfolder("killed")
@@ -106,6 +114,9 @@ class Resume(Case):
         self.train(cwd, train__max_steps=20, **settings)
         self.train(cwd, "--resume", **settings)
         self.assertEqual(self.last(cwd).read_bytes(), self.last(straight).read_bytes())
+        lines = [[(line["step"], line["loss"], line["top1"]) for line in metrics(folder / "run")
+                  if line["kind"] == "train" and line["step"] != 20] for folder in (cwd, straight)]
+        self.assertEqual(lines[0], lines[1])
         self.refused(cwd, "train.ema_decay", flags=("--resume",), train__epochs=4, train__ema_decay=0.99)
 
     def test_adamw_micro_batches_clipping(self):

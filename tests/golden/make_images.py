@@ -1,6 +1,6 @@
 """Image files of many kinds, and what Pillow 13.0.0 and torchvision 0.29.2 make of them: tests/golden/images/.
 
-    python3 tests/golden/make_images.py            # needs Pillow, torchvision, numpy, safetensors
+    python3 tests/golden/make_images.py            # needs Pillow, torchvision, numpy, safetensors, OpenCV
 
 The files are drawn by formulas. golden.safetensors holds, as uint8 (height, width, 3):
   eval/FILE      Resize(256) and CenterCrop(224) of the file, converted to RGB
@@ -11,6 +11,7 @@ import pathlib
 import struct
 import zlib
 
+import cv2
 import numpy
 import safetensors.numpy
 from PIL import Image, ImageOps
@@ -18,7 +19,8 @@ from torchvision.transforms import functional
 from torchvision.transforms import CenterCrop, Resize
 
 FOLDER = pathlib.Path(__file__).resolve().parent / "images"
-CROPS_ALONE = ["bits.png", "grey16.png", "grey_alpha.png", "rgb.jpg", "small_restart.jpg"]  # to keep the file small
+CROPS_ALONE = ["411.jpg", "440.jpg", "bits.png", "grey16.png", "grey_alpha.png", "interlaced.png", "rgb.jpg",
+               "small_restart.jpg"]  # to keep the file small
 PARTS = [(0, 0, 50, 60), (17, 23, 31, 29), (3, 5, 61, 20)]
 
 
@@ -36,11 +38,13 @@ def png_chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png16(pixels, colour_type):
-    """A PNG of 16-bit samples (height, width, channels), which Pillow cannot write."""
+def png(pixels, colour_type, interlaced=False):
+    """A PNG of samples (height, width, channels) as Pillow cannot write it: of 16 bits, or in Adam7's seven passes."""
     height, width, _ = pixels.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    starts = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    passes = [pixels[y::dy, x::dx] for y, x, dy, dx in starts] if interlaced else [pixels]
+    rows = b"".join(b"\0" + row.astype(pixels.dtype.newbyteorder(">")).tobytes() for part in passes if part.size for row in part)
+    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, colour_type, 0, 0, interlaced)
     return (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows, 9)) +
             png_chunk(b"IEND", b""))
 
@@ -78,8 +82,13 @@ def write_files():
     small.convert("1").save(FOLDER / "bits.png", optimize=True)
     small.save(FOLDER / "png_named.JPEG", format="PNG", optimize=True)
     values = numpy.asarray(small).astype(numpy.uint16) * 255 + numpy.arange(83, dtype=numpy.uint16)[:, None]
-    (FOLDER / "rgb16.png").write_bytes(png16(values, 2))
-    (FOLDER / "grey16.png").write_bytes(png16(values[:, :, :1], 0))
+    (FOLDER / "rgb16.png").write_bytes(png(values, 2))
+    (FOLDER / "grey16.png").write_bytes(png(values[:, :, :1], 0))
+    (FOLDER / "interlaced.png").write_bytes(png(numpy.asarray(small), 2, interlaced=True))
+    for name, factor in (("411.jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411),
+                         ("440.jpg", cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440)):  # which Pillow does not write
+        cv2.imwrite(str(FOLDER / name), numpy.asarray(small)[:, :, ::-1],
+                    [cv2.IMWRITE_JPEG_QUALITY, 88, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor])
 
 
 def read(path):

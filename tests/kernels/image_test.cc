@@ -115,6 +115,61 @@ TEST_CASE("resize is the same to the bit in every table", "[kernels][image]") {
   }
 }
 
+TEST_CASE("A part of a resize is that part of the whole", "[kernels][image]") {
+  std::mt19937 random(test_seed("parts of a resize"));
+  const Kernels ref = cpu_kernel_tables().front().table;
+  const auto below = [&](int64_t bound) { return static_cast<int64_t>(random() % static_cast<uint32_t>(bound)); };
+  for (int round = 0; round < 80; ++round) {
+    Size s{1 + below(90), 1 + below(90), round % 7 == 6 ? 1 : 3, 1 + below(90), 1 + below(90)};
+    if (round % 4 == 1) s.oh = s.h;
+    if (round % 4 == 2 || round % 8 == 1) s.ow = s.w;
+    Guarded<uint8_t> x(s.h * s.w * s.c), whole(s.oh * s.ow * s.c);
+    fill(x, random, false);
+    ref.resize({.x = x.data(),
+                .h = s.h,
+                .w = s.w,
+                .c = s.c,
+                .row_bytes = s.w * s.c,
+                .oh = s.oh,
+                .ow = s.ow,
+                .y = whole.data()});
+    const int64_t top = below(s.oh), left = below(s.ow), oh = 1 + below(s.oh - top), ow = 1 + below(s.ow - left);
+    const auto rows = kernels::resize_support(s.h, s.oh, top, top + oh);
+    const auto columns = kernels::resize_support(s.w, s.ow, left, left + ow);
+    REQUIRE((0 <= rows.begin && rows.begin < rows.end && rows.end <= s.h));
+    REQUIRE((0 <= columns.begin && columns.begin < columns.end && columns.end <= s.w));
+    // Only what resize says it reads is there.
+    const int64_t h = rows.end - rows.begin, w = columns.end - columns.begin;
+    Guarded<uint8_t> part(h * w * s.c);
+    for (int64_t i = 0; i < h; ++i) {
+      for (int64_t j = 0; j < w * s.c; ++j) {
+        part[i * w * s.c + j] = x[((rows.begin + i) * s.w + columns.begin) * s.c + j];
+      }
+    }
+    for_each_table([&](const Kernels& table) {
+      INFO(s.h << " x " << s.w << " x " << s.c << " to " << s.oh << " x " << s.ow << ": " << oh << " x " << ow
+               << " from " << top << ", " << left);
+      Guarded<uint8_t> y(oh * ow * s.c, 77);
+      table.resize({.x = part.data(),
+                    .h = h,
+                    .w = w,
+                    .c = s.c,
+                    .row_bytes = w * s.c,
+                    .oh = oh,
+                    .ow = ow,
+                    .y = y.data(),
+                    .rows = {s.h, s.oh, rows.begin, top},
+                    .columns = {s.w, s.ow, columns.begin, left}});
+      for (int64_t i = 0; i < oh; ++i) {
+        for (int64_t j = 0; j < ow * s.c; ++j) {
+          REQUIRE(y[i * ow * s.c + j] == whole[((top + i) * s.ow + left) * s.c + j]);
+        }
+      }
+      REQUIRE(y.intact());
+    });
+  }
+}
+
 TEST_CASE("normalize is exact and the same in every table", "[kernels][image]") {
   std::mt19937 random(test_seed("normalize"));
   for (const int64_t channels : {3, 1, 4}) {

@@ -63,6 +63,7 @@ TrainState example_state() {
   state.finished = true;
   state.config = "model:\n  name: resnet20\n";
   state.data = R"({"name": "synthetic"})";
+  state.window = {1.0 / 3.0, 1e-300, 5, 6, 7, 8};
   return state;
 }
 
@@ -91,6 +92,13 @@ TEST_CASE("checkpoint: what is saved is restored, to the bit", "[checkpoint]") {
   CHECK(checkpoint.state.finished);
   CHECK(checkpoint.state.config == state.config);
   CHECK(checkpoint.state.data == state.data);
+  const TrainWindow &window = checkpoint.state.window, &saved_window = state.window;
+  CHECK(window.loss_sum == saved_window.loss_sum);
+  CHECK(window.gradient_norm_sum == saved_window.gradient_norm_sum);
+  CHECK(window.correct == saved_window.correct);
+  CHECK(window.images == saved_window.images);
+  CHECK(window.broken_images == saved_window.broken_images);
+  CHECK(window.steps == saved_window.steps);
   restore(checkpoint, *restored.model, *restored.optimizer);
   CHECK(saved.equals(restored));
 

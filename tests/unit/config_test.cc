@@ -137,6 +137,23 @@ TEST_CASE("Differing keys are named with both values", "[config]") {
   CHECK(differing_keys(a, b, {"threads"}) == std::vector<std::string>{"optimizer.lr: 0.1 -> 0.5"});
 }
 
+TEST_CASE("Keys that do nothing beside the others are told", "[config]") {
+  const auto of = [](const std::string& text) {
+    return keys_without_effect(parse("model: {name: resnet20}\n" + text));
+  };
+  CHECK(of("data: {name: mnist}\n").empty());
+  CHECK(of("data: {name: mnist, val_shards: a.tar}\n") ==
+        std::vector<std::string>{"data.val_shards has no effect with data.name mnist"});
+  CHECK(of("data: {name: synthetic, path: here, synthetic: {channels: 1}}\n") ==
+        std::vector<std::string>{"data.path has no effect with data.name synthetic"});
+  CHECK(of("data: {name: imagenet, synthetic: {channels: 1}, augment: {crop_scale: [0.5, 1]}}\n").size() == 2);
+  CHECK(of("data: {name: mnist}\noptimizer: {name: sgd, beta1: 0.8, momentum: 0.8}\n") ==
+        std::vector<std::string>{"optimizer.beta1 has no effect with optimizer.name sgd"});
+  CHECK(of("data: {name: mnist}\noptimizer: {beta1: 0.9}\n").empty());  // the default
+  CHECK(of("data: {name: mnist}\nlr_scheduler: {name: cosine, min_lr: 0.01, gamma: 0.2}\n") ==
+        std::vector<std::string>{"lr_scheduler.gamma has no effect with lr_scheduler.name cosine"});
+}
+
 TEST_CASE("A base file comes first, and may have none of its own", "[config]") {
   const TemporaryFolder root;
   write_file(root / "base.yaml", kRequired + "seed: 1\ntrain: {epochs: 7}\n");
@@ -231,6 +248,7 @@ TEST_CASE("Every shipped configuration loads, and names are unique", "[config]")
     INFO(entry.path());
     const ExperimentConfig config = load_experiment(entry.path().string(), {});
     CHECK(to_yaml(parse(to_yaml(config))) == to_yaml(config));
+    CHECK(keys_without_effect(config) == std::vector<std::string>{});
     CHECK(std::find(names.begin(), names.end(), entry.path().filename()) == names.end());
     names.push_back(entry.path().filename());
   }

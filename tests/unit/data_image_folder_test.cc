@@ -252,7 +252,8 @@ TEST_CASE("Files of labels: every form", "[data][image_folder]") {
        {"n3\nn1\nn2", "n3\r\nn1\r\n\r\nn2\r\n", "\xef\xbb\xbfn3\n n1 \nn2\n\n", "a.jpg n3\nc d.png n2\nb.JPEG n1\n",
         "b.JPEG\tn1\nc d.png\tn2\na.jpg\tn3", "val/a.jpg 2\nval/b.JPEG 0\n/val/c d.png 1\n", "a,n3\nb,n1\nc d,n2\n",
         "image,class\nc d.png, n2\na.jpg, n3\nb.JPEG, n1\n",
-        "ImageId,PredictionString\na,n3 1 2 3 4 \nb,n1 5 6 7 8\nc d,n2"}) {
+        "ImageId,PredictionString\na,n3 1 2 3 4 \nb,n1 5 6 7 8\nc d,n2",
+        "\"image\",\"class\"\n\"a.jpg\",\"n3\"\n\"b.JPEG\" , \"n1 5 6 7 8\"\n\"c d\",n2"}) {
     CAPTURE(text);
     CHECK(labels_of(text) == expected);
   }

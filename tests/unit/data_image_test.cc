@@ -31,7 +31,7 @@ std::vector<fs::path> image_files() {
     if (entry.path().extension() != ".safetensors") files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
-  REQUIRE(files.size() == 26);
+  REQUIRE(files.size() == 29);
   return files;
 }
 

@@ -155,6 +155,12 @@ TEST_CASE("Incomplete batches, drop_last and max_images", "[data]") {
   CHECK(sizes(10, {.batch_size = 4, .drop_last = true}) == Sizes{4, 4});
   CHECK(sizes(10, {.batch_size = 4, .max_images = 7}) == Sizes{4, 3});
   CHECK(sizes(10, {.batch_size = 4, .max_images = 70}) == Sizes{4, 4, 2});
+  // They come from all over the set, whose classes stand one after the other.
+  Loader spread(std::make_shared<CountingDataset>(10), {}, {.batch_size = 4, .max_images = 4});
+  spread.start(0);
+  Batch batch;
+  REQUIRE(spread.next(batch));
+  CHECK(contents(batch).labels == std::vector<int32_t>{0, 2, 5, 7});
   CHECK(sizes(10, {.batch_size = 10, .drop_last = true}) == Sizes{10});
   CHECK(sizes(10, {.batch_size = INT64_MAX}) == Sizes{10});
   CHECK(sizes(1, {.batch_size = 1, .workers = 5, .prefetch = INT64_MAX}) == Sizes{1});

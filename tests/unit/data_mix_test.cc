@@ -222,10 +222,11 @@ TEST_CASE("Augmentations reach the network's input, and wrong options are refuse
     CHECK_THROWS_WITH(Transform(info, options), contains_text(message));
   };
   refused({.rand_augment = {1, 31}}, "rand_augment.magnitude: expected 0..30, got 31");
-  refused({.rand_augment = {1, 9}, .trivial_augment = true}, "trivial_augment: expected rand_augment.num_ops 0");
+  refused({.rand_augment = {1, 9}, .trivial_augment = true},
+          "trivial_augment: expected data.augment.rand_augment.num_ops 0");
   refused({.color_jitter = {.hue = 0.6}}, "color_jitter.hue: expected 0..0.5, got 0.6");
   refused({.random_erasing = 1.5}, "random_erasing: expected a probability, got 1.5");
-  refused({.mixup_alpha = -1}, "mixup_alpha: expected 0 or more, got -1");
+  refused({.mixup_alpha = -1}, "data.augment.mixup_alpha: expected 0..1000000, got -1");
   info.channels = 1;
   info.mean = info.std = {1};
   refused({.lighting = 0.1}, "lighting: expected images of 3 channels, got test with 1");

@@ -188,10 +188,10 @@ TEST_CASE("Options that a data set does not allow are refused", "[data]") {
   options.pad_crop = 2;
   refused(files(), options, "pad_crop: expected 0 for image files, got 2");
   options.random_resized_crop = true;
-  refused(pixels, options, "pad_crop: expected 0 beside random_resized_crop, got 2");
+  refused(pixels, options, "data.augment.pad_crop: expected 0 beside data.augment.random_resized_crop, got 2");
   options = {};
   options.eval_resize = 200;
-  refused(files(), options, "eval_resize: expected image_size (224) or more, got 200");
+  refused(files(), options, "data.eval_resize: expected data.image_size (224) or more, got 200");
   options = {};
   options.crop_scale = {0.5};
   refused(pixels, options, "crop_scale: expected two positive numbers");

@@ -102,7 +102,7 @@ TEST_CASE("plot: what is no run with lines is refused by name", "[plot]") {
   const std::string good = folders.add("good", "seed: 1\n", kMetrics), empty = folders.add("empty", "seed: 1\n", "");
   CHECK_THAT(refusal({good, folders / "none"}), contains_text(folders / "none: is no run: there is no such folder"));
   CHECK_THAT(refusal({good, folders / ""}), contains_text("is no run: it holds no config.yaml"));
-  CHECK_THAT(refusal({good, empty}), contains_text(empty + ": metrics.jsonl holds no line yet"));
+  CHECK_THAT(refusal({good, empty}), contains_text(empty + ": metrics.jsonl holds no line that can be drawn"));
   CHECK_THAT(refusal({folders.add("bad", "a: [", kMetrics)}), contains_text("not valid YAML"));
   CHECK_THAT(refusal({}), contains_text("one run or more"));
 }

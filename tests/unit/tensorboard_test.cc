@@ -26,11 +26,12 @@ TEST_CASE("tensorboard: one file, whose records are those of the metrics", "[ten
     return read_file(std::filesystem::directory_iterator(run)->path().string());
   };
   const std::vector<Metrics> lines{{.kind = "train", .step = 5, .time = 100, .loss = 2.5},
-                                   {.kind = "eval", .step = 5, .time = 101, .loss = 2, .top5 = 50}};
+                                   {.kind = "eval", .step = 5, .time = 101, .loss = 2, .top5 = 50, .broken_images = 3}};
   TensorBoardFile first(run, 100, {});
   for (const Metrics& metrics : lines) CHECK(first.append(metrics));
   const std::string appended = only_file();
   CHECK(appended.find("eval/top5") != std::string::npos);
+  CHECK(appended.find("eval/broken_images") != std::string::npos);
   CHECK(appended.find("train/top5") == std::string::npos);
   const TensorBoardFile second(run, 200, lines);
   CHECK(only_file() == appended);

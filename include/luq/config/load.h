@@ -39,4 +39,8 @@ std::vector<std::pair<std::string, std::string>> flat_values(const std::string& 
 std::vector<std::string> differing_keys(const ExperimentConfig& a, const ExperimentConfig& b,
                                         const std::vector<std::string>& allowed);
 
+// Keys that differ from their default and do nothing beside the other keys, each with the reason: "optimizer.beta1 has
+// no effect with optimizer.name sgd".
+std::vector<std::string> keys_without_effect(const ExperimentConfig& config);
+
 }  // namespace luq

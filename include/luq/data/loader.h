@@ -26,7 +26,7 @@ struct LoaderOptions {
   bool shuffle = false;    // a permutation keyed by (seed, epoch)
   bool augment = false;    // Transform::training instead of Transform::evaluation
   bool drop_last = false;  // leave out an incomplete last batch
-  int64_t max_images = 0;  // 0: all; the first max_images in order
+  int64_t max_images = 0;  // 0: all; so many, evenly spread over the set
   int64_t workers = 1;
   int64_t prefetch = 4;
   uint64_t seed = 0;

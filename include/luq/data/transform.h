@@ -81,8 +81,6 @@ class Transform {
  private:
   void place_file(std::span<const uint8_t> file, const ImageKey* key, Buffers& buffers) const;
   void place_pixels(std::span<const uint8_t> pixels, const ImageKey* key, Buffers& buffers) const;
-  void resize(const uint8_t* pixels, int64_t height, int64_t width, int64_t row_bytes, int64_t out_height,
-              int64_t out_width, std::vector<uint8_t>& out) const;
   void normalize(const Buffers& buffers, bool flip, const std::array<double, 3>& lighting, float* out) const;
 
   const Kernels* kernels_;

@@ -17,6 +17,10 @@ struct MatmulLayer {
   LayerKind kind = LayerKind::conv;
 };
 
+// The names of the first convolution and of the last linear layer, which gives the logits; "" when there is none.
+std::string first_conv(const std::vector<MatmulLayer>& layers);
+std::string last_linear(const std::vector<MatmulLayer>& layers);
+
 // The three operands of a layer's three matmuls. A matmul whose two operands both have 4 bits runs in integers; any
 // other runs in floats, of the experiment's precision, on the (dequantised) operands.
 struct LayerQuant {

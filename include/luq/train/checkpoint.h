@@ -3,9 +3,9 @@
 // Tensors: the model's parameters and buffers under their own (torchvision-style) names and the optimiser's state as
 // "optimizer.<kind>.<parameter>"; with train.ema_decay also the average of the weights as "ema.<name>". Parameters
 // and what belongs to them are in the layout of luq/nn/stored_layout.h, so that the model's part loads in torchvision.
-// Metadata (strings): format, step, epoch, batch, seed, best_top1, finished, config (effective YAML), data (what the
-// images were, JSON), crc32.
-// Nothing depends on the time or the machine: the same run writes the same bytes.
+// Metadata (strings): format, step, epoch, batch, seed, best_top1, finished, window (JSON), config (effective YAML),
+// data (what the images were, JSON), crc32. Nothing depends on the time or the machine: the same run writes the same
+// bytes.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,12 @@
 
 namespace luq {
 
+// Sums over the steps since the last train line of metrics.jsonl.
+struct TrainWindow {
+  double loss_sum = 0, gradient_norm_sum = 0;
+  int64_t correct = 0, images = 0, broken_images = 0, steps = 0;
+};
+
 // Where a run stands. Every random number is a function of the seed and the step, or the seed, the epoch and the
 // image, so these are the sampler's and the generators' whole state.
 struct TrainState {
@@ -29,6 +35,7 @@ struct TrainState {
   bool finished = false;    // the run reached its end and was evaluated there
   std::string config;       // effective configuration, YAML
   std::string data;         // to_json(DatasetInfo) of the training set
+  TrainWindow window = {};  // so that the next line is that of a run which was not stopped
 };
 
 struct Checkpoint {

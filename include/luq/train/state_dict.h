@@ -33,7 +33,4 @@ struct LoadedState {
 // mismatched names, with a hint where all names share a wrapper's prefix; the model is then as it was.
 LoadedState load_state_dict(Module& model, const SafeTensors& content, const LoadStateOptions& options);
 
-// The name of the layer that gives the logits: the last linear layer. "" when the model has none.
-std::string head_name(const Module& model);
-
 }  // namespace luq

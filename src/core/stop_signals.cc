@@ -1,4 +1,4 @@
-#include "src/train/signals.h"
+#include "src/core/stop_signals.h"
 
 namespace luq {
 namespace {

@@ -15,6 +15,8 @@ class StopSignals {
 
   // The signal's number, 0 when none came.
   int received() const;
+  // "SIGINT" or "SIGTERM", of the one that came.
+  const char* name() const { return received() == SIGINT ? "SIGINT" : "SIGTERM"; }
 
  private:
   struct sigaction old_interrupt_ {};
