@@ -129,9 +129,11 @@ uint8_t* resize_buffer(int64_t rows, int64_t row_bytes) {
 void ref_resize(const ResizeArgs& a) {
   if (a.h == 0 || a.w == 0 || a.oh == 0 || a.ow == 0) return;
   const ResizeAxis rows = resize_rows_axis(a), columns = resize_columns_axis(a);
-  const uint8_t* between = a.x + columns.shift() * a.c;  // the columns that are wanted
+  const uint8_t* between = nullptr;  // the columns that are wanted, of all rows of x
   int64_t between_row_bytes = a.row_bytes;
-  if (!columns.keeps()) {
+  if (columns.keeps()) {
+    between = a.x + columns.shift() * a.c;
+  } else {
     between_row_bytes = a.ow * a.c;
     uint8_t* buffer = resize_buffer(a.h, between_row_bytes);
     resize_rows(a, buffer);
