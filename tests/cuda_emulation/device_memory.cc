@@ -80,7 +80,8 @@ Memory& memory() {
 
 // Others (Catch, sanitizers) set handlers too: ours is the last, and leads to theirs.
 void watch_accesses() {
-  struct sigaction action {}, now {};
+  struct sigaction action {
+  }, now{};
   sigaction(SIGSEGV, nullptr, &now);
   if (now.sa_sigaction == explain) return;
   handler_before = now;

@@ -56,7 +56,7 @@ cudaError_t launch(const char* name, void (*kernel)(Parameters...), dim3 grid, d
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
   config.stream = stream;
-  cuda::name_next_launch(name);
+  device::name_next_launch(name);
   return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
 }
 
@@ -102,7 +102,7 @@ struct SumShared {
 
 template <bool WithBarriers>
 __global__ void sum_block(const unsigned* x, unsigned* y) {
-  auto& shared = cuda::shared_memory<SumShared>();
+  auto& shared = device::shared_memory<SumShared>();
   const unsigned thread = threadIdx.x;
   shared.values[thread] = x[blockIdx.x * blockDim.x + thread];
   for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
@@ -149,15 +149,15 @@ struct CopyShared {
 
 template <bool WithWait>
 __global__ void copy_through_shared(const int* x, int* y) {
-  auto& shared = cuda::shared_memory<CopyShared>();
+  auto& shared = device::shared_memory<CopyShared>();
   const unsigned thread = threadIdx.x;  // 32, four numbers each
   for (int part = 0; part < 2; ++part) {
-    cuda::copy_async16(&shared.values[part][4 * thread], x + 128 * part + 4 * thread, part == 0 ? 16 : 8);
-    cuda::commit_copies();
+    device::copy_async16(&shared.values[part][4 * thread], x + 128 * part + 4 * thread, part == 0 ? 16 : 8);
+    device::commit_copies();
   }
   for (int part = 0; part < 2; ++part) {
-    if (WithWait && part == 0) cuda::wait_for_copies<1>();
-    if (WithWait && part == 1) cuda::wait_for_copies<0>();
+    if (WithWait && part == 0) device::wait_for_copies<1>();
+    if (WithWait && part == 1) device::wait_for_copies<0>();
     __syncthreads();
     for (int i = 0; i < 4; ++i)
       y[128 * part + 32 * i + static_cast<int>(thread)] = shared.values[part][32 * i + thread];
@@ -175,15 +175,15 @@ struct TileShared {
 // c (16, 8) = a (16, 32) b (8, 32)^T; Swap: the registers of a's lower and right quarters are exchanged.
 template <bool Swap, bool Ldmatrix>
 __global__ void multiply_tile(const int8_t* a, const int8_t* b, int* c) {
-  auto& shared = cuda::shared_memory<TileShared>();
+  auto& shared = device::shared_memory<TileShared>();
   const int lane = static_cast<int>(threadIdx.x), group = lane / 4, quarter = lane % 4;
   for (int i = lane; i < 16 * 32; i += 32) shared.a[i / 32][i % 32] = a[i];
   for (int i = lane; i < 8 * 32; i += 32) shared.b[i / 32][i % 32] = b[i];
   __syncwarp();
   unsigned ra[4], rb[2];
   if (Ldmatrix) {
-    cuda::load_matrix_x4(ra, &shared.a[lane % 16][lane / 16 * 16]);
-    cuda::load_matrix_x2(rb, &shared.b[lane % 8][lane / 8 % 2 * 16]);
+    device::load_matrix_x4(ra, &shared.a[lane % 16][lane / 16 * 16]);
+    device::load_matrix_x2(rb, &shared.b[lane % 8][lane / 8 % 2 * 16]);
   } else {
     for (int i = 0; i < 4; ++i) memcpy(&ra[i], &shared.a[group + i % 2 * 8][quarter * 4 + i / 2 * 16], 4);
     for (int i = 0; i < 2; ++i) memcpy(&rb[i], &shared.b[group][quarter * 4 + i * 16], 4);
@@ -194,7 +194,7 @@ __global__ void multiply_tile(const int8_t* a, const int8_t* b, int* c) {
     ra[2] = kept;
   }
   int rc[4] = {};
-  cuda::mma_s8(rc, ra, rb, rc);
+  device::mma_s8(rc, ra, rb, rc);
   for (int i = 0; i < 4; ++i) c[(group + i / 2 * 8) * 8 + quarter * 2 + i % 2] = rc[i];
 }
 
@@ -210,9 +210,9 @@ __global__ void shuffle_among_some(int* x) {
 }
 __global__ void shuffle_with_wrong_mask(int* x) { x[threadIdx.x] = __shfl_xor_sync(0x0000ffffu, 1, 1); }
 __global__ void write_at(int* x, int64_t index) { x[index] = 1; }
-__global__ void write_shared_at(int index) { cuda::shared_memory<SumShared>().values[index] = 1; }
+__global__ void write_shared_at(int index) { device::shared_memory<SumShared>().values[index] = 1; }
 __global__ void read_uninitialised(unsigned* y) {
-  y[threadIdx.x] = cuda::shared_memory<SumShared>().values[threadIdx.x];
+  y[threadIdx.x] = device::shared_memory<SumShared>().values[threadIdx.x];
 }
 __global__ void add_one(int* x) { x[threadIdx.x] += 1; }
 __global__ void copy_to(const int* x, int* y) { y[threadIdx.x] = x[threadIdx.x]; }

@@ -155,11 +155,11 @@ cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> body,
 
 }  // namespace luq::emulation
 
-namespace luq::cuda {
+namespace luq::device {
 
 void name_next_launch(const char* name) { emulation::runtime().next_name = name; }
 
-}  // namespace luq::cuda
+}  // namespace luq::device
 
 using namespace luq::emulation;
 

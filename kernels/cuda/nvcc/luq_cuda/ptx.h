@@ -4,7 +4,7 @@
 
 #include <cuda_runtime.h>
 
-namespace luq::cuda {
+namespace luq::device {
 
 // The kernel's shared memory, of the size that the launch gave: one struct of arrays.
 template <typename T>
@@ -55,4 +55,4 @@ __device__ __forceinline__ uint4 load16(const void* global) {
   return value;
 }
 
-}  // namespace luq::cuda
+}  // namespace luq::device

@@ -18,7 +18,7 @@ void check_global(const void* pointer, size_t bytes, const char* what);
 
 }  // namespace luq::emulation
 
-namespace luq::cuda {
+namespace luq::device {
 
 // The kernel's shared memory, of the size that the launch gave: one struct of arrays.
 template <typename T>
@@ -55,4 +55,4 @@ inline uint4 load16(const void* global) {
   return value;
 }
 
-}  // namespace luq::cuda
+}  // namespace luq::device
