@@ -215,6 +215,17 @@ struct BatchNormBackwardArgs {
   float* dbeta;   // (c)
 };
 
+// What follows from the moments of a batch, for each channel.
+struct BatchNormFinishArgs {
+  const float *mean, *variance;  // (c) of the batch, or the running ones
+  int64_t c;
+  float eps;
+  float* inverse_std;                 // (c) 1 / sqrt(variance + eps)
+  float* running_mean = nullptr;      // (c) in and out: (1 - momentum) old + momentum mean; or null
+  float* running_variance = nullptr;  // (c) likewise with variance_factor variance; null where running_mean is
+  float momentum = 0, variance_factor = 1;
+};
+
 // The fused kernels around batch norm. Each does in few passes what a chain of entries above and below does, to the bit
 // of the same table's chain; in bfloat16 the result is rounded once, where the chain rounds after each entry.
 
@@ -311,6 +322,19 @@ struct AddArgs {
   ConstFloats a, b;  // (count)
   int64_t count;
   Floats y;  // (count) a + b; may be a or b
+};
+struct MovingAverageArgs {
+  const float* value;  // (count)
+  int64_t count;
+  float decay, rest;
+  float* average;  // (count) in and out: decay average + rest value
+};
+struct CopyRowsArgs {
+  const void* from;  // rows from_stride bytes apart
+  int64_t from_stride;
+  int64_t rows, bytes;  // of each row
+  int64_t to_stride;
+  void* to;
 };
 struct DropoutArgs {  // forward and backward alike
   const float* x;     // (count)
@@ -483,6 +507,7 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
   X(batch_norm_stats, BatchNormStatsArgs)                    \
   X(batch_norm_apply, BatchNormApplyArgs)                    \
   X(batch_norm_backward, BatchNormBackwardArgs)              \
+  X(batch_norm_finish, BatchNormFinishArgs)                  \
   X(layer_norm, LayerNormArgs)                               \
   X(layer_norm_backward, LayerNormBackwardArgs)              \
   X(attention, AttentionArgs)                                \
@@ -493,6 +518,8 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
   X(gelu_backward, GeluBackwardArgs)                         \
   X(add, AddArgs)                                            \
   X(dropout, DropoutArgs)                                    \
+  X(moving_average, MovingAverageArgs)                       \
+  X(copy_rows, CopyRowsArgs)                                 \
   X(max_pool, MaxPoolArgs)                                   \
   X(max_pool_backward, MaxPoolBackwardArgs)                  \
   X(avg_pool, AvgPoolArgs)                                   \
@@ -501,8 +528,11 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
   X(adaptive_avg_pool_backward, AdaptiveAvgPoolBackwardArgs) \
   X(cross_entropy, CrossEntropyArgs)                         \
   X(sgd, SgdArgs)                                            \
-  X(adamw, AdamWArgs)                                        \
-  X(resize, ResizeArgs)                                      \
+  X(adamw, AdamWArgs)
+
+// Required of the CPU's tables; the loader prepares images there for every device.
+#define LUQ_HOST_KERNEL_ENTRIES(X) \
+  X(resize, ResizeArgs)            \
   X(normalize, NormalizeArgs)
 
 #define LUQ_OPTIONAL_KERNEL_ENTRIES(X)                 \
@@ -517,6 +547,7 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
 
 #define LUQ_KERNEL_ENTRIES(X)    \
   LUQ_REQUIRED_KERNEL_ENTRIES(X) \
+  LUQ_HOST_KERNEL_ENTRIES(X)     \
   LUQ_OPTIONAL_KERNEL_ENTRIES(X)
 
 }  // namespace luq::kernels

@@ -5,6 +5,9 @@
 
 #include "kernels/kernels.h"
 #include "kernels/tables.h"
+#ifdef LUQ_CUDA
+#include "kernels/cuda/tables.h"
+#endif
 #include "luq/core/error.h"
 
 namespace luq {
@@ -69,11 +72,14 @@ constexpr Level kLevels[] = {
      }},
 };
 
-const Kernels& require_complete(const Kernels& table) {
+const Kernels& require_complete(const Kernels& table, bool on_host) {
   std::string missing;
 #define LUQ_REQUIRE_ENTRY(name, Args) \
   if (table.name.run == nullptr) missing += " " #name;
   LUQ_REQUIRED_KERNEL_ENTRIES(LUQ_REQUIRE_ENTRY)
+  if (on_host) {
+    LUQ_HOST_KERNEL_ENTRIES(LUQ_REQUIRE_ENTRY)
+  }
 #undef LUQ_REQUIRE_ENTRY
   if (!missing.empty()) fail("[kernels] entries without an implementation:{}", missing);
   return table;
@@ -93,14 +99,45 @@ Kernels select_cpu() {
   return table;
 }
 
+#ifdef LUQ_CUDA
+
+Kernels select_cuda() {
+  Kernels table;
+  kernels::cuda::add_quantize(table);
+  kernels::cuda::add_qconv(table);
+  kernels::cuda::add_conv(table);
+  kernels::cuda::add_norm(table);
+  kernels::cuda::add_pointwise(table);
+  kernels::cuda::add_rows(table);
+  kernels::cuda::add_pool(table);
+  kernels::cuda::add_loss(table);
+  kernels::cuda::add_optimizer(table);
+  kernels::cuda::add_attention(table);
+  return table;
+}
+
+const DeviceMemory& cuda_memory() { return kernels::cuda::memory(); }
+
+#else
+
+[[noreturn]] void refuse_cuda() { fail_user("[kernels] device cuda: this build has no CUDA kernels; use device cpu"); }
+Kernels select_cuda() { refuse_cuda(); }
+const DeviceMemory& cuda_memory() { refuse_cuda(); }
+
+#endif
+
 }  // namespace
 
 const Kernels& kernels_for(Device device) {
-  if (device.type != DeviceType::cpu)
-    fail_user("[kernels] device cuda: this build has no CUDA kernels; use device cpu");
+  if (device.type == DeviceType::cuda) {
+    static const Kernels cuda = select_cuda();
+    return require_complete(cuda, false);
+  }
   static const Kernels cpu = select_cpu();
-  return require_complete(cpu);
+  return require_complete(cpu, true);
 }
+
+const DeviceMemory* device_memory(Device device) { return device.type == DeviceType::cuda ? &cuda_memory() : nullptr; }
 
 std::vector<NamedKernels> cpu_kernel_tables() {
   std::vector<NamedKernels> tables;

@@ -2,6 +2,9 @@
 
 #include "kernels/ref/float_ops.h"
 
+#include <cmath>
+#include <cstring>
+
 #include "kernels/ref/as_float.h"
 #include "kernels/tables.h"
 
@@ -48,6 +51,31 @@ void add_ref_float(Kernels& table) {
                                                                  Result(a.dx, count), a.dgamma, a.dbeta);
                                },
                                "ref"};
+  table.batch_norm_finish = {[](const BatchNormFinishArgs& a) {
+                               for (int64_t c = 0; c < a.c; ++c) {
+                                 a.inverse_std[c] = 1.0f / std::sqrt(a.variance[c] + a.eps);
+                                 if (a.running_mean == nullptr) continue;
+                                 a.running_mean[c] = (1 - a.momentum) * a.running_mean[c] + a.momentum * a.mean[c];
+                                 a.running_variance[c] = (1 - a.momentum) * a.running_variance[c] +
+                                                         a.momentum * (a.variance_factor * a.variance[c]);
+                               }
+                             },
+                             "ref"};
+  table.moving_average = {[](const MovingAverageArgs& a) {
+#pragma omp parallel for simd schedule(static) if (parallel : a.count > 1 << 14)
+                            for (int64_t i = 0; i < a.count; ++i) {
+                              a.average[i] = a.decay * a.average[i] + a.rest * a.value[i];
+                            }
+                          },
+                          "ref"};
+  table.copy_rows = {[](const CopyRowsArgs& a) {
+                       for (int64_t row = 0; row < a.rows; ++row) {
+                         std::memcpy(static_cast<char*>(a.to) + row * a.to_stride,
+                                     static_cast<const char*>(a.from) + row * a.from_stride,
+                                     static_cast<size_t>(a.bytes));
+                       }
+                     },
+                     "ref"};
   table.relu = {[](const ReluArgs& a) {
                   ref::relu<float>(Operand(a.x, a.count), a.count, Result(a.y, a.count), a.mask, a.ceiling);
                 },

@@ -24,7 +24,7 @@ void add_gradient(const Kernels& kernels, GradSlot& slot, Tensor gradient, const
   }
   Tensor sum = slot.grad.unique()  ? slot.grad
                : gradient.unique() ? gradient
-                                   : Tensor::empty(gradient.shape(), gradient.dtype());
+                                   : Tensor::empty(gradient.shape(), gradient.dtype(), gradient.device());
   kernels.add({.a = floats(std::as_const(slot.grad)),
                .b = floats(std::as_const(gradient)),
                .count = gradient.numel(),

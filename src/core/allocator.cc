@@ -79,9 +79,31 @@ void release(Pool& p) {
   }
 }
 
+// A device is used by one thread.
+MemoryStats device_stats;
+
+void* allocate_on(Device device, int64_t bytes) {
+  void* pointer = device_memory(device)->allocate(bytes);
+  if (pointer == nullptr) {
+    fail(
+        "[allocate] {}: out of memory: {} bytes wanted, {} in tensors, {} at most so far; lower train.batch_size, or "
+        "raise train.micro_batches",
+        to_string(device), bytes, device_stats.live_bytes, device_stats.peak_bytes);
+  }
+  device_stats.live_bytes += bytes;
+  device_stats.peak_bytes = std::max(device_stats.peak_bytes, device_stats.live_bytes);
+  return pointer;
+}
+
+void deallocate_on(Device device, void* pointer, int64_t bytes) noexcept {
+  device_memory(device)->deallocate(pointer);
+  device_stats.live_bytes -= bytes;
+}
+
 }  // namespace
 
-void* allocate(int64_t bytes) {
+void* allocate(int64_t bytes, Device device) {
+  if (device.type != DeviceType::cpu) return allocate_on(device, bytes);
   const int64_t size = rounded(bytes);
   Pool& p = pool();
   const std::lock_guard lock(p.mutex);
@@ -105,7 +127,8 @@ void* allocate(int64_t bytes) {
   return block;
 }
 
-void deallocate(void* pointer, int64_t bytes) noexcept {
+void deallocate(void* pointer, int64_t bytes, Device device) noexcept {
+  if (device.type != DeviceType::cpu) return deallocate_on(device, pointer, bytes);
   const int64_t size = rounded(bytes);
   Pool& p = pool();
   const std::lock_guard lock(p.mutex);
@@ -114,12 +137,17 @@ void deallocate(void* pointer, int64_t bytes) noexcept {
   p.stats.cached_bytes += size;
 }
 
-MemoryStats memory_stats() {
+MemoryStats memory_stats(Device device) {
+  if (device.type != DeviceType::cpu) return device_stats;
   const std::lock_guard lock(pool().mutex);
   return pool().stats;
 }
 
-void reset_peak_memory() {
+void reset_peak_memory(Device device) {
+  if (device.type != DeviceType::cpu) {
+    device_stats.peak_bytes = device_stats.live_bytes;
+    return;
+  }
   const std::lock_guard lock(pool().mutex);
   pool().stats.peak_bytes = pool().stats.live_bytes;
 }

@@ -10,7 +10,7 @@ Tensor convert(const Kernels& kernels, const Tensor& x, DType dtype) {
     fail("[convert] expected float32 or bfloat16, got {} to {}", to_string(x.dtype()), to_string(dtype));
   }
   if (x.dtype() == dtype) return x;
-  Tensor y = Tensor::empty(x.shape(), dtype);
+  Tensor y = Tensor::empty(x.shape(), dtype, x.device());
   kernels.convert({.x = floats(x), .count = x.numel(), .y = floats(y)});
   return y;
 }

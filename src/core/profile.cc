@@ -64,6 +64,9 @@ Cost cost(const BatchNormApplyArgs& a) { return flat(a.rows * a.c, 2 * size(a.x)
 Cost cost(const BatchNormBackwardArgs& a) { return flat(a.rows * a.c, 5 * size(a.x)); }  // x and dy are read twice
 Cost cost(const BatchNormActArgs& a) { return flat(a.rows * a.c, (a.residual ? 3 : 2) * size(a.x) + 0.125); }
 Cost cost(const BatchNormActBackwardArgs& a) { return flat(a.rows * a.c, (a.dresidual ? 6 : 5) * size(a.x) + 0.25); }
+Cost cost(const BatchNormFinishArgs& a) { return flat(a.c, a.running_mean != nullptr ? 28 : 8); }
+Cost cost(const MovingAverageArgs& a) { return flat(a.count, 12); }
+Cost cost(const CopyRowsArgs& a) { return flat(a.rows * a.bytes, 2); }
 Cost cost(const ReluArgs& a) { return flat(a.count, 2 * size(a.x)); }
 Cost cost(const ReluBackwardArgs& a) { return flat(a.count, 2 * size(a.dy)); }
 Cost cost(const AddArgs& a) { return flat(a.count, 3 * size(a.a)); }

@@ -16,7 +16,7 @@ std::string to_string(const Device& device) {
   return device.type == DeviceType::cpu ? "cpu" : fmt::format("cuda:{}", device.index);
 }
 
-Tensor Tensor::empty(const Shape& shape, DType dtype) {
+Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   for (const int64_t extent : shape) {
     if (extent < 0) fail("[tensor] expected extents of at least 0, got {}", to_string(shape));
   }
@@ -24,21 +24,23 @@ Tensor Tensor::empty(const Shape& shape, DType dtype) {
   tensor.shape_ = shape;
   tensor.numel_ = shape.numel();
   tensor.dtype_ = dtype;
+  tensor.device_ = device;
   const int64_t bytes = tensor.bytes();
-  tensor.buffer_ = std::shared_ptr<void>(allocate(bytes), [bytes](void* pointer) { deallocate(pointer, bytes); });
+  tensor.buffer_ = std::shared_ptr<void>(allocate(bytes, device),
+                                         [bytes, device](void* pointer) { deallocate(pointer, bytes, device); });
   return tensor;
 }
 
-Tensor Tensor::zeros(const Shape& shape, DType dtype) {
-  Tensor tensor = empty(shape, dtype);
+Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
+  Tensor tensor = empty(shape, dtype, device);
   tensor.zero();
   return tensor;
 }
 
-Tensor Tensor::full(const Shape& shape, float value) {
+Tensor Tensor::full(const Shape& shape, float value, Device device) {
   Tensor tensor = empty(shape);
   std::fill_n(tensor.data<float>(), tensor.numel(), value);
-  return tensor;
+  return tensor.to(device);
 }
 
 template <typename T>
@@ -60,9 +62,33 @@ const T* Tensor::data() const {
 }
 
 Tensor Tensor::clone() const {
-  Tensor copy = empty(shape_, dtype_);
-  std::memcpy(copy.raw(), raw(), static_cast<size_t>(bytes()));
+  Tensor copy = empty(shape_, dtype_, device_);
+  copy.copy_from(*this);
   return copy;
+}
+
+Tensor Tensor::to(Device device) const {
+  if (!defined() || device == device_) return *this;
+  Tensor copy = empty(shape_, dtype_, device);
+  copy.copy_from(*this);
+  return copy;
+}
+
+void Tensor::copy_from(const Tensor& other) {
+  if (other.shape_ != shape_ || other.dtype_ != dtype_) {
+    fail("[copy_from] expected {} {}, got {} {}", to_string(dtype_), to_string(shape_), to_string(other.dtype_),
+         to_string(other.shape_));
+  }
+  const bool here = device_.type == DeviceType::cpu, from_here = other.device_.type == DeviceType::cpu;
+  if (here && from_here) {
+    std::memcpy(raw(), other.raw(), static_cast<size_t>(bytes()));
+  } else if (here) {
+    device_memory(other.device_)->to_host(raw(), other.raw(), bytes());
+  } else if (from_here) {
+    device_memory(device_)->to_device(raw(), other.raw(), bytes());
+  } else {
+    device_memory(device_)->within_device(raw(), other.raw(), bytes());
+  }
 }
 
 Tensor Tensor::reshape(const Shape& shape) const {
@@ -72,7 +98,13 @@ Tensor Tensor::reshape(const Shape& shape) const {
   return view;
 }
 
-void Tensor::zero() { std::memset(raw(), 0, static_cast<size_t>(bytes())); }
+void Tensor::zero() {
+  if (device_.type == DeviceType::cpu) {
+    std::memset(raw(), 0, static_cast<size_t>(bytes()));
+  } else {
+    device_memory(device_)->clear(raw(), bytes());
+  }
+}
 
 #define LUQ_INSTANTIATE(T)                                 \
   template Tensor Tensor::from<T>(const Shape&, const T*); \

@@ -37,7 +37,7 @@ Conv2d::Conv2d(int64_t in_channels, int64_t out_channels, const Conv2dLayerOptio
       weight_(register_parameter("weight",
                                  {out_channels, options.kernel, options.kernel, in_channels / options.conv.groups},
                                  ParameterRole::weight, conv_weight_init(in_channels, out_channels, options))),
-      activation_scale_(register_buffer("activation_scale", Tensor::zeros({1}))) {
+      activation_scale_(register_buffer("activation_scale", Tensor::zeros({1}), true)) {
   set_matmul_kind(LayerKind::conv);
   if (!options.bias) return;
   const Init init = options.init == ConvInit::uniform ? weight_.init : kZero;
@@ -54,7 +54,7 @@ Linear::Linear(int64_t in_features, int64_t out_features, bool bias)
 
 Linear::Linear(int64_t in_features, int64_t out_features, bool bias, const Init& weight_init, const Init& bias_init)
     : weight_(register_parameter("weight", {out_features, in_features}, ParameterRole::weight, weight_init)),
-      activation_scale_(register_buffer("activation_scale", Tensor::zeros({1}))) {
+      activation_scale_(register_buffer("activation_scale", Tensor::zeros({1}), true)) {
   set_matmul_kind(LayerKind::linear);
   if (bias) bias_ = &register_parameter("bias", {out_features}, ParameterRole::bias, bias_init);
 }
@@ -85,7 +85,7 @@ SelfAttention::SelfAttention(int64_t channels, int64_t heads)
       in_proj_weight_(register_parameter("in_proj_weight", {3 * channels, channels}, ParameterRole::weight,
                                          xavier_uniform(channels, 3 * channels))),
       in_proj_bias_(register_parameter("in_proj_bias", {3 * channels}, ParameterRole::bias, kZero)),
-      activation_scale_(register_buffer("activation_scale", Tensor::zeros({1}))),
+      activation_scale_(register_buffer("activation_scale", Tensor::zeros({1}), true)),
       out_proj_(register_module<Linear>("out_proj", channels, channels, true, torch_uniform(channels), kZero)) {
   set_matmul_kind(LayerKind::linear);
 }

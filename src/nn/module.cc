@@ -63,6 +63,13 @@ void Module::initialize(uint64_t seed) {
   }
 }
 
+void Module::to(Device device) {
+  for (Parameter* parameter : parameters()) parameter->var.value() = parameter->var.value().to(device);
+  for (Buffer* buffer : buffers()) {
+    if (!buffer->stays_on_host) buffer->value = buffer->value.to(device);
+  }
+}
+
 std::vector<Parameter*> Module::parameters() {
   std::vector<Parameter*> all;
   for (auto& [name, parameter] : parameters_) all.push_back(parameter.get());
@@ -97,8 +104,8 @@ Parameter& Module::register_parameter(const std::string& name, const Shape& shap
   return *parameters_.back().second;
 }
 
-Buffer& Module::register_buffer(const std::string& name, Tensor value) {
-  buffers_.emplace_back(name, std::make_unique<Buffer>(Buffer{name, std::move(value)}));
+Buffer& Module::register_buffer(const std::string& name, Tensor value, bool stays_on_host) {
+  buffers_.emplace_back(name, std::make_unique<Buffer>(Buffer{name, std::move(value), stays_on_host}));
   return *buffers_.back().second;
 }
 

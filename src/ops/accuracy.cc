@@ -14,7 +14,7 @@ int64_t count_top_k(Ctx& ctx, const Tensor& logits, const Tensor& labels, int64_
   }
   const int64_t classes = s[1];
   if (k < 1 || k > classes) fail("[count_top_k] expected k in 1..{}, got {}", classes, k);
-  const Tensor values = convert(*ctx.kernels, logits, DType::float32);
+  const Tensor values = convert(*ctx.kernels, logits, DType::float32).to({});
   int64_t count = 0;
   for (int64_t row = 0; row < s[0]; ++row) {
     const int32_t label = labels.data<int32_t>()[row];

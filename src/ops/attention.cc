@@ -1,7 +1,5 @@
 #include "luq/ops/attention.h"
 
-#include <cstring>
-
 #include "luq/core/convert.h"
 #include "luq/ops/plan.h"
 #include "luq/ops/trace.h"
@@ -11,16 +9,17 @@
 namespace luq {
 namespace {
 
-char* bytes_at(Tensor& tensor, int64_t element) {
-  return static_cast<char*>(tensor.raw()) + element * size_of(tensor.dtype());
-}
-const char* bytes_at(const Tensor& tensor, int64_t element) {
-  return static_cast<const char*>(tensor.raw()) + element * size_of(tensor.dtype());
-}
-
-// `count` elements of one type.
-void copy(const Tensor& from, int64_t from_element, Tensor& to, int64_t to_element, int64_t count) {
-  std::memcpy(bytes_at(to, to_element), bytes_at(from, from_element), static_cast<size_t>(count * size_of(to.dtype())));
+// Of each of `images` parts `count` elements from `offset` on; the parts of `to` and `from` begin to_size and from_size
+// elements apart.
+void copy_parts(const Kernels& kernels, const Tensor& from, int64_t from_size, int64_t from_offset, Tensor& to,
+                int64_t to_size, int64_t to_offset, int64_t images, int64_t count) {
+  const int64_t element = size_of(to.dtype());
+  kernels.copy_rows({.from = static_cast<const char*>(from.raw()) + from_offset * element,
+                     .from_stride = from_size * element,
+                     .rows = images,
+                     .bytes = count * element,
+                     .to_stride = to_size * element,
+                     .to = static_cast<char*>(to.raw()) + to_offset * element});
 }
 
 kernels::Floats floats_at(Tensor& tensor, int64_t element) {
@@ -40,9 +39,10 @@ Var attention(Ctx& ctx, const Var& qkv, int64_t heads, const std::string& layer)
   const int64_t images = s[0], tokens = s[1], head_dim = s[2] / (3 * heads);
   const DType dtype = qkv.value().dtype();
   const bool needs_grad = ctx.records(qkv);
-  Var y(Tensor::empty({images, tokens, heads * head_dim}, dtype), needs_grad);
+  const Device device = qkv.value().device();
+  Var y(Tensor::empty({images, tokens, heads * head_dim}, dtype, device), needs_grad);
   Tensor log_sum;
-  if (needs_grad) log_sum = Tensor::empty({images, heads, tokens});
+  if (needs_grad) log_sum = Tensor::empty({images, heads, tokens}, DType::float32, device);
   kernels.attention({.n = images,
                      .tokens = tokens,
                      .heads = heads,
@@ -58,7 +58,7 @@ Var attention(Ctx& ctx, const Var& qkv, int64_t heads, const std::string& layer)
 
   ctx.tape->record(y, [&kernels, images, tokens, heads, head_dim, dtype, qkv_value = qkv.value(), y_value = y.value(),
                        log_sum, slot = qkv.slot()](Tensor dy) {
-    Tensor dqkv = Tensor::empty(qkv_value.shape(), dtype);
+    Tensor dqkv = Tensor::empty(qkv_value.shape(), dtype, qkv_value.device());
     kernels.attention_backward({.n = images,
                                 .tokens = tokens,
                                 .heads = heads,
@@ -87,13 +87,12 @@ Var embed_tokens(Ctx& ctx, const Var& patches, const Var& class_token, const Var
   const DType dtype = patches.value().dtype();
   const bool needs_grad =
       ctx.tape != nullptr && (patches.needs_grad() || class_token.needs_grad() || positions.needs_grad());
-  Var y(Tensor::empty({images, tokens, c}, dtype), needs_grad);
+  Var y(Tensor::empty({images, tokens, c}, dtype, patches.value().device()), needs_grad);
   const Tensor first = convert(kernels, class_token.value(), dtype), added = convert(kernels, positions.value(), dtype);
+  copy_parts(kernels, first, 0, 0, y.value(), tokens * c, 0, images, c);
+  copy_parts(kernels, patches.value(), patch_count * c, 0, y.value(), tokens * c, c, images, patch_count * c);
   for (int64_t image = 0; image < images; ++image) {
-    const int64_t begin = image * tokens * c;
-    copy(first, 0, y.value(), begin, c);
-    copy(patches.value(), image * patch_count * c, y.value(), begin + c, patch_count * c);
-    const kernels::Floats rows = floats_at(y.value(), begin);
+    const kernels::Floats rows = floats_at(y.value(), image * tokens * c);
     kernels.add({.a = rows, .b = floats(added), .count = tokens * c, .y = rows});
   }
   record_plan(ctx, "embed_tokens", "", s, y.shape(), kernels.add.implementation,
@@ -111,21 +110,19 @@ Var embed_tokens(Ctx& ctx, const Var& patches, const Var& class_token, const Var
 
   ctx.tape->record(y, [&kernels, images, tokens, c, dtype, s, x_slot = patches.slot(), class_slot = class_token.slot(),
                        positions_slot = positions.slot()](Tensor dy) {
-    Tensor dpositions = Tensor::empty({1, tokens, c});
     const Tensor values = convert(kernels, dy, DType::float32);
+    Tensor dpositions = Tensor::empty({1, tokens, c}, DType::float32, dy.device());
     kernels.column_sum(
         {.x = values.data<float>(), .rows = images, .cols = tokens * c, .sum = dpositions.data<float>()});
     if (class_slot != nullptr) {
-      Tensor dclass = Tensor::empty({1, 1, c});
-      copy(dpositions, 0, dclass, 0, c);
+      Tensor dclass = Tensor::empty({1, 1, c}, DType::float32, dy.device());
+      copy_parts(kernels, dpositions, 0, 0, dclass, 0, 0, 1, c);
       add_gradient(kernels, *class_slot, std::move(dclass));
     }
     if (positions_slot != nullptr) add_gradient(kernels, *positions_slot, std::move(dpositions));
     if (x_slot == nullptr) return;
-    Tensor dx = Tensor::empty(s, dtype);
-    for (int64_t image = 0; image < images; ++image) {
-      copy(dy, (image * tokens + 1) * c, dx, image * (tokens - 1) * c, (tokens - 1) * c);
-    }
+    Tensor dx = Tensor::empty(s, dtype, dy.device());
+    copy_parts(kernels, dy, tokens * c, c, dx, (tokens - 1) * c, 0, images, (tokens - 1) * c);
     add_gradient(kernels, *x_slot, std::move(dx));
   });
   return y;
@@ -138,15 +135,15 @@ Var first_token(Ctx& ctx, const Var& x) {
   const int64_t images = s[0], row = s[1] * s[2], c = s[2];
   const DType dtype = x.value().dtype();
   const bool needs_grad = ctx.records(x);
-  Var y(Tensor::empty({images, c}, dtype), needs_grad);
-  for (int64_t image = 0; image < images; ++image) copy(x.value(), image * row, y.value(), image * c, c);
+  Var y(Tensor::empty({images, c}, dtype, x.value().device()), needs_grad);
+  copy_parts(*ctx.kernels, x.value(), row, 0, y.value(), c, 0, images, c);
   record_plan(ctx, "first_token", "", s, y.shape(), "-", "-", 0, dtype);
   record_trace(ctx, "first_token", x, y);
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels = *ctx.kernels, images, row, c, dtype, s, slot = x.slot()](const Tensor& dy) {
-    Tensor dx = Tensor::zeros(s, dtype);
-    for (int64_t image = 0; image < images; ++image) copy(dy, image * c, dx, image * row, c);
+    Tensor dx = Tensor::zeros(s, dtype, dy.device());
+    copy_parts(kernels, dy, c, 0, dx, row, 0, images, c);
     add_gradient(kernels, *slot, std::move(dx));
   });
   return y;

@@ -1,7 +1,5 @@
 #include "luq/ops/batch_norm.h"
 
-#include <cmath>
-#include <cstring>
 #include <optional>
 
 #include "luq/ops/plan.h"
@@ -10,21 +8,6 @@
 
 namespace luq {
 namespace {
-
-Tensor inverse_std(const Tensor& variance, float eps) {
-  Tensor result = Tensor::empty(variance.shape());
-  for (int64_t c = 0; c < variance.numel(); ++c) {
-    result.data<float>()[c] = 1.0f / std::sqrt(variance.data<float>()[c] + eps);
-  }
-  return result;
-}
-
-void update_running(Tensor& running, const Tensor& batch, float momentum, float factor) {
-  for (int64_t c = 0; c < batch.numel(); ++c) {
-    float& value = running.data<float>()[c];
-    value = (1 - momentum) * value + momentum * (factor * batch.data<float>()[c]);
-  }
-}
 
 // The fused kernel, or the chain that it stands for.
 void forward(const Kernels& kernels, const kernels::BatchNormActArgs& a) {
@@ -52,7 +35,9 @@ void backward(const Kernels& kernels, const kernels::BatchNormActBackwardArgs& a
     kernels.relu_backward({.dy = dy, .mask = a.mask, .count = count, .dx = masked});
     dy = masked;
   } else if (a.dresidual && a.dresidual.data != dy.data) {
-    std::memcpy(a.dresidual.data, dy.data, static_cast<size_t>(count * dy.element_bytes()));
+    const int64_t bytes = count * dy.element_bytes();
+    kernels.copy_rows(
+        {.from = dy.data, .from_stride = 0, .rows = 1, .bytes = bytes, .to_stride = 0, .to = a.dresidual.data});
   }
   kernels.batch_norm_backward({.x = a.x,
                                .dy = dy,
@@ -112,42 +97,51 @@ Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor
         layer, to_string(x.shape()));
   }
   const Kernels& kernels = *ctx.kernels;
+  const Device device = x.value().device();
   Tensor mean = running_mean, variance = running_variance;
   if (ctx.training) {
     if (x.channel_moments()) {
       mean = x.channel_moments()->mean;
       variance = x.channel_moments()->variance;
     } else {
-      mean = Tensor::empty({channels});
-      variance = Tensor::empty({channels});
+      mean = Tensor::empty({channels}, DType::float32, device);
+      variance = Tensor::empty({channels}, DType::float32, device);
       kernels.batch_norm_stats({.x = floats(x.value()),
                                 .rows = rows,
                                 .c = channels,
                                 .mean = mean.data<float>(),
                                 .variance = variance.data<float>()});
     }
-    update_running(running_mean, mean, options.momentum, 1.0f);
-    update_running(running_variance, variance, options.momentum,
-                   static_cast<float>(static_cast<double>(rows) / static_cast<double>(rows - 1)));
   } else if (ctx.tape != nullptr) {
     mean = mean.clone();  // the closure must not see later updates of the running statistics
   }
-  const Tensor scale = inverse_std(variance, options.eps);
+  Tensor scale = Tensor::empty({channels}, DType::float32, device);
+  kernels.batch_norm_finish(
+      {.mean = std::as_const(mean).data<float>(),
+       .variance = std::as_const(variance).data<float>(),
+       .c = channels,
+       .eps = options.eps,
+       .inverse_std = scale.data<float>(),
+       .running_mean = ctx.training ? running_mean.data<float>() : nullptr,
+       .running_variance = ctx.training ? running_variance.data<float>() : nullptr,
+       .momentum = options.momentum,
+       .variance_factor =
+           ctx.training ? static_cast<float>(static_cast<double>(rows) / static_cast<double>(rows - 1)) : 1});
   const Var& residual = activation.residual;
   const bool has_residual = residual.value().defined();
   const bool needs_grad =
       ctx.tape != nullptr && (x.needs_grad() || gamma.needs_grad() || (has_residual && residual.needs_grad()));
-  Var y(Tensor::empty(x.shape(), x.value().dtype()), needs_grad);
+  Var y(Tensor::empty(x.shape(), x.value().dtype(), device), needs_grad);
   y.set_non_negative(activation.relu);
   Tensor mask;
-  if (needs_grad && activation.relu) mask = Tensor::empty({(y.value().numel() + 7) / 8}, DType::uint8);
+  if (needs_grad && activation.relu) mask = Tensor::empty({(y.value().numel() + 7) / 8}, DType::uint8, device);
   Stats statistics;
   const bool take_statistics = ctx.wants_statistics();
   forward(kernels, {.x = floats(x.value()),
                     .rows = rows,
                     .c = channels,
                     .mean = std::as_const(mean).data<float>(),
-                    .inverse_std = scale.data<float>(),
+                    .inverse_std = std::as_const(scale).data<float>(),
                     .gamma = gamma.value().data<float>(),
                     .beta = beta.value().data<float>(),
                     .residual = floats(residual.value()),
@@ -178,9 +172,10 @@ Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor
                        beta_slot = beta.slot(), residual_slot = has_residual ? residual.slot() : nullptr](Tensor dy) {
     const bool in_place = dy.unique();
     Tensor dresidual;
-    if (residual_slot != nullptr) dresidual = in_place ? dy : Tensor::empty(dy.shape(), dy.dtype());
-    Tensor dx = in_place && residual_slot == nullptr ? dy : Tensor::empty(dy.shape(), dy.dtype());
-    Tensor dgamma = Tensor::empty({channels}), dbeta = Tensor::empty({channels});
+    if (residual_slot != nullptr) dresidual = in_place ? dy : Tensor::empty(dy.shape(), dy.dtype(), dy.device());
+    Tensor dx = in_place && residual_slot == nullptr ? dy : Tensor::empty(dy.shape(), dy.dtype(), dy.device());
+    Tensor dgamma = Tensor::empty({channels}, DType::float32, dy.device());
+    Tensor dbeta = Tensor::empty({channels}, DType::float32, dy.device());
     Stats dx_statistics;
     backward(kernels, {.x = floats(x_value),
                        .dy = floats(std::as_const(dy)),

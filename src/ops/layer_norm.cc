@@ -19,11 +19,12 @@ Var layer_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, float 
   const Kernels& kernels = *ctx.kernels;
   const int64_t rows = channels == 0 ? 0 : x.value().numel() / channels;
   const bool needs_grad = ctx.tape != nullptr && (x.needs_grad() || gamma.needs_grad() || beta.needs_grad());
-  Var y(Tensor::empty(x.shape(), x.value().dtype()), needs_grad);
+  const Device device = x.value().device();
+  Var y(Tensor::empty(x.shape(), x.value().dtype(), device), needs_grad);
   Tensor mean, inverse_std;
   if (needs_grad) {
-    mean = Tensor::empty({rows});
-    inverse_std = Tensor::empty({rows});
+    mean = Tensor::empty({rows}, DType::float32, device);
+    inverse_std = Tensor::empty({rows}, DType::float32, device);
   }
   kernels.layer_norm({.x = floats(x.value()),
                       .rows = rows,
@@ -48,8 +49,9 @@ Var layer_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, float 
 
   ctx.tape->record(y, [&kernels, rows, channels, x_value = x.value(), mean, inverse_std, gamma_value = gamma.value(),
                        x_slot = x.slot(), gamma_slot = gamma.slot(), beta_slot = beta.slot()](Tensor dy) {
-    Tensor dx = dy.unique() ? dy : Tensor::empty(dy.shape(), dy.dtype());
-    Tensor dgamma = Tensor::empty({channels}), dbeta = Tensor::empty({channels});
+    Tensor dx = dy.unique() ? dy : Tensor::empty(dy.shape(), dy.dtype(), dy.device());
+    Tensor dgamma = Tensor::empty({channels}, DType::float32, dx.device());
+    Tensor dbeta = Tensor::empty({channels}, DType::float32, dx.device());
     kernels.layer_norm_backward({.x = floats(x_value),
                                  .dy = floats(std::as_const(dy)),
                                  .rows = rows,

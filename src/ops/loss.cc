@@ -37,6 +37,17 @@ void check_weights(const Tensor& weights, int64_t rows) {
   }
 }
 
+// Where the kernel reads them.
+struct Targets {
+  Tensor labels, other_labels, label_weight;
+  void put(kernels::CrossEntropyArgs& args) const {
+    args.labels = labels.data<int32_t>();
+    if (!other_labels.defined()) return;
+    args.other_labels = other_labels.data<int32_t>();
+    args.label_weight = label_weight.data<float>();
+  }
+};
+
 }  // namespace
 
 LossResult softmax_cross_entropy(Ctx& ctx, const Var& logits, const Tensor& labels, float label_smoothing,
@@ -60,35 +71,40 @@ LossResult softmax_cross_entropy(Ctx& ctx, const Var& logits, const Tensor& labe
   }
   const Kernels& kernels = *ctx.kernels;
   const bool needs_grad = ctx.records(logits);
-  Tensor losses = Tensor::empty({s[0]});
-  Tensor gradient;
-  if (needs_grad) gradient = Tensor::empty(s);
+  const Device device = logits.value().device();
+  Tensor losses = Tensor::empty({s[0]}, DType::float32, device);
   LossResult result;
   const DType dtype = logits.value().dtype();
   const Tensor values = convert(kernels, logits.value(), DType::float32);
-  kernels.cross_entropy({.logits = values.data<float>(),
-                         .labels = labels.data<int32_t>(),
-                         .rows = s[0],
-                         .classes = s[1],
-                         .label_smoothing = label_smoothing,
-                         .loss = losses.data<float>(),
-                         .dlogits = needs_grad ? gradient.data<float>() : nullptr,
-                         .gradient_scale = 1.0f / static_cast<float>(s[0]),
-                         .correct = &result.correct,
-                         .other_labels = mixed ? other_labels.data<int32_t>() : nullptr,
-                         .label_weight = mixed ? label_weight.data<float>() : nullptr});
+  kernels::CrossEntropyArgs args{.logits = values.data<float>(),
+                                 .labels = nullptr,
+                                 .rows = s[0],
+                                 .classes = s[1],
+                                 .label_smoothing = label_smoothing,
+                                 .loss = losses.data<float>(),
+                                 .dlogits = nullptr,
+                                 .gradient_scale = 1.0f / static_cast<float>(s[0]),
+                                 .correct = &result.correct};
+  const Targets targets{labels.to(device), other_labels.to(device), label_weight.to(device)};
+  targets.put(args);
+  kernels.cross_entropy(args);
+  losses = losses.to({});
   double sum = 0;
-  for (int64_t row = 0; row < s[0]; ++row) sum += losses.data<float>()[row];
+  for (int64_t row = 0; row < s[0]; ++row) sum += std::as_const(losses).data<float>()[row];
   result.loss = Var(Tensor::full({1}, static_cast<float>(sum / static_cast<double>(s[0]))), needs_grad);
   record_plan(ctx, "softmax_cross_entropy", "", s, result.loss.shape(), kernels.cross_entropy.implementation,
               needs_grad ? kernels.cross_entropy.implementation : "-", 0, dtype);
   if (!needs_grad) return result;
 
-  ctx.tape->record(result.loss, [&kernels, gradient, dtype, slot = logits.slot()](Tensor dy) mutable {
-    const float factor = dy.data<float>()[0];
-    if (factor != 1.0f) {
-      for (int64_t i = 0; i < gradient.numel(); ++i) gradient.data<float>()[i] *= factor;
-    }
+  ctx.tape->record(result.loss, [&kernels, args, values, targets, dtype, slot = logits.slot()](const Tensor& dy) {
+    kernels::CrossEntropyArgs backward = args;
+    Tensor gradient = Tensor::empty(values.shape(), DType::float32, values.device());
+    targets.put(backward);
+    backward.loss = nullptr;
+    backward.correct = nullptr;
+    backward.dlogits = gradient.data<float>();
+    backward.gradient_scale *= dy.data<float>()[0];
+    kernels.cross_entropy(backward);
     add_gradient(kernels, *slot, convert(kernels, gradient, dtype));
   });
   return result;

@@ -74,7 +74,8 @@ void run_forward(const Kernels& kernels, const ConvShape& shape, const Operand& 
                                          .y = floats(y),
                                          .sums = nullptr};
     if (moments && bias == nullptr && kernels.qconv_forward_moments) {
-      ChannelMoments taken{Tensor::empty({shape.o}), Tensor::empty({shape.o})};
+      const auto channels = [&] { return Tensor::empty({shape.o}, DType::float32, y.device()); };
+      ChannelMoments taken{channels(), channels()};
       const kernels::QConvForwardMomentsArgs with{args, taken.mean.data<float>(), taken.variance.data<float>()};
       if (with.fit()) {
         kernels.qconv_forward_moments(with);
@@ -203,7 +204,8 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
   Operand w_operand = quantize_weights(ctx, weight, quant.weights, layer);
 
   const bool needs_grad = ctx.tape != nullptr && (x.needs_grad() || weight.needs_grad());
-  Var y(Tensor::empty(output, dtype), needs_grad);
+  const Device device = x.value().device();
+  Var y(Tensor::empty(output, dtype, device), needs_grad);
   const bool moments = ctx.training && output.rank() == 4;  // convolutions without a bias are there for a norm
   run_forward(kernels, shape, x_operand, w_operand, bias != nullptr ? bias->value().data<float>() : nullptr, moments,
               y);
@@ -215,13 +217,13 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
   if (!weight.needs_grad()) x_operand = {};  // read by the update alone
   if (!x.needs_grad()) w_operand = {};
   ctx.tape->record(
-      y, [&kernels, shape, layer, dtype, x_operand = std::move(x_operand), w_operand = std::move(w_operand),
+      y, [&kernels, shape, layer, dtype, device, x_operand = std::move(x_operand), w_operand = std::move(w_operand),
           spec = quant.gradients, key = ctx.rng(layer, "gradient"), x_shape = x.shape(), w_shape = weight.shape(),
           y_slot = y.slot(), x_slot = x.slot(), w_slot = weight.slot(),
           bias_slot = bias != nullptr ? bias->slot() : nullptr](Tensor dy) mutable {
         if (bias_slot != nullptr) {
           const int64_t channels = dy.size(-1);
-          Tensor db = Tensor::empty({channels});
+          Tensor db = Tensor::empty({channels}, DType::float32, device);
           const Tensor values = convert(kernels, dy, DType::float32);
           kernels.column_sum(
               {.x = values.data<float>(), .rows = dy.numel() / channels, .cols = channels, .sum = db.data<float>()});
@@ -236,7 +238,7 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
           dy_operand.values = std::move(dy);
         }
         if (w_slot != nullptr) {
-          Tensor dw = Tensor::empty(w_shape);
+          Tensor dw = Tensor::empty(w_shape, DType::float32, device);
           run_backward_weight(kernels, shape, dy_operand, x_operand, dw.data<float>());
           x_operand = {};
           add_gradient(kernels, *w_slot, std::move(dw));
@@ -247,7 +249,7 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
             run_backward_data(kernels, shape, dy_operand, w_operand, true, x_slot->grad);
             return;
           }
-          Tensor dx = Tensor::empty(x_shape, dtype);
+          Tensor dx = Tensor::empty(x_shape, dtype, device);
           run_backward_data(kernels, shape, dy_operand, w_operand, false, dx);
           add_gradient(kernels, *x_slot, std::move(dx));
         }

@@ -11,8 +11,8 @@ namespace luq {
 namespace {
 
 // The buffer of a value that only the op's own argument holds, else a new one of its shape.
-Tensor reuse(Var& x) { return x.value().unique() ? x.value() : Tensor::empty(x.shape(), x.value().dtype()); }
-Tensor reuse(Tensor& dy) { return dy.unique() ? dy : Tensor::empty(dy.shape(), dy.dtype()); }
+Tensor reuse(Tensor& x) { return x.unique() ? x : Tensor::empty(x.shape(), x.dtype(), x.device()); }
+Tensor reuse(Var& x) { return reuse(x.value()); }
 
 // ceiling: 0 for none.
 Var relu_with_ceiling(Ctx& ctx, const char* op, Var x, float ceiling) {
@@ -23,7 +23,7 @@ Var relu_with_ceiling(Ctx& ctx, const char* op, Var x, float ceiling) {
   Var y(reuse(x), needs_grad);
   y.set_non_negative(true);
   Tensor mask;
-  if (needs_grad) mask = Tensor::empty({(count + 7) / 8}, DType::uint8);
+  if (needs_grad) mask = Tensor::empty({(count + 7) / 8}, DType::uint8, y.value().device());
   kernels.relu({.x = floats(std::as_const(x).value()),
                 .count = count,
                 .y = floats(y.value()),
@@ -55,7 +55,7 @@ Var gelu(Ctx& ctx, const Var& x) {
   const Kernels& kernels = *ctx.kernels;
   const int64_t count = x.value().numel();
   const bool needs_grad = ctx.records(x);
-  Var y(Tensor::empty(x.shape(), x.value().dtype()), needs_grad);
+  Var y(Tensor::empty(x.shape(), x.value().dtype(), x.value().device()), needs_grad);
   kernels.gelu({.x = floats(x.value()), .count = count, .y = floats(y.value())});
   record_plan(ctx, "gelu", "", y.shape(), y.shape(), kernels.gelu.implementation,
               needs_grad ? kernels.gelu_backward.implementation : "-", 0, y.value().dtype());

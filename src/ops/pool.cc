@@ -54,10 +54,11 @@ Var max_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
   const PoolShape shape = pool_shape("max_pool2d", x, options);
   const Shape output{shape.n, shape.oh(), shape.ow(), shape.c};
   const bool needs_grad = ctx.records(x);
-  Var y(Tensor::empty(output, x.value().dtype()), needs_grad);
+  const Device device = x.value().device();
+  Var y(Tensor::empty(output, x.value().dtype(), device), needs_grad);
   y.set_non_negative(x.non_negative());
   Tensor index;
-  if (needs_grad) index = Tensor::empty(output, DType::int32);
+  if (needs_grad) index = Tensor::empty(output, DType::int32, device);
   kernels.max_pool({.shape = shape,
                     .x = floats(x.value()),
                     .y = floats(y.value()),
@@ -68,7 +69,7 @@ Var max_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
   if (!needs_grad) return y;
 
   ctx.tape->record(y, [&kernels, shape, index, x_shape = x.shape(), x_slot = x.slot()](Tensor dy) {
-    Tensor dx = Tensor::empty(x_shape, dy.dtype());
+    Tensor dx = Tensor::empty(x_shape, dy.dtype(), dy.device());
     kernels.max_pool_backward(
         {.shape = shape, .dy = floats(std::as_const(dy)), .index = index.data<int32_t>(), .dx = floats(dx)});
     add_gradient(kernels, *x_slot, std::move(dx));
@@ -82,7 +83,7 @@ Var avg_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
   const bool needs_grad = ctx.records(x);
   const DType dtype = x.value().dtype();
   const Tensor values = convert(kernels, x.value(), DType::float32);
-  Tensor means = Tensor::empty({shape.n, shape.oh(), shape.ow(), shape.c});
+  Tensor means = Tensor::empty({shape.n, shape.oh(), shape.ow(), shape.c}, DType::float32, values.device());
   kernels.avg_pool({.shape = shape,
                     .x = values.data<float>(),
                     .y = means.data<float>(),
@@ -97,7 +98,7 @@ Var avg_pool2d(Ctx& ctx, const Var& x, const Pool2dOptions& options) {
   ctx.tape->record(y, [&kernels, shape, dtype, include_pad = options.count_include_pad, x_shape = x.shape(),
                        x_slot = x.slot()](Tensor dy) {
     dy = convert(kernels, dy, DType::float32);
-    Tensor dx = Tensor::empty(x_shape);
+    Tensor dx = Tensor::empty(x_shape, DType::float32, dy.device());
     kernels.avg_pool_backward({.shape = shape,
                                .dy = std::as_const(dy).data<float>(),
                                .dx = dx.data<float>(),
@@ -119,7 +120,7 @@ Var adaptive_avg_pool2d(Ctx& ctx, const Var& x, int64_t size) {
   const bool needs_grad = ctx.records(x);
   const DType dtype = x.value().dtype();
   const Tensor values = convert(kernels, x.value(), DType::float32);
-  Tensor means = Tensor::empty({s[0], size, size, s[3]});
+  Tensor means = Tensor::empty({s[0], size, size, s[3]}, DType::float32, values.device());
   kernels.adaptive_avg_pool({.n = s[0],
                              .h = s[1],
                              .w = s[2],
@@ -137,7 +138,7 @@ Var adaptive_avg_pool2d(Ctx& ctx, const Var& x, int64_t size) {
 
   ctx.tape->record(y, [&kernels, s, size, dtype, x_slot = x.slot()](Tensor dy) {
     dy = convert(kernels, dy, DType::float32);
-    Tensor dx = Tensor::empty(s);
+    Tensor dx = Tensor::empty(s, DType::float32, dy.device());
     kernels.adaptive_avg_pool_backward({.n = s[0],
                                         .h = s[1],
                                         .w = s[2],

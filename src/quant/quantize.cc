@@ -50,7 +50,7 @@ QTensor quantize(const Kernels& kernels, const Tensor& x, const QuantSpec& spec,
   q.scale = scale ? *scale : quantization_scale(kernels, x, spec, non_negative, where, known);
   const float inverse = kernels::invert_scale(q.scale);
   if (inverse == 0.0f) q.scale = 0.0f;
-  q.codes = Tensor::empty({q.rows() * packed_row_bytes(q.cols())}, DType::uint8);
+  q.codes = Tensor::empty({q.rows() * packed_row_bytes(q.cols())}, DType::uint8, x.device());
   if (q.format == Format::fp4) {
     kernels.encode_fp4({.x = floats(x),
                         .rows = q.rows(),
@@ -73,7 +73,7 @@ QTensor quantize(const Kernels& kernels, const Tensor& x, const QuantSpec& spec,
 }
 
 Tensor dequantize(const Kernels& kernels, const QTensor& q) {
-  Tensor x = Tensor::empty(q.shape);
+  Tensor x = Tensor::empty(q.shape, DType::float32, q.codes.device());
   kernels.decode({.codes = q.codes.data<uint8_t>(),
                   .rows = q.rows(),
                   .cols = q.cols(),

@@ -244,8 +244,9 @@ void CheckpointFolder::remove_all() const {
 std::string first_non_finite(Module& model) {
   for (const Slot& slot : model_slots(model)) {
     if (slot.value.dtype() != DType::float32) continue;
-    const float* values = slot.value.data<float>();
-    if (!std::all_of(values, values + slot.value.numel(), [](float value) { return std::isfinite(value); })) {
+    const Tensor value = slot.value.to({});
+    const float* values = value.data<float>();
+    if (!std::all_of(values, values + value.numel(), [](float value) { return std::isfinite(value); })) {
       return slot.name;
     }
   }

@@ -1,8 +1,9 @@
 #include "luq/train/ema.h"
 
-#include <algorithm>
-#include <cstring>
+#include <utility>
 
+#include "kernels/kernels.h"
+#include "luq/core/device.h"
 #include "luq/core/error.h"
 
 namespace luq {
@@ -20,22 +21,24 @@ ModelEma::ModelEma(Module& model, double decay) : decay_(decay) {
 void ModelEma::update(int64_t step) {
   const auto decay = static_cast<float>(decay_), rest = static_cast<float>(1.0 - decay_);
   for (Entry& entry : entries_) {
-    const float* value = entry.value.data<float>();
-    float* average = entry.average.data<float>();
-    const int64_t count = entry.value.numel();
     if (step == 1) {
-      std::copy_n(value, count, average);
+      entry.average.copy_from(entry.value);
       continue;
     }
-#pragma omp parallel for simd schedule(static) if (parallel : count > 1 << 14)
-    for (int64_t i = 0; i < count; ++i) average[i] = decay * average[i] + rest * value[i];
+    kernels_for(entry.value.device())
+        .moving_average({.value = std::as_const(entry.value).data<float>(),
+                         .count = entry.value.numel(),
+                         .decay = decay,
+                         .rest = rest,
+                         .average = entry.average.data<float>()});
   }
 }
 
 void ModelEma::swap() {
   for (Entry& entry : entries_) {
-    float* value = entry.value.data<float>();
-    std::swap_ranges(value, value + entry.value.numel(), entry.average.data<float>());
+    const Tensor kept = entry.value.clone();
+    entry.value.copy_from(entry.average);
+    entry.average.copy_from(kept);
   }
 }
 

@@ -83,7 +83,7 @@ DType activation_type(const ExperimentConfig& config) {
   fail_user("[train] precision: expected float32 or bfloat16, got '{}'", config.precision);
 }
 
-Var ExperimentParts::input(const Tensor& images) const { return Var(convert(*kernels, images, dtype)); }
+Var ExperimentParts::input(const Tensor& images) const { return Var(convert(*kernels, images.to(device), dtype)); }
 
 ExperimentParts make_parts(const ExperimentConfig& config, bool with_training) {
   std::shared_ptr<const Dataset> train_set;
@@ -96,7 +96,9 @@ ExperimentParts make_parts(const ExperimentConfig& config, std::shared_ptr<const
   ExperimentParts parts;
   parts.train_set = std::move(train_set);
   parts.test_set = std::move(test_set);
-  parts.kernels = parts.context(config).kernels;
+  const Ctx ctx = parts.context(config);
+  parts.kernels = ctx.kernels;
+  parts.device = ctx.device;
   parts.dtype = activation_type(config);
   if (config.eval.batch_size < 1)
     fail_user("[train] eval.batch_size: expected 1 or more, got {}", config.eval.batch_size);
@@ -106,6 +108,7 @@ ExperimentParts make_parts(const ExperimentConfig& config, std::shared_ptr<const
   parts.model = make_model(
       config.model.name, {.in_channels = parts.image[2], .num_classes = info.num_classes, .image_size = parts.image[0]},
       config.seed);
+  parts.model->to(parts.device);
   parts.plan = QuantPlan(config.quantization, parts.model->matmul_layers());
   if (parts.train_set != nullptr) check_training(config, parts);
   parts.threads = config.threads > 0 ? static_cast<int>(config.threads) : omp_get_num_procs();

@@ -23,6 +23,7 @@ struct ExperimentParts {
   std::shared_ptr<const Dataset> test_set;
   std::unique_ptr<Module> model;
   QuantPlan plan;
+  Device device;
   int threads = 1;
   DType dtype = DType::float32;  // of activations
   Shape image;                   // (height, width, channels) of what the model takes

@@ -52,7 +52,7 @@ std::string export_onnx(const InferenceModel& model, const std::string& output) 
   std::vector<TraceNode> trace;
   Ctx ctx = model.context();
   ctx.trace = &trace;
-  const Var input(Tensor::zeros(model.input_shape()));
+  const Var input(Tensor::zeros(model.input_shape(), DType::float32, model.device));
   const Var logits = model.model->forward(ctx, input);
   write_text_file(output, to_onnx(trace, *model.model, input, logits, model.config.model.name));
   int64_t quantized = 0;

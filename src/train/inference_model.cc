@@ -55,7 +55,9 @@ InferenceModel load_inference_model(const std::string& file, const std::string& 
                    .std = {},
                    .class_names = {}};
   }
-  result.kernels = context_of(result.config, result.plan).kernels;
+  const Ctx ctx = context_of(result.config, result.plan);
+  result.kernels = ctx.kernels;
+  result.device = ctx.device;
   result.dtype = activation_type(result.config);
   ModelOptions options{.in_channels = result.data.channels,
                        .num_classes = result.data.num_classes,
@@ -74,6 +76,7 @@ InferenceModel load_inference_model(const std::string& file, const std::string& 
   }
   result.num_classes = stored.num_classes;
   load_model_file(model_file, *result.model);
+  result.model->to(result.device);
   result.plan = QuantPlan(result.config.quantization, result.model->matmul_layers());
   use_packed_codes(model_file, *result.model, result.plan, *result.kernels);
   return result;

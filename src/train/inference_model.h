@@ -22,6 +22,7 @@ struct InferenceModel {
   std::unique_ptr<Module> model;
   QuantPlan plan;
   const Kernels* kernels = nullptr;
+  Device device;
   DType dtype = DType::float32;  // of activations
 
   Ctx context() const;

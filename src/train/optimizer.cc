@@ -82,7 +82,9 @@ Optimizer::Optimizer(const OptimizerConfig& config, std::vector<Parameter*> para
     : config_(config), parameters_(std::move(parameters)), kernels_(&kernels), kinds_(std::move(kinds)) {
   for (size_t kind = 0; kind < kinds_.size(); ++kind) {
     state_.emplace_back();
-    for (const Parameter* parameter : parameters_) state_.back().push_back(Tensor::zeros(parameter->var.shape()));
+    for (const Parameter* parameter : parameters_) {
+      state_.back().push_back(Tensor::zeros(parameter->var.shape(), DType::float32, parameter->var.value().device()));
+    }
   }
 }
 

@@ -118,11 +118,11 @@ Probe probe(const ExperimentConfig& config, const ExperimentParts& parts) {
   ctx.tape = &tape;
   ctx.training = true;
   ctx.plan = &result.entries;
-  const int64_t before = memory_stats().live_bytes;
+  const int64_t before = memory_stats(parts.device).live_bytes;
   const Var images = parts.input(Tensor::zeros({kProbeImages, parts.image[0], parts.image[1], parts.image[2]}));
   const Tensor labels = Tensor::zeros({kProbeImages}, DType::int32);
   const Var loss = softmax_cross_entropy(ctx, parts.model->forward(ctx, images), labels).loss;
-  result.bytes_per_image = (memory_stats().live_bytes - before) / kProbeImages;
+  result.bytes_per_image = (memory_stats(parts.device).live_bytes - before) / kProbeImages;
   return result;
 }
 

@@ -160,9 +160,8 @@ std::vector<Prediction> predict(const PredictOptions& options) {
     if (i + 1 < images.size()) next = read(i + 1);
     try {
       Ctx ctx = model.context();
-      const Tensor logits = convert(
-          *model.kernels, model.model->forward(ctx, Var(convert(*model.kernels, current.get(), model.dtype))).value(),
-          DType::float32);
+      const Var input(convert(*model.kernels, current.get().to(model.device), model.dtype));
+      const Tensor logits = convert(*model.kernels, model.model->forward(ctx, input).value(), DType::float32).to({});
       float* row = all_logits.data<float>() + static_cast<int64_t>(i) * model.num_classes;
       std::memcpy(row, logits.raw(), static_cast<size_t>(logits.bytes()));
       if (!std::all_of(row, row + model.num_classes, [](float logit) { return std::isfinite(logit); })) {

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cstring>
 #include <map>
 
 #include "luq/nn/stored_layout.h"
@@ -38,7 +37,8 @@ std::vector<Slot> model_slots(Module& model) {
 }
 
 Tensor stored_value(const Slot& slot) {
-  return slot.parameter != nullptr ? to_stored_layout(*slot.parameter, slot.value) : slot.value;
+  const Tensor value = slot.value.to({});
+  return slot.parameter != nullptr ? to_stored_layout(*slot.parameter, value) : value;
 }
 
 bool is_batch_counter(const std::string& name) { return name.ends_with(".num_batches_tracked"); }
@@ -74,7 +74,7 @@ std::string load_slots(const std::vector<Slot>& slots, const std::vector<std::pa
   unexpected.append_to(differences);
   mismatched.append_to(differences);
   if (!differences.empty()) return differences;
-  for (auto& [from, to] : copies) std::memcpy(to.raw(), from.raw(), static_cast<size_t>(to.bytes()));
+  for (auto& [from, to] : copies) to.copy_from(from);
   return "";
 }
 

@@ -233,6 +233,11 @@ cudaError_t cudaFree(void* pointer) {
   if (!free_device(pointer)) return failure(cudaErrorInvalidValue, "cudaFree: of what is no allocation");
   return error;
 }
+cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t) { return cudaMalloc(pointer, bytes); }
+cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
+  if (!is_allocated(pointer, 0)) return failure(cudaErrorInvalidValue, "cudaFreeAsync: of what is no allocation");
+  return queue(stream, [pointer] { free_device(pointer); });
+}
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
   *pointer = std::malloc(bytes > 0 ? bytes : 1);
   return *pointer != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;

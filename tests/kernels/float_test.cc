@@ -527,6 +527,43 @@ TEST_CASE("Peak loops count what they do", "[kernels][peak]") {
   });
 }
 
+TEST_CASE("batch_norm_finish, moving_average and copy_rows do what they say", "[kernels][float]") {
+  for_each_table([](const Kernels& table) {
+    Guarded<float> mean(3), variance(3), running_mean(3, 2), running_variance(3, 4), scale(3);
+    for (int64_t c = 0; c < 3; ++c) {
+      mean[c] = static_cast<float>(c) - 1;
+      variance[c] = 0.5f * static_cast<float>(c);
+    }
+    for (const bool training : {false, true}) {
+      table.batch_norm_finish({.mean = mean.data(),
+                               .variance = variance.data(),
+                               .c = 3,
+                               .eps = 1e-5f,
+                               .inverse_std = scale.data(),
+                               .running_mean = training ? running_mean.data() : nullptr,
+                               .running_variance = training ? running_variance.data() : nullptr,
+                               .momentum = 0.1f,
+                               .variance_factor = 1.25f});
+      for (int64_t c = 0; c < 3; ++c) {
+        CHECK(scale[c] == Approx(1 / std::sqrt(variance[c] + 1e-5)));
+        CHECK(running_mean[c] == Approx(training ? 0.9 * 2 + 0.1 * mean[c] : 2));
+        CHECK(running_variance[c] == Approx(training ? 0.9 * 4 + 0.1 * 1.25 * variance[c] : 4));
+      }
+    }
+    for (const int64_t count : {0, 1, 77, 40000}) {
+      Guarded<float> value(count, 3), average(count, 1);
+      table.moving_average(
+          {.value = value.data(), .count = count, .decay = 0.75f, .rest = 0.25f, .average = average.data()});
+      for (int64_t i = 0; i < count; ++i) REQUIRE(average[i] == 1.5f);
+    }
+    Guarded<uint8_t> from(30), to(40, 9);
+    for (int64_t i = 0; i < 30; ++i) from[i] = static_cast<uint8_t>(i);
+    table.copy_rows(
+        {.from = from.data() + 2, .from_stride = 10, .rows = 3, .bytes = 7, .to_stride = 13, .to = to.data()});
+    for (int64_t i = 0; i < 40; ++i) CHECK(to[i] == (i % 13 < 7 && i < 33 ? 10 * (i / 13) + 2 + i % 13 : 9));
+  });
+}
+
 TEST_CASE("Every entry of the contract has a case in these files", "[kernels]") {
   const std::set<std::string> tested{"stats",
                                      "encode_int",
@@ -551,6 +588,9 @@ TEST_CASE("Every entry of the contract has a case in these files", "[kernels]") 
                                      "peak_read",
                                      "random_bits",
                                      "convert",  // bfloat16_test.cc
+                                     "batch_norm_finish",
+                                     "moving_average",
+                                     "copy_rows",
                                      "relu",
                                      "relu_backward",
                                      "add",

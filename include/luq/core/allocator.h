@@ -1,8 +1,10 @@
-// Memory for tensors: 64-byte aligned blocks, kept for reuse when freed, because the first touch of fresh pages costs
-// more than most passes over them. Thread-safe.
+// Memory for tensors. The host's: 64-byte aligned blocks, kept for reuse when freed, because the first touch of fresh
+// pages costs more than most passes over them; thread-safe. A device's: its own allocator's.
 #pragma once
 
 #include <cstdint>
+
+#include "luq/core/device.h"
 
 namespace luq {
 
@@ -13,11 +15,11 @@ struct MemoryStats {
 };
 
 // bytes >= 0; throws Error naming the size when the system has none left.
-void* allocate(int64_t bytes);
-void deallocate(void* pointer, int64_t bytes) noexcept;
+void* allocate(int64_t bytes, Device device = {});
+void deallocate(void* pointer, int64_t bytes, Device device = {}) noexcept;
 
-MemoryStats memory_stats();
-void reset_peak_memory();
+MemoryStats memory_stats(Device device = {});
+void reset_peak_memory(Device device = {});
 // Gives freed blocks of 4 MiB and more back to the system; smaller ones stay cached.
 void release_cached_memory();
 

@@ -1,4 +1,5 @@
-// A contiguous, row-major, reference-counted array. Copies share the buffer; clone() copies it.
+// A contiguous, row-major, reference-counted array in the memory of one device. Copies share the buffer; clone() copies
+// it. Only kernels may touch the values of a tensor that is not on the CPU; to() brings them here.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +16,9 @@ class Tensor {
   Tensor() = default;
 
   // Contents undefined.
-  static Tensor empty(const Shape& shape, DType dtype = DType::float32);
-  static Tensor zeros(const Shape& shape, DType dtype = DType::float32);
-  static Tensor full(const Shape& shape, float value);
+  static Tensor empty(const Shape& shape, DType dtype = DType::float32, Device device = {});
+  static Tensor zeros(const Shape& shape, DType dtype = DType::float32, Device device = {});
+  static Tensor full(const Shape& shape, float value, Device device = {});
   // A copy of shape.numel() values.
   template <typename T>
   static Tensor from(const Shape& shape, const T* values);
@@ -28,7 +29,7 @@ class Tensor {
   int64_t numel() const { return numel_; }
   int64_t bytes() const { return numel_ * size_of(dtype_); }
   DType dtype() const { return dtype_; }
-  Device device() const { return {}; }
+  Device device() const { return device_; }
 
   // Throws Error when T is not the tensor's dtype.
   template <typename T>
@@ -39,6 +40,10 @@ class Tensor {
   const void* raw() const { return buffer_.get(); }
 
   Tensor clone() const;
+  // The same values on a device: the tensor itself where it is there, else a copy.
+  Tensor to(Device device) const;
+  // Overwrites the values, from any device. Throws Error when shapes or dtypes differ.
+  void copy_from(const Tensor& other);
   // The same buffer seen with another shape of the same numel.
   Tensor reshape(const Shape& shape) const;
   // True when no other tensor shares the buffer, so that it may be written in place.
@@ -51,6 +56,7 @@ class Tensor {
   Shape shape_;
   int64_t numel_ = 0;
   DType dtype_ = DType::float32;
+  Device device_;
 };
 
 }  // namespace luq

@@ -32,6 +32,7 @@ struct Parameter {
 struct Buffer {
   std::string name;
   Tensor value;
+  bool stays_on_host = false;  // read by the host at every step
 };
 
 class Module {
@@ -48,6 +49,8 @@ class Module {
   // Fills every parameter from its Init with random numbers keyed by (seed, parameter name); set_name comes first.
   void initialize(uint64_t seed);
   const std::string& name() const { return name_; }
+  // Moves the parameters' values and the buffers.
+  void to(Device device);
 
   // Own and sub-modules' in the order of registration. Pointers stay valid as long as the module.
   std::vector<Parameter*> parameters();
@@ -57,7 +60,7 @@ class Module {
 
  protected:
   Parameter& register_parameter(const std::string& name, const Shape& shape, ParameterRole role, const Init& init);
-  Buffer& register_buffer(const std::string& name, Tensor value);
+  Buffer& register_buffer(const std::string& name, Tensor value, bool stays_on_host = false);
   template <typename M, typename... Args>
   M& register_module(const std::string& name, Args&&... args) {
     auto module = std::make_unique<M>(std::forward<Args>(args)...);

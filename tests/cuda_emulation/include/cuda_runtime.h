@@ -95,6 +95,8 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes);
 cudaError_t cudaFree(void* pointer);
+cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t stream);
+cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream);
 cudaError_t cudaMallocHost(void** pointer, size_t bytes);
 cudaError_t cudaFreeHost(void* pointer);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
@@ -147,7 +149,7 @@ const ThreadPosition& position();  // of the running thread; an error outside a 
 namespace luq::emulation {
 
 // threadIdx.x and the like: an unsigned number that belongs to the running thread.
-template <auto Member, unsigned dim3::* DimAxis, unsigned uint3::* IndexAxis>
+template <auto Member, unsigned dim3::*DimAxis, unsigned uint3::*IndexAxis>
 struct Component {
   operator unsigned() const {
     if constexpr (requires { position().*Member.*IndexAxis; }) {
