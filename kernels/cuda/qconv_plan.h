@@ -76,13 +76,14 @@ constexpr int64_t tiles_of(Tile tile, int64_t m, int64_t n) {
   return divide_up(m, tile_m(tile)) * divide_up(n, tile_n(tile));
 }
 
-// The largest tile that n fills and that leaves every multiprocessor something to do; `products` are independent.
+// The largest tile that m and n fill and that leaves every multiprocessor something to do; `products` are independent.
 inline Tile choose_tile(int64_t products, int64_t m, int64_t n) {
   if (n <= 32) return Tile::m128n32;
+  if (m <= 64) return Tile::m64n64;
+  const auto fills = [&](Tile tile) { return products * tiles_of(tile, m, n) >= kTargetBlocks / 2; };
   const bool wide = n % 128 == 0 || n % 128 > 64;
-  if (wide && products * tiles_of(Tile::m128n128, m, n) >= kTargetBlocks / 2) return Tile::m128n128;
-  if (products * tiles_of(Tile::m128n64, m, n) >= kTargetBlocks / 2) return Tile::m128n64;
-  return m <= 64 || products * tiles_of(Tile::m64n64, m, n) <= 2 * kTargetBlocks ? Tile::m64n64 : Tile::m128n64;
+  if (wide && fills(Tile::m128n128)) return Tile::m128n128;
+  return fills(Tile::m128n64) ? Tile::m128n64 : Tile::m64n64;
 }
 
 struct Split {
@@ -97,6 +98,18 @@ inline Split choose_split(int64_t blocks, int64_t k_tiles, int64_t max_terms, in
   splits = std::max({splits, divide_up(k_tiles, most), int64_t{1}});
   const int64_t tiles = divide_up(k_tiles, splits);
   return {tiles == 0 ? 1 : divide_up(k_tiles, tiles), tiles};
+}
+
+// True where int32 holds every index that the tensor-core kernels compute, and there is something to add.
+inline bool fits(const ConvShape& s) {
+  constexpr int64_t kLimit = int64_t{1} << 29;
+  int64_t pixels = 1, weights = 1;
+  const auto times = [&](int64_t& product, int64_t factor) {
+    product = factor <= 0 ? 0 : product > kLimit / factor ? kLimit : product * factor;
+  };
+  for (const int64_t factor : {s.n, s.h + 2 * s.pad_h, s.w + 2 * s.pad_w}) times(pixels, factor);
+  for (const int64_t factor : {s.kh, s.kw, s.c + kChunk, s.o + kChunk}) times(weights, factor);
+  return s.x_size() > 0 && s.w_size() > 0 && s.y_size() > 0 && pixels < kLimit && weights < kLimit;
 }
 
 }  // namespace luq::kernels::cuda::qconv
