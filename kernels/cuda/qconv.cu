@@ -46,7 +46,7 @@ struct Sink {
   int64_t size;       // results
   float scale;
   int bfloat16, accumulate;
-  int pairs;  // two neighbours from an even index on may be written at once
+  int quads;  // four neighbours may be written at once
 };
 
 __device__ float finished(const Sink& sink, int64_t channel, float sum, float old) {
@@ -246,16 +246,28 @@ struct Shape {
   static constexpr int kItemsM = (BM * 2 + kThreads - 1) / kThreads, kItemsN = (BN * 2 + kThreads - 1) / kThreads;
 };
 
-template <typename S>
-struct Buffers {
-  uint4 raw[kStages][(S::kM + S::kN) * 2];  // packed codes, 16 bytes an item: first those of A
-  uint4 values[2][(S::kM + S::kN) * 4];     // int8, rows of A, then of B
+// Of a warp's results, 16 rows of 32 on their way out; rows apart such that neither their stores nor loads meet in a
+// bank.
+struct Strip {
+  int values[16][40];
 };
 
 // Where a row or a column of the product belongs: offset -1 is nowhere; `part` of both must be the same.
 struct Place {
   int64_t offset;
   int part, channel;
+};
+
+template <typename S>
+union Shared {
+  struct {
+    uint4 raw[kStages][(S::kM + S::kN) * 2];  // packed codes, 16 bytes an item: first those of A
+    uint4 values[2][(S::kM + S::kN) * 4];     // int8, rows of A, then of B
+  } in;
+  struct {
+    Place rows[S::kM], columns[S::kN];
+    Strip strips[S::kThreads / 32];
+  } out;
 };
 
 // A: patches of an image; B: rows of weights. Along K lie taps, and in a tap chunks of channels, so a row of a tile is
@@ -484,6 +496,7 @@ template <typename S>
 __device__ void multiply(const uint4* values, int (&sum)[S::kWarpM / 16][S::kWarpN / 8][4]) {
   const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
   const int first_m = warp / S::kWarpsN * S::kWarpM, first_n = warp % S::kWarpsN * S::kWarpN;
+  LUQ_UNROLL
   for (int step = 0; step < kTileK / 32; ++step) {
     unsigned a[S::kWarpM / 16][4], b[S::kWarpN / 16][4];
     for (int i = 0; i < S::kWarpM / 16; ++i) {
@@ -502,26 +515,65 @@ __device__ void multiply(const uint4* values, int (&sum)[S::kWarpM / 16][S::kWar
   }
 }
 
-// Two neighbours, where the sink allows that.
-__device__ void store_pair(const Sink& sink, int64_t index, int channel, int first, int second) {
+// Four neighbours, where the sink allows that.
+__device__ void store_quad(const Sink& sink, int64_t index, int channel, const int (&sum)[4]) {
   if (sink.partial != nullptr) {
-    *reinterpret_cast<uint2*>(sink.partial + index) =
-        make_uint2(static_cast<unsigned>(first), static_cast<unsigned>(second));
-  } else if (sink.sums != nullptr) {
-    sink.sums[index] = first;
-    sink.sums[index + 1] = second;
-  } else if (sink.bfloat16 != 0) {
-    auto* y = reinterpret_cast<uint32_t*>(static_cast<BFloat16*>(sink.y) + index);
-    const uint32_t old = sink.accumulate != 0 ? *y : 0;
-    const float low = finished(sink, channel, static_cast<float>(first), bits_float(old << 16));
-    const float high = finished(sink, channel + 1, static_cast<float>(second), bits_float(old & 0xffff0000u));
-    *y = to_bfloat16(low).bits | static_cast<uint32_t>(to_bfloat16(high).bits) << 16;
-  } else {
-    auto* y = reinterpret_cast<float2*>(static_cast<float*>(sink.y) + index);
-    float2 value = sink.accumulate != 0 ? *y : float2{0, 0};
-    value.x = finished(sink, channel, static_cast<float>(first), value.x);
-    value.y = finished(sink, channel + 1, static_cast<float>(second), value.y);
-    *y = value;
+    *reinterpret_cast<uint4*>(sink.partial + index) =
+        make_uint4(static_cast<unsigned>(sum[0]), static_cast<unsigned>(sum[1]), static_cast<unsigned>(sum[2]),
+                   static_cast<unsigned>(sum[3]));
+    return;
+  }
+  float value[4] = {};
+  if (sink.bfloat16 != 0) {
+    auto* y = reinterpret_cast<uint2*>(static_cast<BFloat16*>(sink.y) + index);
+    if (sink.accumulate != 0) {
+      const uint2 old = *y;
+      value[0] = bits_float(old.x << 16);
+      value[1] = bits_float(old.x & 0xffff0000u);
+      value[2] = bits_float(old.y << 16);
+      value[3] = bits_float(old.y & 0xffff0000u);
+    }
+    uint32_t bits[4];
+    for (int k = 0; k < 4; ++k) {
+      bits[k] = to_bfloat16(finished(sink, channel + k, static_cast<float>(sum[k]), value[k])).bits;
+    }
+    *y = make_uint2(bits[0] | bits[1] << 16, bits[2] | bits[3] << 16);
+    return;
+  }
+  auto* y = reinterpret_cast<float4*>(static_cast<float*>(sink.y) + index);
+  if (sink.accumulate != 0) {
+    const float4 old = *y;
+    value[0] = old.x;
+    value[1] = old.y;
+    value[2] = old.z;
+    value[3] = old.w;
+  }
+  for (int k = 0; k < 4; ++k) value[k] = finished(sink, channel + k, static_cast<float>(sum[k]), value[k]);
+  *y = make_float4(value[0], value[1], value[2], value[3]);
+}
+
+// A strip of 16 rows of 32, whose places are given: a lane has four neighbours of every fourth row.
+__device__ void store_strip(const Sink& sink, const Strip& strip, const Place* rows, const Place* columns) {
+  const int lane = static_cast<int>(threadIdx.x % 32), first = lane % 8 * 4;
+  for (int i = lane / 8; i < 16; i += 4) {
+    const Place row = rows[i];
+    if (row.offset < 0) continue;
+    const uint4 words = *reinterpret_cast<const uint4*>(&strip.values[i][first]);
+    const int sum[4] = {static_cast<int>(words.x), static_cast<int>(words.y), static_cast<int>(words.z),
+                        static_cast<int>(words.w)};
+    if (sink.quads != 0) {
+      const Place column = columns[first];
+      if (column.offset >= 0 && column.part == row.part) {
+        store_quad(sink, row.offset + column.offset, column.channel, sum);
+      }
+      continue;
+    }
+    for (int k = 0; k < 4; ++k) {
+      const Place column = columns[first + k];
+      if (column.offset >= 0 && column.part == row.part) {
+        store_one(sink, row.offset + column.offset, column.channel, sum[k]);
+      }
+    }
   }
 }
 
@@ -533,7 +585,7 @@ struct Grid {
 template <typename S, template <typename> typename Gather>
 __global__ void __launch_bounds__(S::kThreads, 512 / S::kThreads)
     product(typename Gather<S>::Parameters parameters, Grid grid, Sink sink) {
-  auto& shared = luq::device::shared_memory<Buffers<S>>();
+  auto& shared = luq::device::shared_memory<Shared<S>>();
   int block = static_cast<int>(blockIdx.x);
   const int n_tile = block % grid.n_tiles;
   block /= grid.n_tiles;
@@ -547,47 +599,46 @@ __global__ void __launch_bounds__(S::kThreads, 512 / S::kThreads)
 
   // Tile k + kStages is copied and tile k + 1 decoded while tile k is multiplied.
   for (int stage = 0; stage < kStages; ++stage) {
-    if (first + stage < end) gather.copy(shared.raw[stage]);
+    if (first + stage < end) gather.copy(shared.in.raw[stage]);
     luq::device::commit_copies();
   }
   luq::device::wait_for_copies<kStages - 1>();
   __syncthreads();
-  if (first < end) gather.decode(shared.raw[0], shared.values[0]);
+  if (first < end) gather.decode(shared.in.raw[0], shared.in.values[0]);
   int stage = 0, half = 0;
   for (int k = first; k < end; ++k) {
     luq::device::wait_for_copies<kStages - 2>();
     __syncthreads();
-    if (k + kStages < end) gather.copy(shared.raw[stage]);
+    if (k + kStages < end) gather.copy(shared.in.raw[stage]);
     luq::device::commit_copies();
     stage = stage + 1 == kStages ? 0 : stage + 1;
-    if (k + 1 < end) gather.decode(shared.raw[stage], shared.values[half ^ 1]);
-    multiply<S>(shared.values[half], sum);
+    if (k + 1 < end) gather.decode(shared.in.raw[stage], shared.in.values[half ^ 1]);
+    multiply<S>(shared.in.values[half], sum);
     half ^= 1;
   }
 
-  if (sink.partial != nullptr) sink.partial += split * sink.size;
+  // Results leave by way of shared memory, so that neighbours are stored together.
+  __syncthreads();
   const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
-  const int first_m = m_tile * S::kM + warp / S::kWarpsN * S::kWarpM + lane / 4;
-  const int first_n = n_tile * S::kN + warp % S::kWarpsN * S::kWarpN + lane % 4 * 2;
+  if (t < S::kM) shared.out.rows[t] = gather.row(m_tile * S::kM + t);
+  if (t < S::kN) shared.out.columns[t] = gather.column(n_tile * S::kN + t);
+  __syncthreads();
+  if (sink.partial != nullptr) sink.partial += split * sink.size;
+  static_assert(S::kWarpN == 32 && S::kM <= S::kThreads && S::kN <= S::kThreads);
+  const int first_m = warp / S::kWarpsN * S::kWarpM, first_n = warp % S::kWarpsN * S::kWarpN;
+  Strip& strip = shared.out.strips[warp];
+  LUQ_UNROLL
   for (int i = 0; i < S::kWarpM / 16; ++i) {
-    for (int lower = 0; lower < 2; ++lower) {
-      const Place row = gather.row(first_m + i * 16 + lower * 8);
-      if (row.offset < 0) continue;
-      for (int j = 0; j < S::kWarpN / 8; ++j) {
-        const int left = sum[i][j][lower * 2], right = sum[i][j][lower * 2 + 1];
-        const Place column = gather.column(first_n + j * 8);
-        const bool here = column.offset >= 0 && column.part == row.part;
-        if (sink.pairs != 0) {
-          if (here) store_pair(sink, row.offset + column.offset, column.channel, left, right);
-          continue;
-        }
-        const Place next = gather.column(first_n + j * 8 + 1);
-        if (here) store_one(sink, row.offset + column.offset, column.channel, left);
-        if (next.offset >= 0 && next.part == row.part) {
-          store_one(sink, row.offset + next.offset, next.channel, right);
-        }
+    LUQ_UNROLL
+    for (int j = 0; j < S::kWarpN / 8; ++j) {
+      for (int lower = 0; lower < 2; ++lower) {
+        *reinterpret_cast<uint2*>(&strip.values[lane / 4 + lower * 8][j * 8 + lane % 4 * 2]) = make_uint2(
+            static_cast<unsigned>(sum[i][j][lower * 2]), static_cast<unsigned>(sum[i][j][lower * 2 + 1]));
       }
     }
+    __syncwarp();
+    store_strip(sink, strip, shared.out.rows + first_m + i * 16, shared.out.columns + first_n);
+    __syncwarp();
   }
 }
 
@@ -606,7 +657,7 @@ template <typename S, template <typename> typename Gather>
 void run_product(const char* name, const typename Gather<S>::Parameters& parameters, const Grid& grid, int64_t groups,
                  const Sink& sink) {
   constexpr auto kernel = product<S, Gather>;
-  constexpr auto kBytes = static_cast<int>(sizeof(Buffers<S>));
+  constexpr auto kBytes = static_cast<int>(sizeof(Shared<S>));
   if (kBytes > 48 << 10) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), name);
   }
@@ -734,16 +785,19 @@ Sink sink_of(Floats y, int64_t* sums, float scale, const float* bias, bool accum
           .scale = scale,
           .bfloat16 = y.bfloat16,
           .accumulate = accumulate,
-          .pairs = 0};
+          .quads = 0};
 }
 
-// `even`: neighbours of one group begin at even indexes.
-Sink with_partials(const Sink& sink, bool even, const Split& split, int64_t partials, const Layout& layout) {
+// The sink of a product; `neighbours`: groups of so many results lie side by side, from multiples of it on.
+Sink sink_of_product(const Sink& sink, int64_t neighbours, const Split& split, int64_t partials, const Layout& layout) {
   Sink result = sink;
-  result.pairs = even && aligned(sink.y, 8);
-  if (split.splits == 1) return result;
-  result.partial = reinterpret_cast<int*>(layout.at(partials));
-  result.pairs = even && sink.size % 2 == 0;
+  const bool quads = neighbours % 4 == 0;
+  if (split.splits == 1) {
+    result.quads = quads && sink.sums == nullptr && aligned(sink.y, sink.bfloat16 != 0 ? 8 : 16);
+  } else {
+    result.partial = reinterpret_cast<int*>(layout.at(partials));
+    result.quads = quads;
+  }
   return result;
 }
 
@@ -792,7 +846,7 @@ void forward(const QConvForwardArgs& a) {
                   .kernel_w = static_cast<int>(s.kw),
                   .channels = static_cast<int>(s.o),
                   .unused = 0};
-  const Sink parts = with_partials(sink, n % 2 == 0, split, partials, layout);
+  const Sink parts = sink_of_product(sink, n, split, partials, layout);
   run_tile<PatchGather>(tile, "qconv_forward", p, grid_of(tile, m, n, k_tiles, split.splits), groups, parts);
   finish("qconv_forward, parts", sink, parts, split, s.o);
 }
@@ -842,7 +896,7 @@ void backward_data(const QConvBackwardDataArgs& a) {
             .kernel_w = static_cast<int>(s.kw),
             .channels = static_cast<int>(s.c),
             .unused = 0};
-  const Sink parts = with_partials(sink, n % 2 == 0, split, partials, layout);
+  const Sink parts = sink_of_product(sink, n, split, partials, layout);
   for (int64_t phase = 0; phase < phases_h * phases_w; ++phase) {
     p.y = axis_h(phase / phases_w);
     p.x = axis_w(phase % phases_w);
@@ -902,7 +956,7 @@ void backward_weight(const QConvBackwardWeightArgs& a) {
                  .c = i(s.c_group()),
                  .o = i(s.o_group()),
                  .unused = 0};
-  const Sink parts = with_partials(sink, s.c_group() % 2 == 0, split, partials, layout);
+  const Sink parts = sink_of_product(sink, s.c_group(), split, partials, layout);
   run_tile<PixelGather>(tile, "qconv_backward_weight", p, grid_of(tile, m, n, k_tiles, split.splits), groups, parts);
   finish("qconv_backward_weight, parts", sink, parts, split, s.o);
 }

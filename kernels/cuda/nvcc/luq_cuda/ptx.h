@@ -4,6 +4,9 @@
 
 #include <cuda_runtime.h>
 
+// Before a loop whose arrays must lie in registers.
+#define LUQ_UNROLL _Pragma("unroll")
+
 namespace luq::device {
 
 // The kernel's shared memory, of the size that the launch gave: one struct of arrays.

@@ -3,6 +3,9 @@
 
 #include <cuda_runtime.h>
 
+// Before a loop whose arrays must lie in registers.
+#define LUQ_UNROLL
+
 namespace luq::emulation {
 
 // The block's dynamic shared memory, all of its bytes poisoned when the block begins.
