@@ -128,8 +128,8 @@ __global__ void __launch_bounds__(kThreads)
       const int64_t x = ix + s.pad_w - kx * s.dilation_w;
       if (x < 0 || x % s.stride_w != 0 || x / s.stride_w >= ow) continue;
       const uint8_t* dy = in.a + ((n * oh + y / s.stride_h) * ow + x / s.stride_w) * in.a_row;
-      for (int64_t o = first_o; o < first_o + og; ++o) {
-        const uint8_t* w = in.b + ((o * s.kh + ky) * s.kw + kx) * in.b_row;
+      const uint8_t* w = in.b + ((first_o * s.kh + ky) * s.kw + kx) * in.b_row;
+      for (int64_t o = first_o; o < first_o + og; ++o, w += s.kh * s.kw * in.b_row) {
         sum += value_of(in.a_values, load_code(dy, o)) * value_of(in.b_values, load_code(w, c % cg));
       }
     }
@@ -189,9 +189,9 @@ __global__ void __launch_bounds__(kThreads) pack_rows(Rows r) {
 struct Weights {
   const uint8_t* from;
   uint32_t* to;
-  int64_t row_bytes;  // of c/groups codes
-  int groups, merged; // wide groups, and groups in each
-  int c, o;           // of a group
+  int64_t row_bytes;   // of c/groups codes
+  int groups, merged;  // wide groups, and groups in each
+  int c, o;            // of a group
   int taps, words, transposed, unused;
 };
 
@@ -231,11 +231,12 @@ __device__ int piece_at(int row, int piece) { return row * 4 + (piece ^ (((row >
 // fourth that makes it all of the byte's sign: the sign of a nibble chooses the half of the table.
 __device__ void decode8(const Values& values, uint32_t codes, uint32_t& first, uint32_t& second) {
   const uint32_t index = codes & 0x77777777u, signs = codes << 4;
-  const uint32_t high0 = __byte_perm(codes, signs, 0x9d8c), high1 = __byte_perm(codes, signs, 0xbfae);
-  first = (__byte_perm(values.low[0], values.low[1], index) & ~high0) |
-          (__byte_perm(values.high[0], values.high[1], index) & high0);
-  second = (__byte_perm(values.low[0], values.low[1], index >> 16) & ~high1) |
-           (__byte_perm(values.high[0], values.high[1], index >> 16) & high1);
+  const uint32_t high0 = luq::device::permute_bytes(codes, signs, 0x9d8c),
+                 high1 = luq::device::permute_bytes(codes, signs, 0xbfae);
+  first = (luq::device::permute_bytes(values.low[0], values.low[1], index) & ~high0) |
+          (luq::device::permute_bytes(values.high[0], values.high[1], index) & high0);
+  second = (luq::device::permute_bytes(values.low[0], values.low[1], index >> 16) & ~high1) |
+           (luq::device::permute_bytes(values.high[0], values.high[1], index >> 16) & high1);
 }
 
 // A block's tile and its warps'.
@@ -378,12 +379,12 @@ class PatchGather {
 struct Pixels {
   const uint8_t *a, *b;
   Values a_values, b_values;
-  int64_t a_pixel, b_pixel;         // bytes
-  int pixels, oh, ow, h, w;         // pixels of dy
+  int64_t a_pixel, b_pixel;  // bytes
+  int pixels, oh, ow, h, w;  // pixels of dy
   int stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, kernel_w, taps;
-  int images, rows, columns;        // what 64 pixels are
-  int m, a_chunks, b_chunks;        // of a wide group
-  int c, o;                         // of a group
+  int images, rows, columns;  // what 64 pixels are
+  int m, a_chunks, b_chunks;  // of a wide group
+  int c, o;                   // of a group
   int unused;
 };
 
@@ -481,10 +482,10 @@ class PixelGather {
       bytes[piece_at(row + first, q / 4) * 4 + q % 4] = low;
       bytes[piece_at(row + second, q / 4) * 4 + q % 4] = high;
     };
-    put(__byte_perm(even01, even23, 0x5140), 0, 2);
-    put(__byte_perm(even01, even23, 0x7362), 4, 6);
-    put(__byte_perm(odd01, odd23, 0x5140), 1, 3);
-    put(__byte_perm(odd01, odd23, 0x7362), 5, 7);
+    put(luq::device::permute_bytes(even01, even23, 0x5140), 0, 2);
+    put(luq::device::permute_bytes(even01, even23, 0x7362), 4, 6);
+    put(luq::device::permute_bytes(odd01, odd23, 0x5140), 1, 3);
+    put(luq::device::permute_bytes(odd01, odd23, 0x7362), 5, 7);
   }
 
   const Pixels& p_;
@@ -632,8 +633,8 @@ __global__ void __launch_bounds__(S::kThreads, 512 / S::kThreads)
     LUQ_UNROLL
     for (int j = 0; j < S::kWarpN / 8; ++j) {
       for (int lower = 0; lower < 2; ++lower) {
-        *reinterpret_cast<uint2*>(&strip.values[lane / 4 + lower * 8][j * 8 + lane % 4 * 2]) = make_uint2(
-            static_cast<unsigned>(sum[i][j][lower * 2]), static_cast<unsigned>(sum[i][j][lower * 2 + 1]));
+        *reinterpret_cast<uint2*>(&strip.values[lane / 4 + lower * 8][j * 8 + lane % 4 * 2]) =
+            make_uint2(static_cast<unsigned>(sum[i][j][lower * 2]), static_cast<unsigned>(sum[i][j][lower * 2 + 1]));
       }
     }
     __syncwarp();

@@ -20,9 +20,12 @@ namespace luq::kernels::cuda::qconv {
 constexpr int kChunk = 32;                 // codes that are copied at once
 constexpr int kTileK = 64;                 // codes a tile is deep
 constexpr int kStages = 3;                 // tiles on their way from global memory
-constexpr int64_t kTargetBlocks = 264;     // two for each multiprocessor of an H100
 constexpr int64_t kMinTilesOfSplit = 8;    // below this, adding the parts costs more than it brings
 constexpr int64_t kMaxPartials = 1 << 26;  // int32 sums in scratch memory, unless int32 itself asks for more
+
+// Blocks that are aimed at: two for each multiprocessor of an H100, whatever the device, so that the choice depends on
+// the shape alone. Tests change it, to have every tile and parts of K from small shapes.
+inline int64_t target_blocks = 264;
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t chunks_of(int64_t codes) { return divide_up(codes, kChunk); }
@@ -80,7 +83,7 @@ constexpr int64_t tiles_of(Tile tile, int64_t m, int64_t n) {
 inline Tile choose_tile(int64_t products, int64_t m, int64_t n) {
   if (n <= 32) return Tile::m128n32;
   if (m <= 64) return Tile::m64n64;
-  const auto fills = [&](Tile tile) { return products * tiles_of(tile, m, n) >= kTargetBlocks / 2; };
+  const auto fills = [&](Tile tile) { return products * tiles_of(tile, m, n) >= target_blocks / 2; };
   const bool wide = n % 128 == 0 || n % 128 > 64;
   if (wide && fills(Tile::m128n128)) return Tile::m128n128;
   return fills(Tile::m128n64) ? Tile::m128n64 : Tile::m64n64;
@@ -93,7 +96,7 @@ struct Split {
 // Parts of K: as many as fill the device, and so many that int32 holds each one's sums. `results` are of all products.
 inline Split choose_split(int64_t blocks, int64_t k_tiles, int64_t max_terms, int64_t results) {
   const int64_t most = std::max<int64_t>(max_terms / kTileK, 1);
-  int64_t splits = std::min({kTargetBlocks / std::max<int64_t>(blocks, 1), k_tiles / kMinTilesOfSplit,
+  int64_t splits = std::min({target_blocks / std::max<int64_t>(blocks, 1), k_tiles / kMinTilesOfSplit,
                              kMaxPartials / std::max<int64_t>(results, 1)});
   splits = std::max({splits, divide_up(k_tiles, most), int64_t{1}});
   const int64_t tiles = divide_up(k_tiles, splits);

@@ -234,6 +234,80 @@ TEST_CASE("cuda qconv: linear layers", "[cuda][qconv]") {
   check_formats(square(1500, 1, 32, 34, 1), random);  // of backward-weight
 }
 
+TEST_CASE("cuda qconv: every tile, and parts of K", "[cuda][qconv]") {
+  std::mt19937 random(7);
+  struct Restore {
+    int64_t target = cuda::qconv::target_blocks;
+    ~Restore() { cuda::qconv::target_blocks = target; }
+  } restore;
+  for (const int64_t target : {1, 6, 100000}) {
+    cuda::qconv::target_blocks = target;
+    check_shape(square(2, 7, 96, 160, 1), {}, random);
+    check_shape(square(140, 1, 130, 100, 1), {Format::int4, Format::int4}, random);
+    check_shape(square(1, 10, 64, 64, 3, 1, 1), {}, random);
+    check_shape(square(1, 12, 80, 70, 3, 2, 1), {Format::int4, Format::fp4}, random);
+    check_shape(square(1, 12, 32, 32, 3, 1, 1, 1, 8), {Format::int4, Format::fp4}, random);
+    check_shape(square(1, 12, 192, 70, 3, 1, 1, 1, 2), {}, random);
+  }
+}
+
+TEST_CASE("cuda qconv: the choice of tiles and parts", "[cuda][qconv]") {
+  using namespace cuda::qconv;
+  CHECK(choose_tile(1, 64 * 56 * 56, 64) == Tile::m128n64);
+  CHECK(choose_tile(1, 64 * 28 * 28, 128) == Tile::m128n128);
+  CHECK(choose_tile(1, 64 * 28 * 28, 32) == Tile::m128n32);
+  CHECK(choose_tile(1, 64 * 7 * 7, 512) == Tile::m128n64);
+  CHECK(choose_tile(1, 64, 1000) == Tile::m64n64);
+  CHECK(choose_tile(1, 8 * 7 * 7, 512) == Tile::m64n64);
+  for (const int64_t blocks : {int64_t{1}, int64_t{7}, int64_t{300}}) {
+    for (const int64_t k_tiles : {int64_t{0}, int64_t{1}, int64_t{9}, int64_t{64}, int64_t{1000}, int64_t{123457}}) {
+      for (const int64_t max_terms : {int64_t{100}, max_int32_terms(Format::fp4, Format::uint4)}) {
+        const Split split = choose_split(blocks, k_tiles, max_terms, 1000);
+        CHECK(split.splits >= 1);
+        CHECK(split.splits * split.tiles >= k_tiles);
+        CHECK((split.splits - 1) * split.tiles <= k_tiles);
+        CHECK(split.tiles * kTileK <= std::max<int64_t>(max_terms, kTileK));
+        CHECK(divide_up(k_tiles, split.splits) == split.tiles);
+      }
+    }
+  }
+  // Every tap of every input belongs to one phase, and to the output that forward reads it for.
+  for (int64_t stride = 1; stride <= 4; ++stride) {
+    for (int64_t dilation = 1; dilation <= 4; ++dilation) {
+      for (int64_t kernel = 1; kernel <= 5; ++kernel) {
+        for (int64_t pad = 0; pad <= 3; ++pad) {
+          const int64_t size = 17, out = (size + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1;
+          std::vector<int> seen(static_cast<size_t>(size * kernel)), expected(seen.size());
+          for (int64_t y = 0; y < out; ++y) {
+            for (int64_t tap = 0; tap < kernel; ++tap) {
+              const int64_t x = y * stride - pad + tap * dilation;
+              if (x >= 0 && x < size) expected[static_cast<size_t>(x * kernel + tap)] = static_cast<int>(y) + 1;
+            }
+          }
+          for (int64_t phase = 0; phase < stride; ++phase) {
+            const Axis axis = backward_axis(size, out, kernel, stride, pad, dilation, phase);
+            for (int row = 0; row < axis.rows; ++row) {
+              for (int t = 0; t < axis.taps; ++t) {
+                const int y = row * axis.step + axis.offset + t * axis.offset_step;
+                const int tap = axis.tap_first + t * axis.tap_step, x = axis.out_first + row * axis.out_step;
+                if (y >= 0 && y < axis.source) seen[static_cast<size_t>(x * kernel + tap)] += y + 1;
+              }
+            }
+          }
+          CHECK(seen == expected);
+        }
+      }
+    }
+  }
+  CHECK(merged_groups(square(1, 1, 96, 96, 3, 1, 1, 1, 96)) == 32);
+  CHECK(merged_groups(square(1, 1, 128, 128, 3, 1, 1, 1, 32)) == 8);
+  CHECK(merged_groups(square(1, 1, 64, 64, 3, 1, 1, 1, 2)) == 1);
+  CHECK(merged_groups(square(1, 1, 33, 33, 3, 1, 1, 1, 33)) == 11);
+  CHECK(fits(square(256, 224, 64, 64, 3, 1, 1)));
+  CHECK(!fits(square(20000, 224, 64, 64, 3, 1, 1)));
+  CHECK(!fits(square(0, 224, 64, 64, 3, 1, 1)));
+}
+
 TEST_CASE("cuda qconv: sizes of zero", "[cuda][qconv]") {
   std::mt19937 random(6);
   check_formats(square(0, 4, 5, 6, 3, 1, 1), random);

@@ -50,6 +50,20 @@ void wait_for_copies() {
   emulation::wait_for_copies(Left);
 }
 
+// Byte i of the result is the byte of y:x that bits 4 i .. 4 i + 2 of the selector number, or, with bit 4 i + 3, its
+// sign in all bits; __byte_perm knows no signs. prmt.b32.
+inline unsigned permute_bytes(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  unsigned result = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned nibble = selector >> (4 * i) & 15u;
+    unsigned byte = static_cast<unsigned>(bytes >> (8 * (nibble & 7u))) & 0xffu;
+    if ((nibble & 8u) != 0) byte = (byte & 0x80u) != 0 ? 0xffu : 0u;
+    result |= byte << (8 * i);
+  }
+  return result;
+}
+
 // 16 bytes that no kernel writes meanwhile. ld.global.nc.
 inline uint4 load16(const void* global) {
   emulation::check_global(global, 16, "load16");
