@@ -479,16 +479,9 @@ unsigned __ballot_sync(unsigned mask, int predicate) {
 int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
 
+// The highest bit of a selector's digit has no meaning, other than in prmt.
 unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
-  const uint64_t bytes = uint64_t{y} << 32 | x;
-  unsigned out = 0;
-  for (unsigned i = 0; i < 4; ++i) {
-    const unsigned nibble = selector >> (4 * i) & 15u;
-    unsigned byte = static_cast<unsigned>(bytes >> (8 * (nibble & 7u))) & 0xffu;
-    if (nibble & 8u) byte = byte & 0x80u ? 0xffu : 0u;
-    out |= byte << (8 * i);
-  }
-  return out;
+  return luq::device::permute_bytes(x, y, selector & 0x7777u);
 }
 
 int __dp4a(int a, int b, int c) {

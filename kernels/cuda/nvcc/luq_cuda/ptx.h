@@ -4,6 +4,9 @@
 
 #include <cuda_runtime.h>
 
+// Before a loop whose arrays must lie in registers.
+#define LUQ_UNROLL _Pragma("unroll")
+
 namespace luq::device {
 
 // The kernel's shared memory, of the size that the launch gave: one struct of arrays.
@@ -44,6 +47,14 @@ __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_
 template <int Left>
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory");
+}
+
+// Byte i of the result is the byte of y:x that bits 4 i .. 4 i + 2 of the selector number, or, with bit 4 i + 3, its
+// sign in all bits; __byte_perm knows no signs. prmt.b32.
+__device__ __forceinline__ unsigned permute_bytes(unsigned x, unsigned y, unsigned selector) {
+  unsigned result;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(x), "r"(y), "r"(selector));
+  return result;
 }
 
 // 16 bytes that no kernel writes meanwhile. ld.global.nc.

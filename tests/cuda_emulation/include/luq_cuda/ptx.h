@@ -3,6 +3,9 @@
 
 #include <cuda_runtime.h>
 
+// Before a loop whose arrays must lie in registers.
+#define LUQ_UNROLL
+
 namespace luq::emulation {
 
 // The block's dynamic shared memory, all of its bytes poisoned when the block begins.
@@ -45,6 +48,20 @@ inline void commit_copies() { emulation::commit_copies(); }
 template <int Left>
 void wait_for_copies() {
   emulation::wait_for_copies(Left);
+}
+
+// Byte i of the result is the byte of y:x that bits 4 i .. 4 i + 2 of the selector number, or, with bit 4 i + 3, its
+// sign in all bits; __byte_perm knows no signs. prmt.b32.
+inline unsigned permute_bytes(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  unsigned result = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned nibble = selector >> (4 * i) & 15u;
+    unsigned byte = static_cast<unsigned>(bytes >> (8 * (nibble & 7u))) & 0xffu;
+    if ((nibble & 8u) != 0) byte = (byte & 0x80u) != 0 ? 0xffu : 0u;
+    result |= byte << (8 * i);
+  }
+  return result;
 }
 
 // 16 bytes that no kernel writes meanwhile. ld.global.nc.
