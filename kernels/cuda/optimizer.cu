@@ -17,7 +17,7 @@ struct Sgd {
   const float* gradient;
   float* velocity;
   float lr, momentum, weight_decay, gradient_scale;
-  bool nesterov, first_step;
+  int nesterov, first_step;  // 0 or 1
 
   __device__ void at(int64_t i, int here, bool whole) const {
     float weight[kWeights], step[kWeights], v[kWeights];
@@ -27,7 +27,7 @@ struct Sgd {
       step[k] = __fadd_rn(__fmul_rn(gradient_scale, step[k]), __fmul_rn(weight_decay, weight[k]));
     }
     if (velocity != nullptr) {
-      if (first_step) {
+      if (first_step != 0) {
         for (int k = 0; k < kWeights; ++k) v[k] = step[k];
       } else {
         load_some(velocity + i, here, whole, v);
@@ -35,7 +35,7 @@ struct Sgd {
       }
       store_some(velocity + i, here, whole, v);
       for (int k = 0; k < kWeights; ++k) {
-        step[k] = nesterov ? __fadd_rn(step[k], __fmul_rn(momentum, v[k])) : v[k];
+        step[k] = nesterov != 0 ? __fadd_rn(step[k], __fmul_rn(momentum, v[k])) : v[k];
       }
     }
     for (int k = 0; k < kWeights; ++k) weight[k] = __fadd_rn(weight[k], -__fmul_rn(lr, step[k]));
