@@ -139,15 +139,14 @@ Field texts(const std::string& key, std::vector<std::string>& member, const std:
 }
 
 Field choice(const std::string& key, std::string& member, const std::vector<std::string>& words,
-             const std::string& meaning, const std::string& refused = "", const std::string& refusal = "") {
+             const std::string& meaning) {
   const std::string range = fmt::format("{}", fmt::join(words, ", "));
   return {key,
           "string",
           range,
           meaning,
-          [&member, words, range, refused, refusal](const YAML::Node& node) -> std::string {
+          [&member, words, range](const YAML::Node& node) -> std::string {
             if (!node.IsScalar()) return "one of " + range;
-            if (!refused.empty() && node.Scalar() == refused) return range + " (" + refusal + ")";
             for (const std::string& word : words) {
               if (node.Scalar() == word) {
                 member = word;
@@ -230,7 +229,7 @@ std::vector<Field> schema(ExperimentConfig& c) {
        },
        [&c] { return scalar(c.seed); }},
       integer("threads", c.threads, 0, 4096, "Threads of the kernels; 0: all cores. Results do not depend on it."),
-      choice("device", c.device, {"cpu"}, "Where to train.", "cuda", "this build has no CUDA"),
+      choice("device", c.device, {"cpu", "cuda"}, "Where to train; cuda needs a build with it."),
       choice("precision", c.precision, {"float32", "bfloat16"},
              "Type of activations and their gradients where they are not 4 bits, and of the matmuls that are not "
              "quantised. Weights and statistics of norms are float32 either way."),

@@ -72,7 +72,7 @@ TEST_CASE("Mistakes name file, line, key, what was expected and the nearest key"
       {kRequired + "lr_scheduler: {milestones: [3, 2]}\n", {"lr_scheduler.milestones", "rising"}},
       {kRequired + "lr_scheduler: {milestones: 3}\n", {"lr_scheduler.milestones", "a list of numbers"}},
       {"model: {name: resnet20}\ndata: {name: mnist, augment: {mean: [0.5]}}\n", {"data.augment.mean", "both"}},
-      {kRequired + "device: cuda\n", {"device", "no CUDA"}},
+      {kRequired + "device: gpu\n", {"device", "cpu, cuda"}},
       {kRequired + "precision: bfloat8\n", {"precision", "one of float32, bfloat16"}},
       {kRequired + "quantization: {weights: {format: fp4}}\n", {"quantization.weights.format", "float32, int4"}},
       {kRequired + "quantization: {weights: {granularity: per_channel}}\n", {"granularity", "per_tensor"}},
