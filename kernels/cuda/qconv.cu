@@ -1,3 +1,28 @@
+// The three 4-bit matmuls on the device: products of int8 on tensor cores (mma.sync m16n8k32), added in int32.
+//
+// Each is an implicit matrix product, cut into tiles of results that a block owns. Forward: patches of x times rows of
+// w. Backward-data: patches of dy times w transposed, a product for each phase of the stride (qconv_plan.h).
+// Backward-weight: columns of dy times patches of x, along the pixels. K may be cut into parts whose sums go to scratch
+// memory as int32; a second kernel adds them in int64, in order. Parts are also what keeps a sum in int32 when K is
+// longer than max_int32_terms.
+//
+// Operands lie in chunks of 32 codes, 16 bytes, of which every one has a pixel (or a row of w) and a tap. cp.async
+// brings chunks to shared memory as they are, or zeros where the tap is outside of the image; kStages tiles of 64 codes
+// along K are on their way. A tile is decoded to int8 while the one before is multiplied, so an element is decoded once
+// in a block. Backward-weight transposes four pixels by eight channels in registers before it decodes. Instructions for
+// 8 codes: 3 for uint4, 7 for int4, 13 for fp4, and in backward-weight 14 for each; two or four stores of shared
+// memory.
+//
+// Results go through shared memory, so that a lane stores four neighbours: 16 bytes of float32, 8 of bfloat16.
+//
+// Operands whose groups are not whole chunks, or that are not aligned to 16 bytes, are packed again into scratch memory
+// first, with zeros behind each group; narrow groups are merged into a wide one whose weights are 0 between groups;
+// backward-data packs w transposed. Bytes: half of what an operand has, read and written once more; for w that is
+// little.
+//
+// Bytes of one block of 128 x 128 and one tile along K: 8 KiB from global memory for 2^20 multiplications.
+//
+// Shapes with nothing to add, or with indexes beyond int32, take kernels with a thread for each result.
 #include <luq_cuda/ptx.h>
 
 #include <algorithm>
@@ -17,10 +42,12 @@ using namespace qconv;
 // What the 16 codes of a format stand for: int8, codes 0..7 in `low`, 8..15 in `high`.
 struct Values {
   uint32_t low[2], high[2];
+  Format format;
+  uint8_t unused[7];
 };
 
 Values values_of(Format format) {
-  Values values{};
+  Values values{.low = {}, .high = {}, .format = format, .unused = {}};
   for (uint32_t code = 0; code < 8; ++code) {
     const auto byte = [&](uint32_t c) {
       return (static_cast<uint32_t>(luq::kernels::decode(format, c)) & 255u) << (code % 4 * 8);
@@ -239,6 +266,24 @@ __device__ void decode8(const Values& values, uint32_t codes, uint32_t& first, u
            (luq::device::permute_bytes(values.high[0], values.high[1], index >> 16) & high1);
 }
 
+// 8 codes as int8, those at even places in one word and those at odd places in another: the order along K is free where
+// both operands have the same. Integers need no table; with 0x88 instead of 0 above each byte's code no byte borrows.
+__device__ void decode8_apart(const Values& values, uint32_t codes, uint32_t& even, uint32_t& odd) {
+  constexpr uint32_t kCode = 0x0f0f0f0fu;
+  if (values.format == Format::fp4) {
+    uint32_t first, second;
+    decode8(values, codes, first, second);
+    even = luq::device::permute_bytes(first, second, 0x6420);
+    odd = luq::device::permute_bytes(first, second, 0x7531);
+    return;
+  }
+  even = codes & kCode;
+  odd = codes >> 4 & kCode;
+  if (values.format == Format::uint4) return;
+  even = ((even ^ 0x88888888u) - 0x08080808u) ^ 0x80808080u;
+  odd = ((odd ^ 0x88888888u) - 0x08080808u) ^ 0x80808080u;
+}
+
 // A block's tile and its warps'.
 template <int BM, int BN, int WM, int WN>
 struct Shape {
@@ -358,10 +403,10 @@ class PatchGather {
   __device__ static void decode_item(const Values& table, const uint4* raw, uint4* values, int item) {
     const uint4 codes = raw[item];
     uint4 first, second;
-    decode8(table, codes.x, first.x, first.y);
-    decode8(table, codes.y, first.z, first.w);
-    decode8(table, codes.z, second.x, second.y);
-    decode8(table, codes.w, second.z, second.w);
+    decode8_apart(table, codes.x, first.x, first.y);
+    decode8_apart(table, codes.y, first.z, first.w);
+    decode8_apart(table, codes.z, second.x, second.y);
+    decode8_apart(table, codes.w, second.z, second.w);
     const int row = item / 2, piece = item % 2 * 2;
     values[piece_at(row, piece)] = first;
     values[piece_at(row, piece + 1)] = second;
