@@ -65,7 +65,7 @@ struct ColumnShared {
   float sums[2 * N][kThreads];
 };
 
-// Source: kBatch; Row, what it reads of a row; load(row * c + column); and, of a thread's columns, made by
+// Source: kBatch; Row, what it reads of a row; load(row, row * c + column); and, of a thread's columns, made by
 // source.columns(column): add(row's values, row * c + column, sums).
 template <int N, typename Source>
 __global__ void __launch_bounds__(kThreads)
@@ -79,11 +79,11 @@ __global__ void __launch_bounds__(kThreads)
     int64_t row = p.row, at = p.row * c + p.column;
     for (; row + (Source::kBatch - 1) * t.lanes < p.end; row += Source::kBatch * t.lanes) {
       typename Source::Row values[Source::kBatch];
-      for (int k = 0; k < Source::kBatch; ++k) values[k] = source.load(at + k * step);
+      for (int k = 0; k < Source::kBatch; ++k) values[k] = source.load(row + k * t.lanes, at + k * step);
       for (int k = 0; k < Source::kBatch; ++k) columns.add(values[k], at + k * step, sums);
       at += Source::kBatch * step;
     }
-    for (; row < p.end; row += t.lanes, at += step) columns.add(source.load(at), at, sums);
+    for (; row < p.end; row += t.lanes, at += step) columns.add(source.load(row, at), at, sums);
   }
   const int thread = static_cast<int>(threadIdx.x);
   for (int i = 0; i < 2 * N; ++i) shared.sums[i][thread] = sums[i / N][i % N];

@@ -197,7 +197,7 @@ struct ColumnTerms {
   };
   const float* x;
 
-  __device__ Row load(int64_t at) const { return Row::load(x + at); }
+  __device__ Row load(int64_t, int64_t at) const { return Row::load(x + at); }
   __device__ Columns columns(int64_t) const { return {}; }
 };
 
