@@ -91,8 +91,8 @@ struct Forward {
   const float *mean, *inverse_std, *gamma, *beta;
   uint8_t* mask;
   int64_t c;
-  float ceiling;
   int relu;  // 0 or 1
+  float ceiling;
 
   // What is stored for value, which may be above the ceiling.
   __device__ float activated(float value) const {
@@ -167,7 +167,7 @@ struct ForwardColumns {
 
 template <typename T, bool kResidual>
 __global__ void __launch_bounds__(kThreads) forward_columns(Forward<T> a, int64_t rows, ColumnTiling t) {
-  constexpr int kBatch = kBatchOf<T, kUnit>;
+  constexpr int kBatch = 2;
   const ColumnPlace p = place_in<kUnit>(t, rows, a.c);
   if (!p.inside) return;
   const ForwardColumns<T, kResidual> columns(a, p.column);
@@ -200,8 +200,8 @@ void batch_norm_act_of(const char* name, const BatchNormActArgs& a) {
                            .beta = a.beta,
                            .mask = a.mask,
                            .c = a.c,
-                           .ceiling = a.ceiling > 0 ? a.ceiling : 0.0f,
-                           .relu = a.relu ? 1 : 0};
+                           .relu = a.relu ? 1 : 0,
+                           .ceiling = a.ceiling > 0 ? a.ceiling : 0.0f};
   const int64_t count = a.rows * a.c;
   const bool aligned = are_aligned(forward.x, forward.residual, forward.y);
   if (a.c % kUnit == 0 && aligned && are_aligned(a.mean, a.inverse_std, a.gamma, a.beta)) {
@@ -307,8 +307,8 @@ struct Backward {
   const float *mean, *inverse_std, *gamma, *dgamma, *dbeta;
   const uint8_t* mask;
   int64_t c;
-  float per_row;
   int training;  // 0 or 1
+  float per_row;
 
   __device__ Slope slope_of(int64_t channel) const {
     const float scale = inverse_std[channel];
@@ -391,8 +391,8 @@ void batch_norm_act_backward_of(const char* name, const BatchNormActBackwardArgs
                              .dbeta = a.dbeta,
                              .mask = a.mask,
                              .c = a.c,
-                             .per_row = a.rows > 0 ? 1.0f / static_cast<float>(a.rows) : 0.0f,
-                             .training = a.training ? 1 : 0};
+                             .training = a.training ? 1 : 0,
+                             .per_row = a.rows > 0 ? 1.0f / static_cast<float>(a.rows) : 0.0f};
   if (a.c % kUnit == 0 && aligned) {
     const ColumnTiling t = tile_columns(a.rows, a.c, kUnit);
     sum_over_rows<kUnit>(name, BackwardTerms<T, kUnit>{x, dy, a.mask, a.mean, dresidual}, a.rows, a.c, store);

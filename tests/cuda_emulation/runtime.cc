@@ -251,7 +251,9 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     if (const cudaError_t error = check_side(from, bytes, from_device, "cudaMemcpy, source"); error != cudaSuccess)
       return error;
   }
-  return queue(stream, [to, from, bytes] { std::memcpy(to, from, bytes); });
+  return queue(stream, [to, from, bytes] {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  });
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
