@@ -167,11 +167,11 @@ struct ForwardColumns {
 
 template <typename T, bool kResidual>
 __global__ void __launch_bounds__(kThreads) forward_columns(Forward<T> a, int64_t rows, ColumnTiling t) {
-  constexpr int kBatch = 2;
+  constexpr int kBatch = sizeof(T) == 2 ? 1 : 2;
   const ColumnPlace p = place_in<kUnit>(t, rows, a.c);
   if (!p.inside) return;
   const ForwardColumns<T, kResidual> columns(a, p.column);
-  const int64_t step = int64_t{t.lanes} * a.c;
+  const int64_t step = t.lanes * a.c;
   int64_t row = p.row, at = p.row * a.c + p.column;
   for (; row + (kBatch - 1) * t.lanes < p.end; row += kBatch * t.lanes, at += kBatch * step) {
     columns.template run<kBatch>(a, at, step);
@@ -366,7 +366,7 @@ __global__ void __launch_bounds__(kThreads) backward_columns(Backward<T> a, int6
   const ColumnPlace p = place_in<kUnit>(t, rows, a.c);
   if (!p.inside) return;
   const BackwardColumns<T> columns(a, p.column);
-  const int64_t step = int64_t{t.lanes} * a.c;
+  const int64_t step = t.lanes * a.c;
   int64_t row = p.row, at = p.row * a.c + p.column;
   for (; row + (kBatch - 1) * t.lanes < p.end; row += kBatch * t.lanes, at += kBatch * step) {
     columns.template run<kBatch>(a, at, step);
