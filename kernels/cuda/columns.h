@@ -19,8 +19,7 @@
 namespace luq::kernels::cuda {
 
 struct ColumnTiling {
-  int64_t tiles = 0, chunks = 0, chunk_rows = 0;
-  int width = 0, lanes = 0;
+  int64_t tiles = 0, chunks = 0, chunk_rows = 0, width = 0, lanes = 0;
 
   int64_t blocks() const { return tiles * chunks; }
 };
@@ -32,7 +31,7 @@ inline ColumnTiling tile_columns(int64_t rows, int64_t c, int n) {
   const int64_t units = c / n;
   if (units == 0) return t;
   t.tiles = blocks_for(units, kTileUnits);
-  t.width = static_cast<int>(blocks_for(units, t.tiles));
+  t.width = blocks_for(units, t.tiles);
   t.lanes = kThreads / t.width;
   const int64_t wanted_chunks = std::max<int64_t>(2048 / t.tiles, 1);
   t.chunk_rows = t.lanes * std::clamp<int64_t>(blocks_for(rows, t.lanes * wanted_chunks), 8, 128);
@@ -48,11 +47,11 @@ struct ColumnPlace {
 };
 template <int N>
 __device__ ColumnPlace place_in(const ColumnTiling& t, int64_t rows, int64_t c) {
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = static_cast<int>(threadIdx.x), width = static_cast<int>(t.width);
   ColumnPlace p;
   p.chunk = int64_t{blockIdx.x} / t.tiles;
-  p.lane = thread / t.width;
-  p.column = (int64_t{blockIdx.x} % t.tiles * t.width + thread % t.width) * N;
+  p.lane = thread / width;
+  p.column = (int64_t{blockIdx.x} % t.tiles * t.width + thread % width) * N;
   p.row = p.chunk * t.chunk_rows + p.lane;
   const int64_t end = (p.chunk + 1) * t.chunk_rows;
   p.end = end < rows ? end : rows;
@@ -65,7 +64,7 @@ struct ColumnShared {
   float sums[2 * N][kThreads];
 };
 
-// Source: kBatch; Row, what it reads of a row; load(row * c + column); and, of a thread's columns, made by
+// Source: kBatch; Row, what it reads of a row; load(row, row * c + column); and, of a thread's columns, made by
 // source.columns(column): add(row's values, row * c + column, sums).
 template <int N, typename Source>
 __global__ void __launch_bounds__(kThreads)
@@ -75,19 +74,19 @@ __global__ void __launch_bounds__(kThreads)
   float sums[2][N] = {};
   if (p.inside) {
     const auto columns = source.columns(p.column);
-    const int64_t step = int64_t{t.lanes} * c;
+    const int64_t step = t.lanes * c;
     int64_t row = p.row, at = p.row * c + p.column;
     for (; row + (Source::kBatch - 1) * t.lanes < p.end; row += Source::kBatch * t.lanes) {
       typename Source::Row values[Source::kBatch];
-      for (int k = 0; k < Source::kBatch; ++k) values[k] = source.load(at + k * step);
+      for (int k = 0; k < Source::kBatch; ++k) values[k] = source.load(row + k * t.lanes, at + k * step);
       for (int k = 0; k < Source::kBatch; ++k) columns.add(values[k], at + k * step, sums);
       at += Source::kBatch * step;
     }
-    for (; row < p.end; row += t.lanes, at += step) columns.add(source.load(at), at, sums);
+    for (; row < p.end; row += t.lanes, at += step) columns.add(source.load(row, at), at, sums);
   }
   const int thread = static_cast<int>(threadIdx.x);
   for (int i = 0; i < 2 * N; ++i) shared.sums[i][thread] = sums[i / N][i % N];
-  for (int left = t.lanes; left > 1;) {
+  for (int left = static_cast<int>(t.lanes); left > 1;) {
     const int half = (left + 1) / 2;
     __syncthreads();
     if (p.lane + half < left) {

@@ -16,8 +16,11 @@ struct Sgd {
   float* w;
   const float* gradient;
   float* velocity;
-  float lr, momentum, weight_decay, gradient_scale;
-  int nesterov, first_step;  // 0 or 1
+  float lr, momentum;
+  int nesterov;  // 0 or 1
+  float weight_decay;
+  int first_step;  // 0 or 1
+  float gradient_scale;
 
   __device__ void at(int64_t i, int here, bool whole) const {
     float weight[kWeights], step[kWeights], v[kWeights];
@@ -75,8 +78,15 @@ void run(const char* name, const Op& op, int64_t count, bool aligned) {
 }
 
 void sgd(const SgdArgs& a) {
-  const Sgd op{a.w,        a.gradient,  a.velocity, a.lr, a.momentum, a.weight_decay, a.gradient_scale,
-               a.nesterov, a.first_step};
+  const Sgd op{.w = a.w,
+               .gradient = a.gradient,
+               .velocity = a.velocity,
+               .lr = a.lr,
+               .momentum = a.momentum,
+               .nesterov = a.nesterov ? 1 : 0,
+               .weight_decay = a.weight_decay,
+               .first_step = a.first_step ? 1 : 0,
+               .gradient_scale = a.gradient_scale};
   run("sgd", op, a.count, are_aligned(a.w, a.gradient, a.velocity));
 }
 

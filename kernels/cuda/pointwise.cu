@@ -34,6 +34,7 @@ struct Relu {
   const T* x;
   T* y;
   uint8_t* mask;
+  int clips;  // 1: the ceiling counts
   float ceiling;
 
   __device__ void at(int64_t i, int here, bool whole) const {
@@ -41,7 +42,7 @@ struct Relu {
     load_some(x + i, here, whole, value);
     uint32_t passed = 0;
     for (int k = 0; k < kUnit; ++k) {
-      const bool zero = value[k] <= 0, clipped = ceiling > 0 && value[k] >= ceiling;
+      const bool zero = value[k] <= 0, clipped = clips != 0 && value[k] >= ceiling;
       passed |= (zero || clipped ? 0u : 1u) << k;
       value[k] = zero ? 0.0f : clipped ? ceiling : value[k];
     }
@@ -146,7 +147,8 @@ void convert(const ConvertArgs& a) {
 
 template <typename T>
 void relu_of(const ReluArgs& a) {
-  run("relu", Relu<T>{a.x.as<T>(), a.y.as<T>(), a.mask, a.ceiling}, a.count, are_aligned(a.x.data, a.y.data));
+  run("relu", Relu<T>{a.x.as<T>(), a.y.as<T>(), a.mask, a.ceiling > 0 ? 1 : 0, a.ceiling}, a.count,
+      are_aligned(a.x.data, a.y.data));
 }
 void relu(const ReluArgs& a) { a.x.bfloat16 ? relu_of<BFloat16>(a) : relu_of<float>(a); }
 
@@ -197,7 +199,7 @@ struct ColumnTerms {
   };
   const float* x;
 
-  __device__ Row load(int64_t at) const { return Row::load(x + at); }
+  __device__ Row load(int64_t, int64_t at) const { return Row::load(x + at); }
   __device__ Columns columns(int64_t) const { return {}; }
 };
 

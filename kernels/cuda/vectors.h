@@ -17,11 +17,9 @@ __device__ inline float load1(const BFloat16* x) { return to_float(*x); }
 __device__ inline void store1(float* y, float value) { *y = value; }
 __device__ inline void store1(BFloat16* y, float value) { *y = to_bfloat16(value); }
 
-// What `value` is after a store.
-template <typename T>
-__device__ float rounded_to(float value) {
-  return sizeof(T) == 2 ? to_float(to_bfloat16(value)) : value;
-}
+// What a store puts into memory.
+__device__ inline uint32_t stored_bits(float value, const float*) { return float_bits(value); }
+__device__ inline uint32_t stored_bits(float value, const BFloat16*) { return to_bfloat16(value).bits; }
 
 // N values of T as they are in memory: 1, or a multiple of 4 at a multiple of 16 bytes (of 8 where they are 8).
 template <typename T, int N>
@@ -62,6 +60,12 @@ struct Packed {
   __device__ float operator[](int i) const {
     if constexpr (N == 1 || sizeof(T) == 4) return bits_float(word[i]);
     return bits_float(i % 2 == 0 ? word[i / 2] << 16 : word[i / 2] & 0xffff0000u);
+  }
+  // The bits of value i in memory; N is not 1.
+  __device__ uint32_t bits(int i) const {
+    static_assert(N > 1);
+    if constexpr (sizeof(T) == 4) return word[i];
+    return word[i / 2] >> (16 * (i % 2)) & 0xffffu;
   }
   __device__ static Packed of(const float (&value)[N]) {
     Packed p;
