@@ -95,7 +95,8 @@ cudaError_t queue(
   return cudaSuccess;
 }
 
-// Nobody's pointers are so small; two neighbouring ints may be, and are found mapped where AddressSanitizer's shadow is.
+// Nobody's pointers are so small; two neighbouring ints may be, and are found mapped where AddressSanitizer's shadow
+// is.
 #ifdef __SANITIZE_ADDRESS__
 constexpr uintptr_t kFirstAddress = 0x10007fff8000;
 #else
