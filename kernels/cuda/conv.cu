@@ -179,7 +179,7 @@ class PixelRows {
 template <Read R>
 class WeightRows {
  public:
-  __device__ __forceinline__ WeightRows(const Geometry& g, const float* w, int64_t column, int group, bool vectors)
+  __device__ __forceinline__ WeightRows(const Geometry& g, const float* w, int column, int group, bool vectors)
       : w_(w + int64_t{group} * g.o_group * g.taps * g.c_group + column),
         g_(g),
         radix_{g.kw, g.o_group},
@@ -199,15 +199,15 @@ class WeightRows {
   const Geometry& g_;
   Radix radix_;
   Place at_, step_;
-  int64_t columns_;
+  int columns_;
   bool vectors_;
 };
 
-// Columns are (ky, kx, input channel of the group), the depth is output pixels first .. end - 1: x read along.
+// Columns are (ky, kx, input channel of the group), the depth is the output pixels from first on: x read along.
 template <Read R>
 class PixelDepth {
  public:
-  __device__ __forceinline__ PixelDepth(const Geometry& g, const void* x, int64_t first, int64_t end, int64_t column,
+  __device__ __forceinline__ PixelDepth(const Geometry& g, const void* x, int64_t first, int pixels, int column,
                                         int group, bool vectors)
       : x_(x),
         g_(g),
@@ -216,7 +216,7 @@ class PixelDepth {
         at_(place_of(first + along_step(), pixels_)),
         step_(place_of(kDepth, pixels_)),
         column_(place_of(column, columns_)),
-        left_(end - first - along_step()),
+        left_(pixels - along_step()),
         first_channel_(group * g.c_group),
         vectors_(vectors) {}
   __device__ __forceinline__ void load(float (&value)[4]) {
@@ -247,7 +247,7 @@ class PixelDepth {
   const Geometry& g_;
   Radix pixels_, columns_;
   Place at_, step_, column_;
-  int64_t left_;
+  int left_;
   int first_channel_;
   bool vectors_;
 };
@@ -260,7 +260,7 @@ struct Task {
   const void* b;          // w, or x for backward weight
   const float* bias;      // or null
   void* out;              // for backward weight float32, a result for each range
-  int64_t rows, columns;  // of one group
+  int64_t rows, columns;  // of one group; only pixels are more than an int holds
   int64_t pixels, range;  // backward weight: output pixels, and how many of them a block adds
   int64_t vectors_a, vectors_b, vectors_out;
 };
@@ -268,47 +268,46 @@ struct Task {
 __host__ __device__ constexpr int64_t tiles_of(int64_t extent) { return (extent + kTile - 1) / kTile; }
 
 template <Pass P, bool Bfloat16>
-__global__ void __launch_bounds__(kTileThreads) multiply_tiles(Task t) {
+__global__ void __launch_bounds__(kTileThreads, 2) multiply_tiles(Task t) {
   auto& shared = luq::device::shared_memory<Panels>();
   constexpr Read kX = kActivations<Bfloat16>, kW = kWeights<Bfloat16>;
   const Geometry& g = t.g;
   int64_t block = int64_t{blockIdx.x};
-  const int64_t column = block % tiles_of(t.columns) * kTile;
-  block /= tiles_of(t.columns);
+  const int columns = static_cast<int>(t.columns), column = static_cast<int>(block % tiles_of(columns)) * kTile;
+  block /= tiles_of(columns);
   const int64_t row = block % tiles_of(t.rows) * kTile;
   block /= tiles_of(t.rows);
   const int group = static_cast<int>(block % g.groups);
-  const int64_t range = block / g.groups;
+  const int64_t range = block / g.groups, first = range * t.range;
   float sums[4][4] = {};
   if (P == Pass::forward) {
-    const int64_t depth = int64_t{g.taps} * g.c_group;
-    const Matrix w{t.b, group * t.columns * depth, depth, t.columns, depth, t.vectors_b != 0};
+    const int depth = g.taps * g.c_group;
+    const Matrix<int64_t> w{t.b, group * t.columns * depth, depth, columns, depth, t.vectors_b != 0};
     add_product(shared, depth, PixelRows<kX, false>(g, t.a, row + across_row(), t.rows, group, t.vectors_a != 0),
-                RowsAcross<kW>(w, column), sums);
+                RowsAcross<kW, int64_t>(w, column), sums);
     if (t.bias != nullptr) {
       for (int j = 0; j < 4; ++j) {
-        const int64_t o = column + sums_column() + j;
-        const float bias = o < t.columns ? t.bias[group * t.columns + o] : 0.0f;
+        const int o = column + sums_column() + j;
+        const float bias = o < columns ? t.bias[group * t.columns + o] : 0.0f;
         for (int i = 0; i < 4; ++i) sums[i][j] += bias;
       }
     }
   } else if (P == Pass::backward_data) {
-    add_product(shared, int64_t{g.taps} * g.o_group,
-                PixelRows<kX, true>(g, t.a, row + across_row(), t.rows, group, t.vectors_a != 0),
-                WeightRows<kW>(g, static_cast<const float*>(t.b), column + along_column(), group, t.vectors_b != 0),
-                sums);
+    add_product(
+        shared, g.taps * g.o_group, PixelRows<kX, true>(g, t.a, row + across_row(), t.rows, group, t.vectors_a != 0),
+        WeightRows<kW>(g, static_cast<const float*>(t.b), column + along_column(), group, t.vectors_b != 0), sums);
   } else {
-    const int64_t first = range * t.range, end = first + t.range < t.pixels ? first + t.range : t.pixels;
-    const Matrix dy{t.a, group * t.rows, g.o, end, t.rows, t.vectors_a != 0};
-    add_product(shared, end - first, RowsAlong<kX>(dy, first, row),
-                PixelDepth<kX>(g, t.b, first, end, column + along_column(), group, t.vectors_b != 0), sums);
+    const int pixels = static_cast<int>(t.pixels - first < t.range ? t.pixels - first : t.range);
+    const Matrix<int64_t> dy{t.a, first * g.o + group * t.rows, g.o, pixels, g.o_group, t.vectors_a != 0};
+    add_product(shared, pixels, RowsAlong<kX, int64_t>(dy, 0, static_cast<int>(row)),
+                PixelDepth<kX>(g, t.b, first, pixels, column + along_column(), group, t.vectors_b != 0), sums);
   }
   if (P == Pass::backward_weight) {
-    const int64_t begin = ((range * g.groups + group) * t.rows + row) * t.columns + column;
-    store_sums<false>(t.out, begin, t.columns, t.rows - row, t.columns - column, t.vectors_out != 0, sums);
+    const int64_t begin = ((range * g.groups + group) * t.rows + row) * columns + column;
+    store_sums<false>(t.out, begin, columns, t.rows - row, columns - column, t.vectors_out != 0, sums);
   } else {
     const int64_t stride = g.groups * t.columns, begin = row * stride + group * t.columns + column;
-    store_sums<Bfloat16>(t.out, begin, stride, t.rows - row, t.columns - column, t.vectors_out != 0, sums);
+    store_sums<Bfloat16>(t.out, begin, stride, t.rows - row, columns - column, t.vectors_out != 0, sums);
   }
 }
 

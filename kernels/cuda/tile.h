@@ -47,7 +47,7 @@ __device__ __forceinline__ float load1(const void* x, int64_t i) {
 
 // Elements i .. i + 3 of x, zeros from the `count`th on. With vectors there are all 4 or none, aligned to their size.
 template <Read R>
-__device__ __forceinline__ void load4(const void* x, int64_t i, int64_t count, bool vectors, float (&value)[4]) {
+__device__ __forceinline__ void load4(const void* x, int64_t i, int count, bool vectors, float (&value)[4]) {
   if (!vectors || count <= 0) {
     for (int k = 0; k < 4; ++k) value[k] = k < count ? load1<R>(x, i + k) : 0.0f;
   } else if (R == Read::bfloat16) {
@@ -72,7 +72,7 @@ __device__ __forceinline__ void store1(void* y, int64_t i, float value) {
 
 // The first `count` of 4 values; with vectors as in load4.
 template <bool Bfloat16>
-__device__ __forceinline__ void store4(void* y, int64_t i, int64_t count, bool vectors, const float (&value)[4]) {
+__device__ __forceinline__ void store4(void* y, int64_t i, int count, bool vectors, const float (&value)[4]) {
   if (!vectors || count <= 0) {
     for (int k = 0; k < 4; ++k) {
       if (k < count) store1<Bfloat16>(y, i + k, value[k]);
@@ -120,11 +120,11 @@ __device__ __forceinline__ void multiply(const float (*a)[kTileRow], const float
 
 // sums += A B over `depth` steps. Begins with a barrier before it writes to shared memory, where depth is not 0.
 template <typename A, typename B>
-__device__ __forceinline__ void add_product(Panels& shared, int64_t depth, A a, B b, float (&sums)[4][4]) {
+__device__ __forceinline__ void add_product(Panels& shared, int depth, A a, B b, float (&sums)[4][4]) {
   float next_a[4], next_b[4];
   a.load(next_a);
   b.load(next_b);
-  for (int64_t step = 0; step < depth; step += kDepth) {
+  for (int step = 0; step < depth; step += kDepth) {
     __syncthreads();
     a.put(shared.a, next_a);
     b.put(shared.b, next_b);
@@ -140,8 +140,8 @@ __device__ __forceinline__ void add_product(Panels& shared, int64_t depth, A a, 
 // The same with A in shared memory: a[step][row], all of depth rounded up to 16. A barrier follows what the block wrote
 // there before anything is read.
 template <typename B>
-__device__ __forceinline__ void add_product(Panels& shared, int depth, const float (*a)[kTileRow], B b,
-                                            float (&sums)[4][4]) {
+__device__ __forceinline__ void add_shared_product(Panels& shared, int depth, const float (*a)[kTileRow], B b,
+                                                   float (&sums)[4][4]) {
   float next[4];
   b.load(next);
   for (int step = 0; step < depth; step += kDepth) {
@@ -153,21 +153,22 @@ __device__ __forceinline__ void add_product(Panels& shared, int depth, const flo
   }
 }
 
-// A matrix in memory.
+// A matrix in memory, whose elements Index counts.
+template <typename Index>
 struct Matrix {
   const void* data;
-  int64_t begin, stride;  // element (row, column) is begin + row * stride + column
-  int64_t rows, columns;
+  Index begin, stride;  // element (row, column) is begin + row * stride + column
+  int rows, columns;
   bool vectors;  // 4 columns from a multiple of 4 on are aligned, and all there or none
 };
 
 // Its rows first_row .. + 63 read across; the depth is its columns.
-template <Read R>
+template <Read R, typename Index>
 class RowsAcross {
  public:
-  __device__ __forceinline__ RowsAcross(const Matrix& matrix, int64_t first_row)
+  __device__ __forceinline__ RowsAcross(const Matrix<Index>& matrix, int first_row)
       : matrix_(matrix), column_(across_step()) {
-    const int64_t row = first_row + across_row();
+    const int row = first_row + across_row();
     matrix_.begin += row * matrix.stride;
     if (row >= matrix.rows) matrix_.columns = 0;
   }
@@ -178,17 +179,17 @@ class RowsAcross {
   __device__ __forceinline__ void put(Panel& panel, const float (&value)[4]) const { put_across(panel, value); }
 
  private:
-  Matrix matrix_;
-  int64_t column_;
+  Matrix<Index> matrix_;
+  int column_;
 };
 
 // Its columns first_column .. + 63 read along; the depth is its rows from first_row on.
-template <Read R>
+template <Read R, typename Index>
 class RowsAlong {
  public:
-  __device__ __forceinline__ RowsAlong(const Matrix& matrix, int64_t first_row, int64_t first_column)
+  __device__ __forceinline__ RowsAlong(const Matrix<Index>& matrix, int first_row, int first_column)
       : matrix_(matrix), row_(first_row + along_step()) {
-    const int64_t column = first_column + along_column();
+    const int column = first_column + along_column();
     matrix_.begin += column;
     matrix_.columns -= column;
   }
@@ -200,13 +201,13 @@ class RowsAlong {
   __device__ __forceinline__ void put(Panel& panel, const float (&value)[4]) const { put_along(panel, value); }
 
  private:
-  Matrix matrix_;
-  int64_t row_;
+  Matrix<Index> matrix_;
+  int row_;
 };
 
 // The block's C to a matrix in memory whose element (0, 0) is `begin`; what lies past rows and columns is not written.
 template <bool Bfloat16>
-__device__ __forceinline__ void store_sums(void* y, int64_t begin, int64_t stride, int64_t rows, int64_t columns,
+__device__ __forceinline__ void store_sums(void* y, int64_t begin, int64_t stride, int64_t rows, int columns,
                                            bool vectors, const float (&sums)[4][4]) {
   const int row = sums_row(), column = sums_column();
   for (int i = 0; i < 4; ++i) {
