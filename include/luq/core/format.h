@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "luq/core/host_device.h"
+
 namespace luq {
 
 // Every 4-bit format decodes exactly to int8 (docs/numerics.md). Codes are 0..15, zero is always code 0.
@@ -23,7 +25,7 @@ enum class ScaleMethod : uint8_t {
 
 enum class Rounding : uint8_t { nearest, stochastic };
 
-constexpr bool is_4bit(Format format) { return format != Format::float32; }
+LUQ_HOST_DEVICE constexpr bool is_4bit(Format format) { return format != Format::float32; }
 constexpr const char* to_string(Format format) {
   constexpr const char* names[] = {"float32", "int4", "uint4", "fp4"};
   return names[static_cast<int>(format)];
@@ -35,6 +37,6 @@ constexpr const char* to_string(ScaleMethod method) {
 constexpr const char* to_string(Rounding rounding) { return rounding == Rounding::nearest ? "nearest" : "stochastic"; }
 
 // Bytes of one row of `cols` packed codes: two codes a byte, low nibble first, a row starts on a byte.
-constexpr int64_t packed_row_bytes(int64_t cols) { return (cols + 1) / 2; }
+LUQ_HOST_DEVICE constexpr int64_t packed_row_bytes(int64_t cols) { return (cols + 1) / 2; }
 
 }  // namespace luq

@@ -1,0 +1,40 @@
+#include "kernels/cuda/runtime.h"
+
+#include <algorithm>
+
+#include "luq/core/error.h"
+
+namespace luq::kernels::cuda {
+
+void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  fail("[cuda] {}: {}: {}", what, cudaGetErrorName(error), cudaGetErrorString(error));
+}
+
+cudaStream_t stream() {
+  static const cudaStream_t the_stream = [] {
+    cudaStream_t created = nullptr;
+    check(cudaStreamCreateWithFlags(&created, cudaStreamNonBlocking), "making a stream");
+    return created;
+  }();
+  return the_stream;
+}
+
+void synchronize(const char* what) { check(cudaStreamSynchronize(stream()), what); }
+
+void* scratch(int64_t bytes) {
+  static void* memory = nullptr;
+  static int64_t size = 0;
+  if (bytes > size) {
+    synchronize("growing the scratch memory");
+    check(cudaFree(memory), "growing the scratch memory");
+    memory = nullptr;
+    size = 0;
+    const int64_t rounded = std::max<int64_t>(bytes + bytes / 4, 1 << 16);
+    check(cudaMalloc(&memory, static_cast<size_t>(rounded)), "growing the scratch memory");
+    size = rounded;
+  }
+  return memory;
+}
+
+}  // namespace luq::kernels::cuda

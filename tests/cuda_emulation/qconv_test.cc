@@ -1,0 +1,317 @@
+// kernels/cuda/qconv.cu against the CPU's reference, with ==: sums, floats and bfloat16.
+#include <string>
+
+#include "kernels/cuda/qconv_plan.h"
+#include "kernels/cuda/tables.h"
+#include "tests/catch.h"
+#include "tests/cuda_emulation/emulation.h"
+#include "tests/cuda_emulation/on_device.h"
+
+using namespace luq;
+using namespace luq::kernels;
+using namespace luq::test;
+
+namespace {
+
+// Codes of (rows, cols); a third of them 0, code 8 only where it is a value.
+std::vector<uint8_t> codes_of(Format format, int64_t rows, int64_t cols, std::mt19937& random) {
+  std::vector<uint8_t> codes(static_cast<size_t>(rows * packed_row_bytes(cols)));
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t col = 0; col < cols; ++col) {
+      unsigned code = random() % 3 == 0 ? 0 : random() % 16;
+      if (code == 8 && format != Format::uint4) code = 15;
+      codes[static_cast<size_t>(row * packed_row_bytes(cols) + col / 2)] |= static_cast<uint8_t>(code << (col % 2 * 4));
+    }
+  }
+  return codes;
+}
+
+std::string describe(const ConvShape& s) {
+  const auto pair = [](int64_t a, int64_t b) { return std::to_string(a) + "x" + std::to_string(b); };
+  return "n " + std::to_string(s.n) + ", x " + pair(s.h, s.w) + "x" + std::to_string(s.c) + ", w " +
+         std::to_string(s.o) + "x" + pair(s.kh, s.kw) + ", stride " + pair(s.stride_h, s.stride_w) + ", pad " +
+         pair(s.pad_h, s.pad_w) + ", dilation " + pair(s.dilation_h, s.dilation_w) + ", groups " +
+         std::to_string(s.groups);
+}
+
+template <typename T>
+void check_equal(const std::vector<T>& got, const std::vector<T>& expected) {
+  REQUIRE(got.size() == expected.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (std::memcmp(&got[i], &expected[i], sizeof(T)) == 0) continue;
+    FAIL_CHECK("result " << i << " of " << got.size() << " differs");
+    return;
+  }
+}
+
+// One entry for sums, float32 and bfloat16. `give`(to_device, y, sums) makes the arguments.
+template <typename Args, typename Give>
+void check_entry(const char* name, const Kernel<Args>& kernel, const Kernel<Args>& ref, int64_t size, bool bfloat16,
+                 std::mt19937& random, Give give) {
+  INFO(name);
+  std::vector<int64_t> sums(static_cast<size_t>(size));
+  const OnDevice<int64_t> dsums(sums);
+  ref(give(false, Floats(), sums.data()));
+  kernel(give(true, Floats(), dsums.data()));
+  check_equal(dsums.host(), sums);
+  std::vector<float> y = gaussian(size, random);
+  std::vector<BFloat16> y16 = rounded(y);
+  const OnDevice<float> dy(y);
+  ref(give(false, y.data(), nullptr));
+  kernel(give(true, dy.data(), nullptr));
+  check_equal(dy.host(), y);
+  if (!bfloat16) return;
+  const OnDevice<BFloat16> dy16(y16, random() % 2);
+  ref(give(false, y16.data(), nullptr));
+  kernel(give(true, dy16.data(), nullptr));
+  check_equal(dy16.host(), y16);
+}
+
+struct Formats {
+  Format x = Format::uint4, dy = Format::fp4;
+};
+
+void check_shape(const ConvShape& s, Formats formats, std::mt19937& random) {
+  static const Kernels ref = cpu_kernel_tables().front().table;
+  Kernels table;
+  cuda::add_qconv(table);
+  emulation::set_seed(random());
+  const bool with_bias = random() % 2 != 0, accumulate = random() % 2 != 0;
+  const size_t skip = random() % 4 == 0 ? 1 : 0;  // codes that are not aligned
+  INFO(describe(s) << ", x " << to_string(formats.x) << ", dy " << to_string(formats.dy) << ", bias " << with_bias
+                   << ", accumulate " << accumulate << ", skip " << skip);
+  const auto x = codes_of(formats.x, s.n * s.h * s.w, s.c, random);
+  const auto w = codes_of(Format::int4, s.o * s.kh * s.kw, s.c_group(), random);
+  const auto dy = codes_of(formats.dy, s.n * s.oh() * s.ow(), s.o, random);
+  const std::vector<float> bias = gaussian(s.o, random);
+  const OnDevice<uint8_t> dx(x, skip), dw(w, skip), ddy(dy, skip);
+  const OnDevice<float> dbias(bias);
+  const float scale = 0.00123f;
+  check_entry("forward", table.qconv_forward, ref.qconv_forward, s.y_size(), true, random,
+              [&](bool device, Floats y, int64_t* sums) {
+                return QConvForwardArgs{.shape = s,
+                                        .x = device ? dx.data() : x.data(),
+                                        .x_format = formats.x,
+                                        .w = device ? dw.data() : w.data(),
+                                        .w_format = Format::int4,
+                                        .scale = scale,
+                                        .bias = !with_bias ? nullptr
+                                                : device   ? dbias.data()
+                                                           : bias.data(),
+                                        .y = y,
+                                        .sums = sums};
+              });
+  check_entry("backward_data", table.qconv_backward_data, ref.qconv_backward_data, s.x_size(), true, random,
+              [&](bool device, Floats y, int64_t* sums) {
+                return QConvBackwardDataArgs{.shape = s,
+                                             .dy = device ? ddy.data() : dy.data(),
+                                             .dy_format = formats.dy,
+                                             .w = device ? dw.data() : w.data(),
+                                             .w_format = Format::int4,
+                                             .scale = scale,
+                                             .accumulate = accumulate,
+                                             .dx = y,
+                                             .sums = sums};
+              });
+  check_entry("backward_weight", table.qconv_backward_weight, ref.qconv_backward_weight, s.w_size(), false, random,
+              [&](bool device, Floats y, int64_t* sums) {
+                return QConvBackwardWeightArgs{.shape = s,
+                                               .dy = device ? ddy.data() : dy.data(),
+                                               .dy_format = formats.dy,
+                                               .x = device ? dx.data() : x.data(),
+                                               .x_format = formats.x,
+                                               .scale = scale,
+                                               .dw = y.as<float>(),
+                                               .sums = sums};
+              });
+}
+
+void check_formats(const ConvShape& s, std::mt19937& random) {
+  check_shape(s, {Format::uint4, Format::fp4}, random);
+  check_shape(s, {Format::int4, Format::int4}, random);
+}
+
+ConvShape square(int64_t n, int64_t size, int64_t c, int64_t o, int64_t kernel, int64_t stride = 1, int64_t pad = 0,
+                 int64_t dilation = 1, int64_t groups = 1) {
+  return {.n = n,
+          .h = size,
+          .w = size,
+          .c = c,
+          .o = o,
+          .kh = kernel,
+          .kw = kernel,
+          .stride_h = stride,
+          .stride_w = stride,
+          .pad_h = pad,
+          .pad_w = pad,
+          .dilation_h = dilation,
+          .dilation_w = dilation,
+          .groups = groups};
+}
+
+}  // namespace
+
+TEST_CASE("cuda qconv: layers whose channels fill chunks", "[cuda][qconv]") {
+  std::mt19937 random(1);
+  check_formats(square(1, 4, 32, 32, 3, 1, 1), random);
+  check_formats(square(2, 5, 64, 96, 3, 2, 1), random);
+  check_formats(square(2, 6, 96, 64, 1, 2), random);
+  check_formats(square(3, 3, 64, 160, 1), random);
+  check_formats(square(1, 6, 64, 64, 3, 1, 1, 1, 2), random);
+}
+
+TEST_CASE("cuda qconv: any channels", "[cuda][qconv]") {
+  std::mt19937 random(2);
+  for (const int64_t c : {1, 3, 16, 33, 65}) {
+    for (const int64_t o : {1, 15, 34}) check_formats(square(1, 4, c, o, 3, 1, 1), random);
+    check_formats(square(2, 3, c, 17, 1), random);
+  }
+}
+
+TEST_CASE("cuda qconv: stride, padding and dilation", "[cuda][qconv]") {
+  std::mt19937 random(3);
+  for (int64_t kernel = 1; kernel <= 4; ++kernel) {
+    for (int64_t stride = 1; stride <= 3; ++stride) {
+      for (int64_t dilation = 1; dilation <= 3; ++dilation) {
+        const int64_t pad = static_cast<int64_t>(random() % 4), size = 6 + static_cast<int64_t>(random() % 4);
+        if (size + 2 * pad < dilation * (kernel - 1) + 1) continue;
+        check_shape(square(1, size, 3, 5, kernel, stride, pad, dilation),
+                    {random() % 2 != 0 ? Format::uint4 : Format::int4, Format::fp4}, random);
+      }
+    }
+  }
+  check_shape({.n = 1,
+               .h = 10,
+               .w = 3,
+               .c = 4,
+               .o = 16,
+               .kh = 11,
+               .kw = 2,
+               .stride_h = 4,
+               .stride_w = 7,
+               .pad_h = 5,
+               .pad_w = 1,
+               .dilation_h = 1,
+               .dilation_w = 2,
+               .groups = 1},
+              {}, random);
+  check_shape({.n = 2,
+               .h = 5,
+               .w = 13,
+               .c = 17,
+               .o = 7,
+               .kh = 1,
+               .kw = 5,
+               .stride_h = 1,
+               .stride_w = 3,
+               .pad_h = 2,
+               .pad_w = 0,
+               .dilation_h = 1,
+               .dilation_w = 2,
+               .groups = 1},
+              {}, random);
+}
+
+TEST_CASE("cuda qconv: groups and depthwise", "[cuda][qconv]") {
+  std::mt19937 random(4);
+  for (const int64_t groups : {2, 3, 16, 32}) {
+    for (const auto& [cg, og] : {std::pair<int64_t, int64_t>{1, 1}, {1, 3}, {4, 4}, {5, 18}}) {
+      if (groups * og > 100) continue;
+      check_shape(square(1, 4, cg * groups, og * groups, 3, 1, 1, 1, groups), {}, random);
+      check_shape(square(2, 3, cg * groups, og * groups, 2, 2, 1, 1, groups), {Format::int4, Format::int4}, random);
+    }
+  }
+}
+
+TEST_CASE("cuda qconv: linear layers", "[cuda][qconv]") {
+  std::mt19937 random(5);
+  for (const int64_t rows : {1, 5, 63, 130}) {
+    for (const auto& [c, o] : {std::pair<int64_t, int64_t>{1, 10}, {64, 10}, {63, 65}})
+      check_formats(square(rows, 1, c, o, 1), random);
+  }
+  check_formats(square(3, 1, 1100, 33, 1), random);   // K of forward in parts
+  check_formats(square(3, 1, 40, 1200, 1), random);   // of backward-data
+  check_formats(square(1500, 1, 32, 34, 1), random);  // of backward-weight
+}
+
+TEST_CASE("cuda qconv: every tile, and parts of K", "[cuda][qconv]") {
+  std::mt19937 random(7);
+  struct Restore {
+    int64_t target = cuda::qconv::target_blocks;
+    ~Restore() { cuda::qconv::target_blocks = target; }
+  } restore;
+  for (const int64_t target : {1, 6, 100000}) {
+    cuda::qconv::target_blocks = target;
+    check_shape(square(2, 7, 96, 160, 1), {}, random);
+    check_shape(square(140, 1, 130, 100, 1), {Format::int4, Format::int4}, random);
+    check_shape(square(1, 10, 64, 64, 3, 1, 1), {}, random);
+    check_shape(square(1, 12, 80, 70, 3, 2, 1), {Format::int4, Format::fp4}, random);
+    check_shape(square(1, 12, 32, 32, 3, 1, 1, 1, 8), {Format::int4, Format::fp4}, random);
+    check_shape(square(1, 12, 192, 70, 3, 1, 1, 1, 2), {}, random);
+  }
+}
+
+TEST_CASE("cuda qconv: the choice of tiles and parts", "[cuda][qconv]") {
+  using namespace cuda::qconv;
+  CHECK(choose_tile(1, 64 * 56 * 56, 64) == Tile::m128n64);
+  CHECK(choose_tile(1, 64 * 28 * 28, 128) == Tile::m128n128);
+  CHECK(choose_tile(1, 64 * 28 * 28, 32) == Tile::m128n32);
+  CHECK(choose_tile(1, 64 * 7 * 7, 512) == Tile::m128n64);
+  CHECK(choose_tile(1, 64, 1000) == Tile::m64n64);
+  CHECK(choose_tile(1, 8 * 7 * 7, 512) == Tile::m64n64);
+  for (const int64_t blocks : {int64_t{1}, int64_t{7}, int64_t{300}}) {
+    for (const int64_t k_tiles : {int64_t{0}, int64_t{1}, int64_t{9}, int64_t{64}, int64_t{1000}, int64_t{123457}}) {
+      for (const int64_t max_terms : {int64_t{100}, max_int32_terms(Format::fp4, Format::uint4)}) {
+        const Split split = choose_split(blocks, k_tiles, max_terms, 1000);
+        CHECK(split.splits >= 1);
+        CHECK(split.splits * split.tiles >= k_tiles);
+        CHECK((split.splits - 1) * split.tiles <= k_tiles);
+        CHECK(split.tiles * kTileK <= std::max<int64_t>(max_terms, kTileK));
+        CHECK(divide_up(k_tiles, split.splits) == split.tiles);
+      }
+    }
+  }
+  // Every tap of every input belongs to one phase, and to the output that forward reads it for.
+  for (int64_t stride = 1; stride <= 4; ++stride) {
+    for (int64_t dilation = 1; dilation <= 4; ++dilation) {
+      for (int64_t kernel = 1; kernel <= 5; ++kernel) {
+        for (int64_t pad = 0; pad <= 3; ++pad) {
+          const int64_t size = 17, out = (size + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1;
+          std::vector<int> seen(static_cast<size_t>(size * kernel)), expected(seen.size());
+          for (int64_t y = 0; y < out; ++y) {
+            for (int64_t tap = 0; tap < kernel; ++tap) {
+              const int64_t x = y * stride - pad + tap * dilation;
+              if (x >= 0 && x < size) expected[static_cast<size_t>(x * kernel + tap)] = static_cast<int>(y) + 1;
+            }
+          }
+          for (int64_t phase = 0; phase < stride; ++phase) {
+            const Axis axis = backward_axis(size, out, kernel, stride, pad, dilation, phase);
+            for (int row = 0; row < axis.rows; ++row) {
+              for (int t = 0; t < axis.taps; ++t) {
+                const int y = row * axis.step + axis.offset + t * axis.offset_step;
+                const int tap = axis.tap_first + t * axis.tap_step, x = axis.out_first + row * axis.out_step;
+                if (y >= 0 && y < axis.source) seen[static_cast<size_t>(x * kernel + tap)] += y + 1;
+              }
+            }
+          }
+          CHECK(seen == expected);
+        }
+      }
+    }
+  }
+  CHECK(merged_groups(square(1, 1, 96, 96, 3, 1, 1, 1, 96)) == 32);
+  CHECK(merged_groups(square(1, 1, 128, 128, 3, 1, 1, 1, 32)) == 8);
+  CHECK(merged_groups(square(1, 1, 64, 64, 3, 1, 1, 1, 2)) == 1);
+  CHECK(merged_groups(square(1, 1, 33, 33, 3, 1, 1, 1, 33)) == 11);
+  CHECK(fits(square(256, 224, 64, 64, 3, 1, 1)));
+  CHECK(!fits(square(20000, 224, 64, 64, 3, 1, 1)));
+  CHECK(!fits(square(0, 224, 64, 64, 3, 1, 1)));
+}
+
+TEST_CASE("cuda qconv: sizes of zero", "[cuda][qconv]") {
+  std::mt19937 random(6);
+  check_formats(square(0, 4, 5, 6, 3, 1, 1), random);
+  check_formats(square(2, 4, 0, 6, 3, 1, 1), random);
+  check_formats(square(2, 4, 5, 0, 3, 1, 1), random);
+  check_formats(square(2, 1, 0, 6, 1), random);
+}
