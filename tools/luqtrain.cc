@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
@@ -16,6 +17,7 @@
 #include "luq/config/load.h"
 #include "luq/core/device.h"
 #include "luq/core/error.h"
+#include "luq/data/dataset.h"
 #include "luq/data/pack.h"
 #include "luq/train/doctor.h"
 #include "luq/train/export.h"
@@ -103,7 +105,7 @@ int run_predict(const luq::PredictOptions& options) {
   int problems = 0;
   for (const luq::Prediction& prediction : predictions) {
     if (prediction.problem.empty()) continue;
-    std::cerr << "luqtrain: error: " << prediction.image << ": " << prediction.problem << "\n";
+    std::cerr << "luqtrain: error: " << luq::path_and_reason(prediction.image, prediction.problem) << "\n";
     ++problems;
   }
   return problems == 0 ? 0 : kFailure;
@@ -166,7 +168,7 @@ int run(int argc, char** argv) {
                    "A checkpoint of a run, or a torchvision state_dict in safetensors")
       ->required();
   eval->add_option("--config", eval_config,
-                   "Experiment to use instead of the checkpoint's own; a state_dict needs one");
+                   "Experiment to use instead of the checkpoint's own; a state_dict needs one, or --model and --data");
   eval->add_option("--model", evaluated.model, "For a state_dict without --config: its model, in float32 on --data");
   eval->add_option("--data", evaluated.data, "Folder of the data, instead of data.path");
   eval->add_option("--set", eval_overrides, "key.path=value over --config; repeatable")->allow_extra_args(false);
@@ -232,7 +234,8 @@ int run(int argc, char** argv) {
   quantize_command->add_option("--output", quantize.output, "safetensors file to write")->required();
   quantize_command->add_option("--seed", quantize.seed, "Seed of the random bits (0)")->check(unsigned_integer);
   quantize_command->add_option("--step", quantize.step, "Step of the random bits (0)")->check(unsigned_integer);
-  quantize_command->add_option("--sample", quantize.sample, "Sample of the random bits, 0..65535 (0)");
+  quantize_command->add_option("--sample", quantize.sample, "Sample of the random bits, 0..65535 (0)")
+      ->check(unsigned_integer);
 
   TrainArguments validated;
   std::string validated_path;
@@ -319,6 +322,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   spin_briefly(argv);
+  std::signal(SIGXFSZ, SIG_IGN);  // what passes the limit of a file's size is an error of the write
   const int code = run(argc, argv);
   if (std::cout.flush()) return code;
   std::cerr << "luqtrain: error: standard output cannot be written; what was said there is incomplete\n";

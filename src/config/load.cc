@@ -69,6 +69,12 @@ class Reader {
     }
   }
 
+  // The key takes a text of any form.
+  bool is_text(const std::string& path) const {
+    const auto found = std::ranges::find(fields_, path, &Field::key);
+    return found != fields_.end() && found->type == "string" && found->range.empty();
+  }
+
  private:
   bool is_section(const std::string& path) const {
     return std::ranges::any_of(fields_, [&](const Field& field) { return field.key.starts_with(path + "."); });
@@ -145,15 +151,19 @@ void apply_overrides(Reader& reader, const std::vector<std::string>& overrides) 
     const Source source{"--set " + text, false};
     const size_t equals = text.find('=');
     if (equals == std::string::npos || equals == 0) fail_user("[config] {}: expected key.path=value", source.name);
+    const std::string key = text.substr(0, equals), given = text.substr(equals + 1);
     YAML::Node value;
     try {
-      value = YAML::Load(text.substr(equals + 1));
+      value = YAML::Load(given);
+      // {000..146}.tar is no map.
+      if (reader.is_text(key) && !value.IsScalar()) value = YAML::Node(given);
     } catch (const YAML::Exception& error) {
-      fail_user("[config] {}: not a valid value: {}", source.name, error.msg);
+      if (!reader.is_text(key)) fail_user("[config] {}: not a valid value: {}", source.name, error.msg);
+      value = YAML::Node(given);
     }
     // An empty value empties a string.
     if (value.IsNull() && equals + 1 == text.size()) value = YAML::Node("");
-    reader.read(value, text.substr(0, equals), source);
+    reader.read(value, key, source);
   }
 }
 

@@ -41,6 +41,7 @@ Field integer(const std::string& key, int64_t& member, int64_t low, int64_t high
           [&member, low, high, range](const YAML::Node& node) -> std::string {
             int64_t value = 0;
             if (!convert(node, value)) return "an integer";
+            if (value > high && high == kAnyLarge) return "an integer of at most 2^40";
             if (value < low || value > high) return "an integer in " + range;
             member = value;
             return "";
@@ -250,7 +251,8 @@ std::vector<Field> schema(ExperimentConfig& c) {
           "image_folder, imagenet: file of the classes of test images that lie in one folder; empty: looked for beside "
           "them under the usual names (docs/data.md)."),
       text("data.devkit_classes", c.data.devkit_classes,
-           "imagenet: file of the classes in the order of the development kit's ids, for a data.val_labels of ids."),
+           "image_folder, imagenet: file of the classes in the order of the development kit's ids, for a "
+           "data.val_labels of ids."),
       text("data.train_shards", c.data.train_shards,
            "webdataset: paths of the training shards, relative to data.path, as in s-{000..146}.tar; empty: "
            "train-*.tar."),

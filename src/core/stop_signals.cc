@@ -1,20 +1,31 @@
 #include "src/core/stop_signals.h"
 
+#include <ctime>
+
 namespace luq {
 namespace {
 
 volatile std::sig_atomic_t received_signal = 0;
+timespec received_at{};
+int living = 0;
 
+// A terminal and what started the program may both send it, so what follows at once is the same request.
 void remember(int number) {
-  received_signal = number;
-  std::signal(SIGINT, SIG_DFL);
-  std::signal(SIGTERM, SIG_DFL);
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  if (received_signal == 0) {
+    received_at = now;
+    received_signal = number;
+  } else if ((now.tv_sec - received_at.tv_sec) * 1000000000 + (now.tv_nsec - received_at.tv_nsec) >= 1000000000) {
+    std::signal(number, SIG_DFL);
+    std::raise(number);
+  }
 }
 
 }  // namespace
 
 StopSignals::StopSignals() {
-  received_signal = 0;
+  if (living++ == 0) received_signal = 0;
   struct sigaction action {};
   action.sa_handler = remember;
   action.sa_flags = SA_RESTART;
@@ -24,6 +35,7 @@ StopSignals::StopSignals() {
 }
 
 StopSignals::~StopSignals() {
+  --living;
   ::sigaction(SIGINT, &old_interrupt_, nullptr);
   ::sigaction(SIGTERM, &old_terminate_, nullptr);
 }

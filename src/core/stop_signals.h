@@ -5,7 +5,8 @@
 
 namespace luq {
 
-// While one lives, the first SIGINT or SIGTERM is remembered and the next one ends the process as usual.
+// While one lives, the first SIGINT or SIGTERM is remembered, and one that comes a second or more later ends the
+// process as usual. One inside another knows what the outer one received.
 class StopSignals {
  public:
   StopSignals();

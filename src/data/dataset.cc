@@ -358,4 +358,12 @@ std::unique_ptr<Dataset> open_dataset(const std::string& name, const std::string
   return std::make_unique<MemoryDataset>(*published_info(name, split), std::move(images));
 }
 
+std::string path_and_reason(const std::string& path, std::string reason) {
+  const size_t named = reason.find(path + ": ");
+  if (named != std::string::npos) reason.erase(0, named + path.size() + 2);
+  std::string line = path + ": " + reason;
+  for (size_t at = 0; (at = line.find('\n', at)) != std::string::npos;) line.replace(at, 1, "\\n");
+  return line;
+}
+
 }  // namespace luq

@@ -302,6 +302,15 @@ std::unique_ptr<Dataset> open_image_folder(const std::string& name, const std::s
   if (has_train && !of_test.folders.empty()) check_same_classes(train, of_train, test, of_test.folders);
   info.class_names = classes;
 
+  if (split == Split::test && !of_test.folders.empty()) {
+    for (const auto& [key, file] :
+         {std::pair{"data.val_labels", options.val_labels}, {"data.devkit_classes", options.devkit_classes}}) {
+      if (!file.empty()) {
+        fail_user("[data] {} {}: expected none, since the test images lie in folders of their classes ({})", key, file,
+                  test.string());
+      }
+    }
+  }
   if (split == Split::train) return std::make_unique<ImageFolder>(train.string(), scan_classes(train, classes), info);
   if (!of_test.folders.empty()) return std::make_unique<ImageFolder>(test.string(), scan_classes(test, classes), info);
   std::vector<std::string> files = of_test.files;

@@ -43,10 +43,12 @@ std::optional<int64_t> whole_number(std::string_view word) {
   return value;
 }
 
-// A field of a CSV file, whose quotes do not belong to it.
-std::string_view unquoted(std::string_view text) {
-  const bool quoted = text.size() >= 2 && text.front() == '"' && text.back() == '"';
-  return quoted ? text.substr(1, text.size() - 2) : text;
+// A field of a CSV file, whose quotes do not belong to it; none when they are not a pair.
+std::optional<std::string_view> unquoted(std::string_view text) {
+  const bool opens = text.starts_with('"'), closes = text.size() > 1 && text.ends_with('"');
+  if (!opens) return text;
+  if (!closes) return std::nullopt;
+  return text.substr(1, text.size() - 2);
 }
 
 std::string_view first_word(std::string_view text) { return text.substr(0, text.find_first_of(white_space)); }
@@ -123,8 +125,10 @@ class Parser {
     const size_t gap = comma != std::string_view::npos ? comma : line.text.find_last_of(white_space);
     if (gap == std::string_view::npos)
       refuse(line, fmt::format("expected an image and its class, got {}", shown(line.text)));
-    const std::string_view image = unquoted(stripped(line.text.substr(0, gap)));
-    const std::string_view name = first_word(unquoted(stripped(line.text.substr(gap + 1))));
+    const auto image_field = unquoted(stripped(line.text.substr(0, gap)));
+    const auto class_field = unquoted(stripped(line.text.substr(gap + 1)));
+    if (!image_field || !class_field) refuse(line, fmt::format("a quote that does not close: {}", shown(line.text)));
+    const std::string_view image = *image_field, name = first_word(*class_field);
     if (image.empty() || name.empty() || name.find(',') != std::string_view::npos) {
       refuse(line, fmt::format("expected an image and its class, got {}", shown(line.text)));
     }

@@ -184,6 +184,14 @@ PackReport pack_shards(const PackOptions& options) {
   check("--workers", options.workers, 256);
   const std::string output = fs::path(options.output).lexically_normal().string();
   const std::string folder = (output.ends_with('/') ? output.substr(0, output.size() - 1) : output) + ".partial";
+  for (const char* split : {"train", "val", "test"}) {
+    const fs::path inside =
+        fs::weakly_canonical(output).lexically_relative(fs::weakly_canonical(options.input) / split);
+    if (!inside.empty() && *inside.begin() != "..") {
+      fail_user("[pack] --output {}: expected a folder outside of {}/{}, whose folders are the classes", output,
+                options.input, split);
+    }
+  }
   for (const std::string& taken : {output, folder}) {
     std::error_code error;
     if (fs::exists(fs::symlink_status(taken, error))) {

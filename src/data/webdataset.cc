@@ -90,21 +90,23 @@ class Braces {
     return all;
   }
 
-  // "008..011" counts; empty for anything else.
-  std::vector<std::string> counted(const std::string& text) const {
-    const size_t dots = text.find("..");
+  // "008..011" counts, "0..10..2" in twos, as in bash; empty for anything else.
+  std::vector<std::string> counted(const std::string& range) const {
+    const size_t dots = range.find("..");
     if (dots == std::string::npos) return {};
+    const size_t more = range.find("..", dots + 2);
+    const std::string text = range.substr(0, more);
     const std::optional<int64_t> first = number(text.substr(0, dots)), last = number(text.substr(dots + 2));
-    if (!first || !last) return {};
+    const std::optional<int64_t> step = more == std::string::npos ? 1 : number(range.substr(more + 2));
+    if (!first || !last || !step) return {};
+    if (*step == 0) refuse("a range that counts in steps of 0");
     const size_t width =
         text.find('0') == 0 || text.find('0', dots) == dots + 2 ? std::max(dots, text.size() - dots - 2) : 0;
-    check_count(static_cast<size_t>(std::max(*first, *last) - std::min(*first, *last)) + 1);
+    const int64_t count = std::abs(*last - *first) / *step + 1, sign = *first <= *last ? 1 : -1;
+    check_count(static_cast<size_t>(count));
     std::vector<std::string> all;
-    const int64_t step = *first <= *last ? 1 : -1;
-    for (int64_t value = *first;; value += step) {
-      all.push_back(fmt::format("{:0{}}", value, width));
-      if (value == *last) return all;
-    }
+    for (int64_t i = 0; i < count; ++i) all.push_back(fmt::format("{:0{}}", *first + sign * i * *step, width));
+    return all;
   }
 
   static std::optional<int64_t> number(const std::string& text) {
@@ -148,8 +150,11 @@ std::vector<std::string> shards_of(const std::string& location, Split split, con
     if (!fs::exists(file, error)) missing.push_back(file);
   }
   if (!missing.empty()) {
-    fail_user("[data] {}: {} of {} shards are not there, the first of them {}",
-              training ? "data.train_shards" : "data.val_shards", missing.size(), files.size(), missing.front());
+    fail_user("[data] {}: {} of {} shards are not there, the first of them {}{}",
+              training ? "data.train_shards" : "data.val_shards", missing.size(), files.size(), missing.front(),
+              pattern.find_first_of("*?") != std::string::npos
+                  ? "; * and ? stand for themselves: write s-{000..146}.tar"
+                  : "");
   }
   return files;
 }
@@ -247,6 +252,8 @@ std::vector<std::string> expand_braces(const std::string& pattern) { return Brac
 bool holds_shards(const std::string& location) {
   return !usual_shards(location, "train-").empty() || !usual_shards(location, "val-").empty();
 }
+
+bool holds_tar_files(const std::string& location) { return !usual_shards(location, "").empty(); }
 
 std::unique_ptr<Dataset> open_webdataset(const std::string& location, Split split, const ImageFileOptions& options) {
   std::vector<std::string> shards = shards_of(location, split, options);

@@ -16,6 +16,8 @@ std::vector<std::string> expand_braces(const std::string& pattern);
 
 // Whether `location` holds shards by their usual names, train-*.tar or val-*.tar.
 bool holds_shards(const std::string& location);
+// It has .tar files of any name.
+bool holds_tar_files(const std::string& location);
 
 // location: "" where the patterns are whole paths.
 std::unique_ptr<Dataset> open_webdataset(const std::string& location, Split split, const ImageFileOptions& options);

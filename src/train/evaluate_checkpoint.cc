@@ -25,7 +25,8 @@ ExperimentConfig evaluated_experiment(const EvaluationOptions& options, const Mo
         options.checkpoint);
   }
   if (!options.model.empty() && options.model != config.model.name) {
-    fail_user("[eval] {}: is of the model {}, not {}", options.checkpoint, config.model.name, options.model);
+    fail_user("[eval] --model {}: {} says that the model is {}", options.model,
+              options.config ? "the configuration" : options.checkpoint, config.model.name);
   }
   if (!options.data.empty()) config.data.path = options.data;
   return config;

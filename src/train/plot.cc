@@ -57,7 +57,8 @@ Run read_run(const std::string& path) {
   for (const KeyDescription& key : describe_keys()) run.config[key.key] = key.default_value;
   for (const auto& [key, value] : flat_values(yaml.str(), directory.config())) run.config[key] = value;
   if (run.lines.empty()) {
-    fail_user("[plot] {}: metrics.jsonl holds no line that can be drawn; one is written every train.log_every steps", path);
+    fail_user("[plot] {}: metrics.jsonl holds no line that can be drawn; one is written every train.log_every steps",
+              path);
   }
   run.steps_per_epoch = steps_per_epoch(run);
   return run;

@@ -50,6 +50,7 @@ std::vector<std::string> class_names(const std::string& file, const InferenceMod
     if (line.ends_with('\r')) line.pop_back();
     names.push_back(line);
   }
+  while (names.size() > classes && names.back().empty()) names.pop_back();
   if (names.size() != classes) {
     fail_user("[predict] --labels {}: expected {} lines, a class each, got {}", file, classes, names.size());
   }

@@ -12,6 +12,7 @@
 #include "luq/data/dataset.h"
 #include "luq/data/pack.h"
 #include "luq/train/trainer.h"
+#include "src/core/stop_signals.h"
 #include "src/data/sample_images.h"
 #include "src/train/run_directory.h"
 
@@ -104,6 +105,7 @@ void run(ExperimentConfig config) {
 
 std::string smoke_test(const ExperimentConfig& given) {
   const auto start = std::chrono::steady_clock::now();
+  const StopSignals signals;
   const std::string folder = make_folder();
   ExperimentConfig config = reduced(given, folder);
   std::string data = config.data.name;
@@ -114,6 +116,10 @@ std::string smoke_test(const ExperimentConfig& given) {
     fs::remove_all(folder);
     throw;
   } catch (const Error& error) {
+    if (signals.received() != 0) {
+      fs::remove_all(folder);
+      fail("[smoke] stopped by {}", signals.name());
+    }
     fail("{}\nthe run stays in {}", error.what(), folder);
   }
   fs::remove_all(folder);

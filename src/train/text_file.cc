@@ -18,7 +18,7 @@ void write_text_file(const std::string& file, const std::string& text) {
   if (written && std::rename(temporary.c_str(), file.c_str()) == 0) return;
   const int reason = errno;
   std::remove(temporary.c_str());
-  fail("[train] {}: cannot be written: {}", file, std::strerror(reason));
+  fail("[file] {}: cannot be written: {}", file, std::strerror(reason));
 }
 
 }  // namespace luq

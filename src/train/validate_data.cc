@@ -32,15 +32,6 @@ struct Checked {
   std::vector<std::string> reasons;  // "" where the image is sound
 };
 
-// "path: reason" on one line.
-std::string path_and_reason(const std::string& path, std::string reason) {
-  const size_t named = reason.find(path + ": ");
-  if (named != std::string::npos) reason.erase(0, named + path.size() + 2);
-  std::string line = path + ": " + reason;
-  for (size_t at = 0; (at = line.find('\n', at)) != std::string::npos;) line.replace(at, 1, "\\n");
-  return line;
-}
-
 Checked check_images(const Dataset& dataset, size_t workers, const std::function<void(int64_t)>& done) {
   constexpr size_t chunk = 16;
   const auto images = static_cast<size_t>(dataset.info().images);
@@ -122,7 +113,7 @@ ValidationReport validate_data(const ExperimentConfig& config, int64_t workers,
 
 ExperimentConfig config_of_folder(const std::string& path) {
   ExperimentConfig config;
-  config.data.name = holds_shards(path) ? "webdataset" : "image_folder";
+  config.data.name = holds_tar_files(path) ? "webdataset" : "image_folder";
   config.data.path = path;
   return config;
 }

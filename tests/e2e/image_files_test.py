@@ -159,7 +159,9 @@ class ImageFiles(Case):
                               stderr=subprocess.PIPE, text=True) as process:
             while not (self.folder / "shards.partial").exists() and process.poll() is None:
                 time.sleep(0.001)
-            process.send_signal(signal.SIGINT)
+            for _ in range(2):  # as a terminal and `timeout` do
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.005)
             error = process.communicate(timeout=100)[1]
         self.assertEqual(process.returncode, 1, error)
         self.assertIn("stopped by SIGINT", error)

@@ -263,7 +263,7 @@ class Exports(Interop):
                 "export", "--checkpoint", checkpoint, "--format", form, "--output", "missing/out", code=1).stderr)
 
             def full_disk():
-                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
             process = run([LUQTRAIN, "export", "--checkpoint", checkpoint, "--format", form, "--output", "out"],
@@ -305,7 +305,7 @@ class Predictions(Interop):
         predict("--logits", "one", "b.png")
         self.assertEqual(logits_of(self.folder / "one"), [rows[2]])
 
-        (self.folder / "labels").write_text("".join(f"name {label}\r\n" for label in range(10)))
+        (self.folder / "labels").write_text("".join(f"name {label}\r\n" for label in range(10)) + "\r\n")
         self.assertIn("name ", predict("--labels", "labels", "b.png").stdout)
         (self.folder / "labels").write_text("one\ntwo\n")
         self.assertIn("expected 10 lines", predict("--labels", "labels", "b.png", code=2).stderr)

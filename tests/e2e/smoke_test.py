@@ -1,7 +1,8 @@
 """luqtrain --smoke: everything of an experiment on a handful of images, with and without its data."""
 import os
+import unittest.mock
 
-from harness import Case, LUQ_CONFIG, LUQTRAIN, SOURCE, main, run
+from harness import Case, LUQ_CONFIG, LUQTRAIN, SOURCE, main, run, run_and_signal, signal
 
 IMAGENET = SOURCE / "configs/imagenet/resnet18_luq.yaml"
 
@@ -35,6 +36,15 @@ class Smoke(Case):
         self.assertIn("resnet20 on synthetic.", process.stdout)
         process, _ = self.smoke(LUQ_CONFIG, "data.name=cifar100")
         self.assertIn("resnet20 on made-up images of 32x32x3, since cifar100 was not found in", process.stdout)
+
+    def test_stopped(self):
+        temporary = self.subfolder("temporary")
+        with unittest.mock.patch.dict(os.environ, TMPDIR=str(temporary)):
+            code, output = run_and_signal([LUQTRAIN, "--config", LUQ_CONFIG, "--set", "data.name=synthetic", "--smoke"],
+                                          self.folder, signal.SIGINT, "limits   ")
+        self.assertEqual(code, 1, output)
+        self.assertIn("[smoke] stopped by SIGINT", output)
+        self.assertEqual(list(temporary.iterdir()), [])
 
     def test_failures(self):
         """A user's mistake leaves nothing; a failure leaves the run, to be looked at."""

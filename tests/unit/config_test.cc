@@ -137,6 +137,18 @@ TEST_CASE("Differing keys are named with both values", "[config]") {
   CHECK(differing_keys(a, b, {"threads"}) == std::vector<std::string>{"optimizer.lr: 0.1 -> 0.5"});
 }
 
+TEST_CASE("A text from the command line is taken as it is", "[config]") {
+  const auto shards = [](const std::string& text) {
+    return parse_experiment("model: {name: a}\ndata: {name: webdataset}\n", "x", {"data.train_shards=" + text})
+        .data.train_shards;
+  };
+  for (const char* text : {"{a-{00,01},b-1{0..1}}.tar", "{0..3}.tar", "[a].tar", "a: b", "a-{000..146}.tar"}) {
+    CHECK(shards(text) == text);
+  }
+  CHECK(shards("'{0..3}.tar'") == "{0..3}.tar");
+  CHECK(shards("").empty());
+}
+
 TEST_CASE("Keys that do nothing beside the others are told", "[config]") {
   const auto of = [](const std::string& text) {
     return keys_without_effect(parse("model: {name: resnet20}\n" + text));

@@ -161,6 +161,9 @@ TEST_CASE("Test images alone are enough to evaluate", "[data][image_folder]") {
   put(folder, "val/b/1.jpg");
   CHECK(contents(*open_folder(folder, Split::test)) == std::vector<std::string>{"val/a/1.jpg:0", "val/b/1.jpg:1"});
   CHECK_THROWS_WITH(open_folder(folder, Split::train), contains_text("train: no such folder"));
+  CHECK_THROWS_WITH(open_folder(folder, Split::test, {.val_labels = "none"}),
+                    contains_text("data.val_labels none: expected none, since the test images lie in folders"));
+  CHECK_THROWS_WITH(open_folder(folder, Split::test, {.devkit_classes = "none"}), contains_text("data.devkit_classes"));
 }
 
 TEST_CASE("Test images in one folder take their classes from a file", "[data][image_folder]") {
@@ -294,6 +297,8 @@ TEST_CASE("Files of labels: what is wrong is named with its line", "[data][image
   CHECK_THAT(refusal("a.jpg 0\nb.JPEG 99999999999999999999\nc d.png 1\n"), contains_text("F:2"));
   CHECK_THAT(refusal("a.jpg n1\nword\n"), contains_text("F:2: expected an image and its class, got 'word'"));
   CHECK_THAT(refusal("a,n1\nb,\n"), contains_text("F:2: expected an image and its class"));
+  CHECK_THAT(refusal("\"a,n1\nb,n1\n"), contains_text("F:1: a quote that does not close"));
+  CHECK_THAT(refusal("a,\"n1\n"), contains_text("F:1: a quote that does not close"));
   CHECK_THAT(refusal("a,n1,3\n"), contains_text("F:1: expected an image and its class"));
 }
 

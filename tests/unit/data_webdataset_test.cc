@@ -348,6 +348,9 @@ TEST_CASE("Patterns of shards", "[data][webdataset]") {
   CHECK(expand_braces("a.tar,b.tar") == List{"a.tar", "b.tar"});
   CHECK(expand_braces("s-{008..011}.tar") == List{"s-008.tar", "s-009.tar", "s-010.tar", "s-011.tar"});
   CHECK(expand_braces("s-{8..11}") == List{"s-8", "s-9", "s-10", "s-11"});
+  CHECK(expand_braces("s-{00..05..2}") == List{"s-00", "s-02", "s-04"});
+  CHECK(expand_braces("s-{9..0..4}") == List{"s-9", "s-5", "s-1"});
+  CHECK_THROWS_WITH(expand_braces("s-{1..9..0}"), contains_text("steps of 0"));
   CHECK(expand_braces("{2..0}") == List{"2", "1", "0"});
   CHECK(expand_braces("{00..1}") == List{"00", "01"});
   CHECK(expand_braces("{a,b}{1,2}") == List{"a1", "a2", "b1", "b2"});
@@ -425,6 +428,11 @@ TEST_CASE("Packed shards hold the folders' images, to the byte and always the sa
   CHECK_THROWS_WITH(pack("other"), contains_text("train/ant/gone.jpg: cannot be read"));
   CHECK_FALSE(fs::exists(folder / "other"));
   CHECK_FALSE(fs::exists(folder / "other.partial"));
+  for (const char* inside : {"in/train", "in/train/shards", "in/test/a/b", "in/train/../test/x"}) {
+    CHECK_THROWS_WITH(pack_shards({.input = folder / "in", .output = folder / inside}),
+                      contains_text("expected a folder outside of"));
+  }
+  CHECK_FALSE(fs::exists(folder / "in/train/shards"));
   CHECK_THROWS_WITH(pack_shards({.input = folder / "none", .output = folder / "other"}),
                     contains_text("no such folder"));
   fs::remove(folder / "in/train/ant/gone.jpg");

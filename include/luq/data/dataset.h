@@ -70,4 +70,7 @@ std::optional<DatasetInfo> published_info(const std::string& name, Split split);
 // open_dataset takes when no path is given. "" for synthetic, which has no files. Throws UserError for an unknown name.
 std::string find_dataset(const std::string& name);
 
+// "path: reason" on one line, whether the reason names the path itself or not.
+std::string path_and_reason(const std::string& path, std::string reason);
+
 }  // namespace luq
