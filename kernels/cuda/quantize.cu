@@ -13,13 +13,11 @@
 
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/tables.h"
+#include "kernels/cuda/vectors.h"
 #include "kernels/numerics.h"
 
 namespace luq::kernels::cuda {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int kElements = 8;  // of a thread of the encoders: one block of random bits
 
 struct ChunkSums {
   float abs, sq;
@@ -27,41 +25,12 @@ struct ChunkSums {
   uint32_t abs_bits_max;
 };
 
-// Elements i .. i + 3 of x, of which those from `count` on are 0.
-template <bool Bfloat16, bool Aligned>
-__device__ void load4(const void* x, int64_t i, int64_t count, float (&value)[4]) {
-  if (Aligned && i + 4 <= count) {
-    if (Bfloat16) {
-      const uint2 bits = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(x) + i);
-      const uint32_t words[4] = {bits.x << 16, bits.x & 0xffff0000u, bits.y << 16, bits.y & 0xffff0000u};
-      for (int k = 0; k < 4; ++k) value[k] = bits_float(words[k]);
-    } else {
-      const uint4 bits = *reinterpret_cast<const uint4*>(static_cast<const float*>(x) + i);
-      const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
-      for (int k = 0; k < 4; ++k) value[k] = bits_float(words[k]);
-    }
-    return;
-  }
-  for (int k = 0; k < 4; ++k) {
-    value[k] = 0;
-    if (i + k >= count) continue;
-    value[k] = Bfloat16 ? bits_float(static_cast<uint32_t>(static_cast<const uint16_t*>(x)[i + k]) << 16)
-                        : static_cast<const float*>(x)[i + k];
-  }
-}
-
-template <bool Bfloat16>
-__device__ float load1(const void* x, int64_t i) {
-  return Bfloat16 ? bits_float(static_cast<uint32_t>(static_cast<const uint16_t*>(x)[i]) << 16)
-                  : static_cast<const float*>(x)[i];
-}
-
 constexpr int kChunkThreads = 16;
 constexpr int kChunksOfBlock = kThreads / kChunkThreads;
 
 // Zeros beyond the end change no sum, and are not counted.
-template <bool Bfloat16, bool Aligned>
-__global__ void __launch_bounds__(kThreads) sum_chunks(const void* x, int64_t count, ChunkSums* sums) {
+template <typename T, bool Aligned>
+__global__ void __launch_bounds__(kThreads) sum_chunks(const T* x, int64_t count, ChunkSums* sums) {
   const int64_t chunk = int64_t{blockIdx.x} * kChunksOfBlock + threadIdx.x / kChunkThreads;
   const int t = static_cast<int>(threadIdx.x % kChunkThreads);
   const int64_t first = chunk * kStatsChunk;
@@ -71,7 +40,8 @@ __global__ void __launch_bounds__(kThreads) sum_chunks(const void* x, int64_t co
   uint32_t abs_bits_max = 0;
   for (int64_t i = first + 4 * t; i < end; i += kStatsLanes) {
     float value[4];
-    load4<Bfloat16, Aligned>(x, i, end, value);
+    const int here = end - i < 4 ? static_cast<int>(end - i) : 4;
+    load_some(x + i, here, Aligned && here == 4, value);
     for (int k = 0; k < 4; ++k) {
       const uint32_t bits = float_bits(value[k]) & 0x7fffffffu;
       abs[k] = __fadd_rn(abs[k], bits_float(bits));
@@ -120,17 +90,16 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *stats = total;
 }
 
-bool aligned(const ConstFloats& x) { return reinterpret_cast<uintptr_t>(x.data) % 16 == 0; }
-
 void stats(const StatsArgs& a) {
   const int64_t chunks = blocks_for(a.count, kStatsChunk);
   // One piece of scratch: the total, and behind it the chunks.
   auto* total = static_cast<Stats*>(scratch(64 + chunks * static_cast<int64_t>(sizeof(ChunkSums))));
   auto* sums = reinterpret_cast<ChunkSums*>(reinterpret_cast<char*>(total) + 64);
   const LaunchShape shape{.blocks = blocks_for(chunks, kChunksOfBlock), .threads = kThreads};
-  const auto sum = a.x.bfloat16 ? (aligned(a.x) ? sum_chunks<true, true> : sum_chunks<true, false>)
-                                : (aligned(a.x) ? sum_chunks<false, true> : sum_chunks<false, false>);
-  launch("stats, chunks", sum, shape, a.x.data, a.count, sums);
+  const auto sum = [&]<typename T>(const T* x) {
+    launch("stats, chunks", are_aligned(x) ? sum_chunks<T, true> : sum_chunks<T, false>, shape, x, a.count, sums);
+  };
+  a.x.bfloat16 ? sum(a.x.as<BFloat16>()) : sum(a.x.as<float>());
   launch("stats, total", add_chunks, {.blocks = 1, .threads = kThreads, .shared_bytes = sizeof(AddShared)}, sums,
          chunks, a.count, total);
   *a.stats = read_back(total, "stats");
@@ -158,22 +127,18 @@ __device__ uint32_t code_of(float x, const Encoding& e, uint32_t random) {
 }
 
 // Rows of an even number of elements are one row; thread i has elements 8 i .. 8 i + 7, bytes 4 i .. 4 i + 3.
-template <Kind K, bool Bfloat16>
-__global__ void __launch_bounds__(kThreads) encode_even(const void* x, int64_t count, Encoding e, uint8_t* codes) {
-  const int64_t block = int64_t{blockIdx.x} * kThreads + threadIdx.x, first = block * kElements;
+template <Kind K, typename T>
+__global__ void __launch_bounds__(kThreads) encode_even(const T* x, int64_t count, Encoding e, uint8_t* codes) {
+  const int64_t block = int64_t{blockIdx.x} * kThreads + threadIdx.x, first = block * kUnit;
   if (first >= count) return;
   PhiloxBlock random{};
   if (is_stochastic(K)) random = philox(e.key, static_cast<uint64_t>(block));
+  const int here = count - first < kUnit ? static_cast<int>(count - first) : kUnit;
+  float value[kUnit];
+  load_some(x + first, here, here == kUnit, value);
   uint32_t packed = 0;
-  for (int half = 0; half < 2; ++half) {
-    float value[4];
-    load4<Bfloat16, true>(x, first + 4 * half, count, value);
-    for (int k = 0; k < 4; ++k) {
-      const int i = 4 * half + k;
-      packed |= code_of<K>(value[k], e, random16(random, i)) << (4 * i);
-    }
-  }
-  if (first + kElements <= count) {
+  for (int i = 0; i < kUnit; ++i) packed |= code_of<K>(value[i], e, random16(random, i)) << (4 * i);
+  if (here == kUnit) {
     *reinterpret_cast<uint32_t*>(codes + first / 2) = packed;
     return;
   }
@@ -183,9 +148,9 @@ __global__ void __launch_bounds__(kThreads) encode_even(const void* x, int64_t c
   }
 }
 
-template <Kind K, bool Bfloat16>
+template <Kind K, typename T>
 __global__ void __launch_bounds__(kThreads)
-    encode_any(const void* x, int64_t rows, int64_t cols, Encoding e, uint8_t* codes) {
+    encode_any(const T* x, int64_t rows, int64_t cols, Encoding e, uint8_t* codes) {
   const int64_t row_bytes = packed_row_bytes(cols), byte = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (byte >= rows * row_bytes) return;
   const int64_t row = byte / row_bytes, col = byte % row_bytes * 2;
@@ -195,35 +160,39 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t index = row * cols + col + k;
     const uint32_t random =
         is_stochastic(K) ? random16(philox(e.key, static_cast<uint64_t>(index) / 8), static_cast<int>(index % 8)) : 0;
-    packed |= code_of<K>(load1<Bfloat16>(x, index), e, random) << (4 * k);
+    packed |= code_of<K>(load1(x + index), e, random) << (4 * k);
   }
   codes[byte] = static_cast<uint8_t>(packed);
 }
 
-template <Kind K>
-void encode(const char* name, const ConstFloats& x, int64_t rows, int64_t cols, const Encoding& e, uint8_t* codes) {
-  const int64_t count = rows * cols;
-  const bool even = cols % 2 == 0 && aligned(x) && reinterpret_cast<uintptr_t>(codes) % 4 == 0;
-  if (even) {
-    const LaunchShape shape{.blocks = blocks_for(count, int64_t{kThreads} * kElements), .threads = kThreads};
-    launch(name, x.bfloat16 ? encode_even<K, true> : encode_even<K, false>, shape, x.data, count, e, codes);
+template <Kind K, typename T>
+void encode(const char* name, const T* x, int64_t rows, int64_t cols, const Encoding& e, uint8_t* codes) {
+  if (cols % 2 == 0 && are_aligned(x) && reinterpret_cast<uintptr_t>(codes) % 4 == 0) {
+    const LaunchShape shape{.blocks = blocks_for(rows * cols, int64_t{kThreads} * kUnit), .threads = kThreads};
+    launch(name, encode_even<K, T>, shape, x, rows * cols, e, codes);
   } else {
     const LaunchShape shape{.blocks = blocks_for(rows * packed_row_bytes(cols), kThreads), .threads = kThreads};
-    launch(name, x.bfloat16 ? encode_any<K, true> : encode_any<K, false>, shape, x.data, rows, cols, e, codes);
+    launch(name, encode_any<K, T>, shape, x, rows, cols, e, codes);
   }
+}
+
+template <Kind K, typename Args>
+void encode(const char* name, const Args& a, const Encoding& e) {
+  a.x.bfloat16 ? encode<K>(name, a.x.template as<BFloat16>(), a.rows, a.cols, e, a.codes)
+               : encode<K>(name, a.x.template as<float>(), a.rows, a.cols, e, a.codes);
 }
 
 void encode_int(const EncodeIntArgs& a) {
   const bool is_unsigned = a.format == Format::uint4;
   const Encoding e{a.inverse_scale, is_unsigned ? 0 : -7, is_unsigned ? 15 : 7, a.key};
-  const auto run = a.rounding == Rounding::nearest ? encode<Kind::int_nearest> : encode<Kind::int_stochastic>;
-  run("encode_int", a.x, a.rows, a.cols, e, a.codes);
+  a.rounding == Rounding::nearest ? encode<Kind::int_nearest>("encode_int", a, e)
+                                  : encode<Kind::int_stochastic>("encode_int", a, e);
 }
 
 void encode_fp4(const EncodeFp4Args& a) {
   const Encoding e{a.inverse_alpha, 0, 0, a.key};
-  const auto run = a.rounding == Rounding::nearest ? encode<Kind::fp4_nearest> : encode<Kind::fp4_stochastic>;
-  run("encode_fp4", a.x, a.rows, a.cols, e, a.codes);
+  a.rounding == Rounding::nearest ? encode<Kind::fp4_nearest>("encode_fp4", a, e)
+                                  : encode<Kind::fp4_stochastic>("encode_fp4", a, e);
 }
 
 __global__ void __launch_bounds__(kThreads)

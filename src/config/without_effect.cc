@@ -1,7 +1,6 @@
 #include <algorithm>
 
 #include "luq/config/load.h"
-#include "src/config/schema.h"
 
 namespace luq {
 namespace {

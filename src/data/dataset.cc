@@ -259,8 +259,7 @@ std::unique_ptr<Dataset> open_image_files(const KnownImageFiles& known, const st
   }
   fail_user(
       "[data] {}: not found in {}; {}. To try without it: --smoke runs everything on a few made-up image files, and "
-      "--set "
-      "data.name=synthetic --set data.synthetic.image_size=224 trains on made-up pixels",
+      "--set data.name=synthetic --set data.synthetic.image_size=224 trains on made-up pixels",
       known.name, fmt::join(lacks, ", "), known.advice);
 }
 

@@ -50,7 +50,7 @@ void check_augmentation(const TransformOptions& options, int64_t channels, const
   if (channels == 3) return;
   for (const auto& [key, on] : {std::pair{"data.augment.color_jitter", jitters(jitter)},
                                 {"data.augment.lighting", options.lighting > 0},
-                                {"rand_augment", rand.num_ops > 0},
+                                {"data.augment.rand_augment", rand.num_ops > 0},
                                 {"data.augment.trivial_augment", options.trivial_augment}}) {
     if (on) fail_user("[loader] {}: expected images of 3 channels, got {} with {}", key, name, channels);
   }
