@@ -134,7 +134,16 @@ void reset() {
   for (CUstream_st* stream : r.streams) stream->work.clear();
 }
 
-cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> body, const void* arguments, size_t bytes) {
+bool holds_host_pointer(const void* argument, size_t bytes) {
+  for (size_t at = 0; at + sizeof(uintptr_t) <= bytes; at += sizeof(uintptr_t)) {
+    uintptr_t word = 0;
+    std::memcpy(&word, static_cast<const char*>(argument) + at, sizeof word);
+    if (!is_device(reinterpret_cast<const void*>(word)) && is_mapped(word)) return true;
+  }
+  return false;
+}
+
+cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> body, const char* host_argument) {
   Runtime& r = runtime();
   const std::string name = r.next_name != nullptr ? r.next_name : "without a name";
   r.next_name = nullptr;
@@ -147,14 +156,9 @@ cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> body,
   if (config.dynamicSmemBytes > size_t{99} << 10) {
     return failure(cudaErrorInvalidConfiguration, "kernel " + name + ": more than 99 KiB of shared memory");
   }
-  for (size_t at = 0; at + sizeof(uintptr_t) <= bytes; at += sizeof(uintptr_t)) {
-    uintptr_t word = 0;
-    std::memcpy(&word, static_cast<const char*>(arguments) + at, sizeof word);
-    const void* pointer = reinterpret_cast<const void*>(word);
-    if (is_device(pointer) ? false : is_mapped(word)) {
-      return failure(cudaErrorInvalidValue, "kernel " + name + ": bytes " + std::to_string(at) +
-                                                " on of its arguments point to the host's memory");
-    }
+  if (host_argument != nullptr) {
+    return failure(cudaErrorInvalidValue,
+                   "kernel " + name + ": an argument of type " + host_argument + " points to the host's memory");
   }
   return queue(config.stream, [name, grid, block, shared = config.dynamicSmemBytes, body = std::move(body)] {
     run_grid(name, grid, block, shared, body, runtime().random);

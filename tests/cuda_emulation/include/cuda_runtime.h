@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <tuple>
+#include <typeinfo>
 #include <utility>
 
 #define __global__
@@ -121,17 +122,25 @@ cudaError_t cudaFuncSetAttribute(void (*)(Parameters...), cudaFuncAttribute, int
 
 namespace luq::emulation {
 
-// Queues a launch: body() is what one thread does; the bytes of the arguments are searched for pointers of the host.
-cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> body, const void* arguments, size_t bytes);
+// Whether one of the words there is an address of the host's memory.
+bool holds_host_pointer(const void* argument, size_t bytes);
+// Queues a launch: body() is what one thread does. host_argument: the type of one that points to the host's memory.
+cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> body, const char* host_argument);
 
 }  // namespace luq::emulation
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  const std::tuple<Parameters...> copies(static_cast<Parameters>(arguments)...);
+  std::tuple<Parameters...> copies(static_cast<Parameters>(arguments)...);
+  const char* host_argument = nullptr;
+  const auto look_at = [&host_argument](auto& argument) {
+    __builtin_clear_padding(&argument);  // where an old pointer may lie
+    if (luq::emulation::holds_host_pointer(&argument, sizeof argument)) host_argument = typeid(argument).name();
+  };
+  std::apply([&look_at](auto&... each) { (look_at(each), ...); }, copies);
   return luq::emulation::launch(
-      *config, [kernel, copies] { std::apply(kernel, copies); }, &copies, sizeof copies);
+      *config, [kernel, copies] { std::apply(kernel, copies); }, host_argument);
 }
 
 // ---- The device's side ----------------------------------------------------------------------------------------------
