@@ -1,7 +1,7 @@
 # The libraries of a build with CUDA: the static runtime, cublasLt and cuDNN. LUQ_CUDA_LIBRARIES_MISSING says what is not there.
 set(LUQ_CUDA_LIBRARIES_MISSING "")
 find_package(CUDAToolkit QUIET)
-find_path(CUDNN_INCLUDE_DIR cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+find_path(CUDNN_INCLUDE_DIR cudnn_version.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
 find_library(CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR})
 if(NOT TARGET CUDA::cudart_static)
   set(LUQ_CUDA_LIBRARIES_MISSING "no static CUDA runtime (libcudart_static.a)")

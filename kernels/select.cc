@@ -118,11 +118,16 @@ Kernels select_cuda() {
 
 const DeviceMemory& cuda_memory() { return kernels::cuda::memory(); }
 
+void require_cuda() {
+  if (const std::string& problem = kernels::cuda::device_problem(); !problem.empty()) fail_user("{}", problem);
+}
+
 #else
 
 [[noreturn]] void refuse_cuda() { fail_user("[kernels] device cuda: this build has no CUDA kernels; use device cpu"); }
 Kernels select_cuda() { refuse_cuda(); }
 const DeviceMemory& cuda_memory() { refuse_cuda(); }
+void require_cuda() { refuse_cuda(); }
 
 #endif
 
@@ -130,6 +135,7 @@ const DeviceMemory& cuda_memory() { refuse_cuda(); }
 
 const Kernels& kernels_for(Device device) {
   if (device.type == DeviceType::cuda) {
+    require_cuda();
     static const Kernels cuda = select_cuda();
     return require_complete(cuda, false);
   }

@@ -1,6 +1,8 @@
 // What select.cc assembles for a CUDA device: each function fills the entries that its file implements.
 #pragma once
 
+#include <string>
+
 #include "kernels/kernels.h"
 
 namespace luq::kernels::cuda {
@@ -17,5 +19,8 @@ void add_optimizer(Kernels& table);  // SGD, AdamW
 void add_attention(Kernels& table);
 
 const DeviceMemory& memory();
+
+// Why the kernels cannot run here, and what to do; empty when they can. Finds out once.
+const std::string& device_problem();
 
 }  // namespace luq::kernels::cuda
