@@ -163,7 +163,8 @@ struct QConvBackwardWeightArgs {
 // ---- Float convolutions ---------------------------------------------------------------------------------------------
 
 // Also linear layers: h = w = kh = kw = 1. Sums run in an order that depends on the shape alone. Beside activations of
-// bfloat16, w is rounded to bfloat16 too.
+// bfloat16, w is rounded to bfloat16 too. Where cuDNN gives no float32 beside them ("cuda" of cuda_kernel_tables), dw
+// has been rounded to bfloat16, and y twice where there is a bias.
 
 struct ConvForwardArgs {
   ConvShape shape;
@@ -571,10 +572,13 @@ struct Kernels {
 
 // Every table this machine can run on the CPU, "ref" first, for tests and benchmarks.
 struct NamedKernels {
-  std::string name;  // ref, avx2, avx512, vnni, bf16
+  std::string name;  // ref, avx2, avx512, vnni, bf16; cuda-plain, cuda
   Kernels table;
 };
 std::vector<NamedKernels> cpu_kernel_tables();
+// Likewise for a CUDA device, whether there is one or not: "cuda-plain", own kernels alone, and "cuda", with libraries
+// for float convolutions, where these are built in; none in a build without CUDA.
+std::vector<NamedKernels> cuda_kernel_tables();
 
 // Version of oneDNN, which runs the float convolutions.
 std::string kernel_library_version();

@@ -6,6 +6,8 @@
 #include "kernels/kernels.h"
 #include "kernels/tables.h"
 #ifdef LUQ_CUDA
+#include <luq_cuda/libraries.h>
+
 #include "kernels/cuda/tables.h"
 #endif
 #include "luq/core/error.h"
@@ -101,7 +103,7 @@ Kernels select_cpu() {
 
 #ifdef LUQ_CUDA
 
-Kernels select_cuda() {
+Kernels plain_cuda() {
   Kernels table;
   kernels::cuda::add_quantize(table);
   kernels::cuda::add_qconv(table);
@@ -116,10 +118,23 @@ Kernels select_cuda() {
   return table;
 }
 
+Kernels select_cuda() {
+  Kernels table = plain_cuda();
+  kernels::cuda::add_libraries(table);
+  return table;
+}
+
 const DeviceMemory& cuda_memory() { return kernels::cuda::memory(); }
 
 void require_cuda() {
   if (const std::string& problem = kernels::cuda::device_problem(); !problem.empty()) fail_user("{}", problem);
+  kernels::cuda::open_libraries();
+}
+
+std::vector<NamedKernels> cuda_tables() {
+  std::vector<NamedKernels> tables{{"cuda-plain", plain_cuda()}};
+  if (kernels::cuda::kHasLibraries) tables.push_back({"cuda", select_cuda()});
+  return tables;
 }
 
 #else
@@ -128,6 +143,7 @@ void require_cuda() {
 Kernels select_cuda() { refuse_cuda(); }
 const DeviceMemory& cuda_memory() { refuse_cuda(); }
 void require_cuda() { refuse_cuda(); }
+std::vector<NamedKernels> cuda_tables() { return {}; }
 
 #endif
 
@@ -155,6 +171,8 @@ std::vector<NamedKernels> cpu_kernel_tables() {
   }
   return tables;
 }
+
+std::vector<NamedKernels> cuda_kernel_tables() { return cuda_tables(); }
 
 std::vector<std::pair<std::string, std::string>> describe(const Kernels& kernels) {
   std::vector<std::pair<std::string, std::string>> rows;

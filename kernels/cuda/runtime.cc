@@ -11,6 +11,10 @@ void check(cudaError_t error, const char* what) {
   fail("[cuda] {}: {}: {}", what, cudaGetErrorName(error), cudaGetErrorString(error));
 }
 
+void fail_call(const char* library, const char* call, const std::string& text) {
+  fail("[{}] {}: {}", library, call, text);
+}
+
 cudaStream_t stream() {
   static const cudaStream_t the_stream = [] {
     cudaStream_t created = nullptr;
