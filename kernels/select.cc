@@ -117,12 +117,14 @@ Kernels select_cuda() {
 }
 
 const DeviceMemory& cuda_memory() { return kernels::cuda::memory(); }
+int cuda_devices() { return kernels::cuda::devices(); }
 
 #else
 
 [[noreturn]] void refuse_cuda() { fail_user("[kernels] device cuda: this build has no CUDA kernels; use device cpu"); }
 Kernels select_cuda() { refuse_cuda(); }
 const DeviceMemory& cuda_memory() { refuse_cuda(); }
+int cuda_devices() { return 0; }
 
 #endif
 
@@ -136,6 +138,8 @@ const Kernels& kernels_for(Device device) {
   static const Kernels cpu = select_cpu();
   return require_complete(cpu, true);
 }
+
+bool is_available(Device device) { return device.type == DeviceType::cpu || device.index < cuda_devices(); }
 
 const DeviceMemory* device_memory(Device device) { return device.type == DeviceType::cuda ? &cuda_memory() : nullptr; }
 

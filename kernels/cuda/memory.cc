@@ -64,4 +64,11 @@ const DeviceMemory& memory() {
   return device_memory;
 }
 
+int devices() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();  // nobody else's
+  return 0;
+}
+
 }  // namespace luq::kernels::cuda

@@ -17,5 +17,6 @@ void add_optimizer(Kernels& table);  // SGD, AdamW
 void add_attention(Kernels& table);
 
 const DeviceMemory& memory();
+int devices();  // 0 without a driver too
 
 }  // namespace luq::kernels::cuda

@@ -31,11 +31,11 @@ void require_close(const Guarded<float>& a, const Guarded<float>& b, double tole
 
 // Runs `run(table, output)` for ref and for every table with 1, 2 and 3 threads: close to ref, the same for all
 // threads.
-void compare(int64_t count, double tolerance, double magnitude,
+void compare(const Work& work, int64_t count, double tolerance, double magnitude,
              const std::function<void(const Kernels&, Guarded<float>&)>& run) {
   Guarded<float> expected(count);
   run(cpu_kernel_tables().front().table, expected);
-  for_each_table([&](const Kernels& table) {
+  for_each_table(work, [&](const Kernels& table) {
     Guarded<float> one(count, NAN);
     {
       const Threads scope(1);
@@ -119,6 +119,7 @@ TEST_CASE("Float convolutions equal ref in every table", "[kernels][conv]") {
   for (const ConvShape& s : conv_shapes(rng)) {
     INFO("n " << s.n << " h " << s.h << " w " << s.w << " c " << s.c << " o " << s.o << " k " << s.kh << "x" << s.kw
               << " stride " << s.stride_h << " pad " << s.pad_h << " groups " << s.groups);
+    const Work macs{.multiply_adds = s.macs()};
     const Random x(s.x_size(), rng), w(s.w_size(), rng);
     const Random dy(s.y_size(), rng), bias(s.o, rng);
     const double terms = static_cast<double>(s.kh * s.kw * s.c_group()),
@@ -127,14 +128,14 @@ TEST_CASE("Float convolutions equal ref in every table", "[kernels][conv]") {
     // Random signs: sums grow like the square root, rounding errors like a few of its ulps.
     constexpr double kTolerance = 1e-5;
     for (const float* b : {static_cast<const float*>(nullptr), bias.data()}) {
-      compare(s.y_size(), kTolerance, std::sqrt(terms) + 1, [&](const Kernels& table, Guarded<float>& y) {
+      compare(macs, s.y_size(), kTolerance, std::sqrt(terms) + 1, [&](const Kernels& table, Guarded<float>& y) {
         table.conv_forward({s, x.data(), w.data(), b, y.data()});
       });
     }
-    compare(s.x_size(), kTolerance, std::sqrt(outputs) + 1, [&](const Kernels& table, Guarded<float>& dx) {
+    compare(macs, s.x_size(), kTolerance, std::sqrt(outputs) + 1, [&](const Kernels& table, Guarded<float>& dx) {
       table.conv_backward_data({s, dy.data(), w.data(), dx.data()});
     });
-    compare(s.w_size(), kTolerance, std::sqrt(pixels) + 1, [&](const Kernels& table, Guarded<float>& dw) {
+    compare(macs, s.w_size(), kTolerance, std::sqrt(pixels) + 1, [&](const Kernels& table, Guarded<float>& dw) {
       table.conv_backward_weight({s, dy.data(), x.data(), dw.data()});
     });
   }
@@ -145,19 +146,20 @@ TEST_CASE("Batch norm and column sums equal ref in every table", "[kernels][batc
   for (const auto& [rows, c] : row_shapes(rng)) {
     INFO(rows << "x" << c);
     const int64_t r = rows, cols = c;
+    const Work elements{.elements = r * cols};
     const Random x(r * cols, rng, 3, 2), dy(r * cols, rng);
     const Random gamma(cols, rng), beta(cols, rng);
     const double root = std::sqrt(static_cast<double>(r)) + 1;
-    compare(cols, 1e-5, root, [&](const Kernels& table, Guarded<float>& sum) {
+    compare(elements, cols, 1e-5, root, [&](const Kernels& table, Guarded<float>& sum) {
       table.column_sum({dy.data(), r, cols, sum.data()});
     });
     Guarded<float> mean(cols), variance(cols);
     cpu_kernel_tables().front().table.batch_norm_stats({x.data(), r, cols, mean.data(), variance.data()});
-    compare(cols, 1e-5, 10, [&](const Kernels& table, Guarded<float>& result) {
+    compare(elements, cols, 1e-5, 10, [&](const Kernels& table, Guarded<float>& result) {
       Guarded<float> other(cols);
       table.batch_norm_stats({x.data(), r, cols, result.data(), other.data()});
     });
-    compare(cols, 1e-5, 40, [&](const Kernels& table, Guarded<float>& result) {
+    compare(elements, cols, 1e-5, 40, [&](const Kernels& table, Guarded<float>& result) {
       Guarded<float> other(cols);
       table.batch_norm_stats({x.data(), r, cols, other.data(), result.data()});
     });
@@ -166,13 +168,13 @@ TEST_CASE("Batch norm and column sums equal ref in every table", "[kernels][batc
     // A single row has no spread: its inverse standard deviation is 1/sqrt(eps), about 316.
     const double spread = r < 4 ? 1e5 : 30;
     for (const bool in_place : {false, true}) {
-      compare(r * cols, 1e-5, spread, [&](const Kernels& table, Guarded<float>& y) {
+      compare(elements, r * cols, 1e-5, spread, [&](const Kernels& table, Guarded<float>& y) {
         if (in_place) std::memcpy(y.data(), x.data(), static_cast<size_t>(r * cols) * sizeof(float));
         table.batch_norm_apply({in_place ? y.data() : x.data(), r, cols, mean.data(), inverse_std.data(), gamma.data(),
                                 beta.data(), y.data()});
       });
       for (const bool training : {false, true}) {
-        compare(r * cols, 1e-5, spread, [&](const Kernels& table, Guarded<float>& dx) {
+        compare(elements, r * cols, 1e-5, spread, [&](const Kernels& table, Guarded<float>& dx) {
           Guarded<float> dgamma(cols), dbeta(cols);
           if (in_place) std::memcpy(dx.data(), dy.data(), static_cast<size_t>(r * cols) * sizeof(float));
           table.batch_norm_backward({x.data(), in_place ? dx.data() : dy.data(), r, cols, mean.data(),
@@ -181,12 +183,12 @@ TEST_CASE("Batch norm and column sums equal ref in every table", "[kernels][batc
         });
       }
     }
-    compare(cols, 1e-5, root * spread, [&](const Kernels& table, Guarded<float>& dgamma) {
+    compare(elements, cols, 1e-5, root * spread, [&](const Kernels& table, Guarded<float>& dgamma) {
       Guarded<float> dx(r * cols), dbeta(cols);
       table.batch_norm_backward({x.data(), dy.data(), r, cols, mean.data(), inverse_std.data(), gamma.data(), true,
                                  dx.data(), dgamma.data(), dbeta.data()});
     });
-    compare(cols, 1e-5, root, [&](const Kernels& table, Guarded<float>& dbeta) {
+    compare(elements, cols, 1e-5, root, [&](const Kernels& table, Guarded<float>& dbeta) {
       Guarded<float> dx(r * cols), dgamma(cols);
       table.batch_norm_backward({x.data(), dy.data(), r, cols, mean.data(), inverse_std.data(), gamma.data(), true,
                                  dx.data(), dgamma.data(), dbeta.data()});
@@ -231,7 +233,7 @@ TEST_CASE("The fused kernels around batch norm equal the chain that they stand f
     const int64_t r = rows, c = cols, count = r * c;
     const Random x(count, rng, 3, 2), dy(count, rng), residual(count, rng);
     const Random gamma(c, rng), beta(c, rng), mean(c, rng, 3, 1), inverse_std(c, rng, 1, 0.1f);
-    for_each_table([&](const Kernels& table) {
+    for_each_table({.elements = count}, [&](const Kernels& table) {
       if (!table.batch_norm_act) return;
       REQUIRE(table.batch_norm_act_backward);
       for (const float ceiling : {-1.0f, 0.0f, 1.5f}) {
@@ -306,7 +308,7 @@ TEST_CASE("The variance keeps its digits when the mean is far from 0", "[kernels
   Guarded<double> exact_mean(20), exact(20), wide(x.size());
   for (int64_t i = 0; i < x.size(); ++i) wide[i] = static_cast<double>(x[i]);
   ref::batch_norm_stats(wide.data(), 5000, 20, exact_mean.data(), exact.data());
-  for_each_table([&](const Kernels& table) {
+  for_each_table({.elements = x.size()}, [&](const Kernels& table) {
     Guarded<float> mean(20), variance(20);
     table.batch_norm_stats({x.data(), 5000, 20, mean.data(), variance.data()});
     for (int64_t c = 0; c < 20; ++c) {
@@ -331,7 +333,7 @@ TEST_CASE("Pointwise kernels equal ref in every table", "[kernels][pointwise]") 
     constexpr float kCeiling = 1.5f;
     Guarded<uint8_t> expected_mask((count + 7) / 8);
     ref::relu<float>(a.data(), count, Guarded<float>(count).data(), expected_mask.data());
-    for_each_table([&](const Kernels& table) {
+    for_each_table({.elements = count}, [&](const Kernels& table) {
       for (const int threads : {1, 3}) {
         const Threads scope(threads);
         Guarded<float> y(count), without_mask(count), dx(count), sum(count), kept(count);
@@ -383,7 +385,7 @@ TEST_CASE("SGD is the same in every table", "[kernels][sgd]") {
         const float scale = with_velocity ? 0.3f : 1.0f;
         Guarded<float> expected(count), expected_v(count);
         bool is_ref = true;
-        for_each_table([&](const Kernels& table) {
+        for_each_table({.elements = count}, [&](const Kernels& table) {
           Guarded<float> w(count), v(count);
           std::memcpy(w.data(), start.data(), static_cast<size_t>(count) * sizeof(float));
           std::memcpy(v.data(), v0.data(), static_cast<size_t>(count) * sizeof(float));
@@ -411,7 +413,7 @@ TEST_CASE("AdamW is the same in every table", "[kernels][adamw]") {
   for (const int64_t step : {1, 2, 100000}) {
     Guarded<float> expected[3] = {Guarded<float>(count), Guarded<float>(count), Guarded<float>(count)};
     bool is_ref = true;
-    for_each_table([&](const Kernels& table) {
+    for_each_table({.elements = count}, [&](const Kernels& table) {
       Guarded<float> w(count), m(count), v(count);
       Guarded<float>* all[] = {&w, &m, &v};
       const Guarded<float>* from[] = {&start, &m0, &v0};
@@ -437,6 +439,7 @@ TEST_CASE("Pooling equals ref in every table", "[kernels][pool]") {
         PoolShape{20, 14, 14, 17, 3, 3, 2, 2, 0, 0, true}}) {
     INFO(s.h << "x" << s.w << "x" << s.c << " window " << s.kh << "x" << s.kw);
     const int64_t in = s.n * s.h * s.w * s.c, out = s.n * s.oh() * s.ow() * s.c;
+    const Work elements{.elements = in};
     Random x(in, rng);
     for (int64_t i = 0; i < in; i += 7) x[i] = 0.5f;  // ties
     x[in / 2] = NAN;
@@ -444,7 +447,7 @@ TEST_CASE("Pooling equals ref in every table", "[kernels][pool]") {
     Guarded<float> expected(out);
     Guarded<int32_t> expected_index(out);
     ref::max_pool<float>(s, x.data(), expected.data(), expected_index.data());
-    for_each_table([&](const Kernels& table) {
+    for_each_table({.elements = in}, [&](const Kernels& table) {
       Guarded<float> y(out), plain(out);
       Guarded<int32_t> index(out);
       table.max_pool({s, x.data(), y.data(), index.data()});
@@ -454,23 +457,23 @@ TEST_CASE("Pooling equals ref in every table", "[kernels][pool]") {
       REQUIRE(plain.first_difference(expected) == -1);
     });
     x[in / 2] = 0;
-    compare(in, 1e-6, 10, [&](const Kernels& table, Guarded<float>& dx) {
+    compare(elements, in, 1e-6, 10, [&](const Kernels& table, Guarded<float>& dx) {
       table.max_pool_backward({s, dy.data(), expected_index.data(), dx.data()});
     });
     for (const bool include_pad : {false, true}) {
-      compare(out, 1e-6, 10, [&](const Kernels& table, Guarded<float>& y) {
+      compare(elements, out, 1e-6, 10, [&](const Kernels& table, Guarded<float>& y) {
         table.avg_pool({s, x.data(), y.data(), include_pad});
       });
-      compare(in, 1e-6, 10, [&](const Kernels& table, Guarded<float>& dx) {
+      compare(elements, in, 1e-6, 10, [&](const Kernels& table, Guarded<float>& dx) {
         table.avg_pool_backward({s, dy.data(), dx.data(), include_pad});
       });
     }
     for (const int64_t size : {1, 3, 7}) {
       const Random gradient(s.n * size * size * s.c, rng);
-      compare(s.n * size * size * s.c, 1e-6, 10, [&](const Kernels& table, Guarded<float>& y) {
+      compare(elements, s.n * size * size * s.c, 1e-6, 10, [&](const Kernels& table, Guarded<float>& y) {
         table.adaptive_avg_pool({s.n, s.h, s.w, s.c, size, size, x.data(), y.data()});
       });
-      compare(in, 1e-6, 10, [&](const Kernels& table, Guarded<float>& dx) {
+      compare(elements, in, 1e-6, 10, [&](const Kernels& table, Guarded<float>& dx) {
         table.adaptive_avg_pool_backward({s.n, s.h, s.w, s.c, size, size, gradient.data(), dx.data()});
       });
     }
@@ -485,31 +488,33 @@ TEST_CASE("Cross-entropy equals ref in every table", "[kernels][loss]") {
     for (int64_t i = 0; i < rows; ++i) labels[i] = static_cast<int32_t>(rng() % static_cast<uint64_t>(classes));
     for (const float smoothing : {0.0f, 0.1f}) {
       int64_t expected_correct = -1;
-      compare(rows * classes, 1e-6, 1, [&, n = rows, k = classes](const Kernels& table, Guarded<float>& dlogits) {
-        Guarded<float> loss(n);
-        int64_t correct = 0;
-        table.cross_entropy(
-            {logits.data(), labels.data(), n, k, smoothing, loss.data(), dlogits.data(), 1.0f, &correct});
-        if (expected_correct < 0) expected_correct = correct;
-        REQUIRE(correct == expected_correct);
-        for (int64_t i = 0; i < n; ++i) REQUIRE(std::isfinite(loss[i]));
-      });
+      compare({.elements = rows * classes}, rows * classes, 1e-6, 1,
+              [&, n = rows, k = classes](const Kernels& table, Guarded<float>& dlogits) {
+                Guarded<float> loss(n);
+                int64_t correct = 0;
+                table.cross_entropy(
+                    {logits.data(), labels.data(), n, k, smoothing, loss.data(), dlogits.data(), 1.0f, &correct});
+                if (expected_correct < 0) expected_correct = correct;
+                REQUIRE(correct == expected_correct);
+                for (int64_t i = 0; i < n; ++i) REQUIRE(std::isfinite(loss[i]));
+              });
       Guarded<int32_t> others(rows);
       Guarded<float> weights(rows);
       for (int64_t i = 0; i < rows; ++i) {
         others[i] = static_cast<int32_t>(rng() % static_cast<uint64_t>(classes));
         weights[i] = static_cast<float>(rng() % 256) / 255.0f;
       }
-      compare(rows * classes, 1e-6, 1, [&, n = rows, k = classes](const Kernels& table, Guarded<float>& dlogits) {
-        table.cross_entropy({logits.data(), labels.data(), n, k, smoothing, nullptr, dlogits.data(), 1.0f, nullptr,
-                             others.data(), weights.data()});
-      });
+      compare({.elements = rows * classes}, rows * classes, 1e-6, 1,
+              [&, n = rows, k = classes](const Kernels& table, Guarded<float>& dlogits) {
+                table.cross_entropy({logits.data(), labels.data(), n, k, smoothing, nullptr, dlogits.data(), 1.0f,
+                                     nullptr, others.data(), weights.data()});
+              });
     }
   }
 }
 
 TEST_CASE("Peak loops count what they do", "[kernels][peak]") {
-  for_each_table([&](const Kernels& table) {
+  for_each_cpu_table([&](const Kernels& table) {
     for (const auto entry : {&Kernels::peak_int8, &Kernels::peak_float32, &Kernels::peak_bfloat16}) {
       if (!(table.*entry)) continue;
       double few = 0, many = 0;
@@ -528,7 +533,7 @@ TEST_CASE("Peak loops count what they do", "[kernels][peak]") {
 }
 
 TEST_CASE("batch_norm_finish, moving_average and copy_rows do what they say", "[kernels][float]") {
-  for_each_table([](const Kernels& table) {
+  for_each_table({}, [](const Kernels& table) {
     Guarded<float> mean(3), variance(3), running_mean(3, 2), running_variance(3, 4), scale(3);
     for (int64_t c = 0; c < 3; ++c) {
       mean[c] = static_cast<float>(c) - 1;

@@ -139,7 +139,7 @@ void check_shape(const ConvShape& s, Formats formats, std::mt19937& random, Fill
   for (int64_t o = 0; o < s.o; ++o) bias[o] = static_cast<float>(random() % 1000) / 7.0f;
   const bool with_bias = random() % 2 != 0;
   const float scale = 0.001234f;
-  for_each_table([&](const Kernels& table) {
+  for_each_table({.multiply_adds = s.macs()}, [&](const Kernels& table) {
     check("qconv_forward", table.qconv_forward, expected.y, scale, with_bias ? bias.data() : nullptr, s.o,
           [&](float* y, int64_t* sums) {
             return QConvForwardArgs{.shape = s,
@@ -414,7 +414,7 @@ TEST_CASE("qconv: sums at and past the int32 bound", "[qconv]") {
     for (const int64_t terms : {bound, bound + 1, bound + 2048}) {
       const auto x = codes(packed_row_bytes(terms), 15), w = codes(packed_row_bytes(terms), 7);
       if (terms % 2 != 0) (*x)[x->size() - 1] &= 15, (*w)[w->size() - 1] &= 15;
-      for_each_table([&](const Kernels& table) {
+      for_each_table({.multiply_adds = terms}, [&](const Kernels& table) {
         QConvForwardArgs args{.shape = square(1, 1, terms, 1, 1),
                               .x = x->data(),
                               .x_format = Format::uint4,
@@ -436,7 +436,7 @@ TEST_CASE("qconv: sums at and past the int32 bound", "[qconv]") {
     for (const int64_t terms : {bound, bound + 1, bound + 2048}) {
       const auto dy = codes(packed_row_bytes(terms), 15), w = codes(terms, 7);
       if (terms % 2 != 0) (*dy)[dy->size() - 1] &= 15;
-      for_each_table([&](const Kernels& table) {
+      for_each_table({.multiply_adds = terms}, [&](const Kernels& table) {
         QConvBackwardDataArgs args{.shape = square(1, 1, 1, terms, 1),
                                    .dy = dy->data(),
                                    .dy_format = Format::fp4,
@@ -466,7 +466,7 @@ TEST_CASE("qconv: sums at and past the int32 bound", "[qconv]") {
       const auto x = codes(s.n * s.h * s.w, 15), dy = codes(terms, 7);
       Guarded<int64_t> all_sums(s.w_size());
       Guarded<float> dw(s.w_size());
-      for_each_table([&](const Kernels& table) {
+      for_each_table({.multiply_adds = terms}, [&](const Kernels& table) {
         QConvBackwardWeightArgs args{.shape = s,
                                      .dy = dy->data(),
                                      .dy_format = Format::fp4,
@@ -490,7 +490,7 @@ TEST_CASE("qconv: sums at and past the int32 bound", "[qconv]") {
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t i = 0; i < 6; ++i) expected[i] += x.values[row * 2 + i % 2] * dy.values[row * 3 + i / 2];
     }
-    for_each_table([&](const Kernels& table) {
+    for_each_table({.multiply_adds = 6 * rows}, [&](const Kernels& table) {
       check("qconv_backward_weight", table.qconv_backward_weight, expected, scale, nullptr, 1,
             [&](float* dw, int64_t* dw_sums) {
               return QConvBackwardWeightArgs{.shape = square(rows, 1, 2, 3, 1),
@@ -548,7 +548,7 @@ TEST_CASE("qconv: moments on the way are those of the results, for every table a
       const int64_t rows = s.n * s.oh() * s.ow();
       Guarded<float> first_mean(s.o), first_variance(s.o);
       bool first = true;
-      for_each_table([&, x_format = format](const Kernels& table) {
+      for_each_table({.multiply_adds = s.macs()}, [&, x_format = format](const Kernels& table) {
         if (!table.qconv_forward_moments) return;
         for (const int threads : {1, 2, 3}) {
           const Threads scope(threads);

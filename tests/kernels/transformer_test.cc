@@ -55,8 +55,8 @@ void require_close(const char* what, const Guarded<T>& result, const Guarded<flo
 
 // Calls check(outputs) with what `run(table)` returns for every table, when it is the same with 1, 2 and 3 threads.
 template <typename Run, typename Check>
-void in_every_table(const Run& run, const Check& check) {
-  for_each_table([&](const Kernels& table) {
+void in_every_table(const Work& work, const Run& run, const Check& check) {
+  for_each_table(work, [&](const Kernels& table) {
     const auto at = [&](int threads) {
       const Threads scope(threads);
       return run(table);
@@ -100,6 +100,7 @@ void test_layer_norm(int64_t rows, int64_t c, std::mt19937& rng) {
   // x is below 12, gamma and dy below 5; the sums over a row round some 10 times, and are divided by its deviation.
   const double xhat = 10 * kEpsilon * 12 * scale, root = std::sqrt(static_cast<double>(rows)) + 1;
   in_every_table(
+      {.elements = rows * c},
       [&](const Kernels& table) {
         auto out = std::make_unique<NormOutputs<T>>(rows, c);
         table.layer_norm({x.data(), rows, c, gamma.data(), beta.data(), kEps, out->y.data(), out->mean.data(),
@@ -164,6 +165,7 @@ void test_attention(const AttentionArgs& shape, float spread, std::mt19937& rng)
   const double score = 16 * kEpsilon * spread * spread * 4;
   const double root = std::sqrt(static_cast<double>(dim));
   in_every_table(
+      {.multiply_adds = 2 * n * heads * tokens * tokens * dim},
       [&](const Kernels& table) {
         auto out = std::make_unique<AttentionOutputs<T>>(shape);
         table.attention({n, tokens, heads, dim, qkv.data(), out->y.data(), out->log_sum.data()});
@@ -204,7 +206,7 @@ TEST_CASE("GELU is within its bounds in every table", "[kernels][gelu]") {
   }
   const float special[] = {0.0f, -0.0f, 1e30f, -1e30f, INFINITY, -20.0f, 20.0f, 13.0f, -13.1f};
   for (int64_t i = 0; i < 9; ++i) x[i] = special[i];
-  for_each_table([&](const Kernels& table) {
+  for_each_table({.elements = count}, [&](const Kernels& table) {
     for (const int threads : {1, 3}) {
       const Threads scope(threads);
       Guarded<float> y(count), dx(count);
@@ -244,7 +246,7 @@ TEST_CASE("GELU of every bfloat16 is ref's, rounded", "[kernels][gelu][bfloat16]
   Guarded<BFloat16> y(count), dx(count);
   ref.gelu({x.data(), count, y.data()});
   ref.gelu_backward({x.data(), ones.data(), count, dx.data()});
-  for_each_table([&](const Kernels& table) {
+  for_each_table({.elements = count}, [&](const Kernels& table) {
     Guarded<BFloat16> other_y(count), other_dx(count);
     table.gelu({x.data(), count, other_y.data()});
     table.gelu_backward({x.data(), ones.data(), count, other_dx.data()});
@@ -288,7 +290,7 @@ TEST_CASE("Attention hands a NaN on to its image and head alone", "[kernels][att
   const int64_t n = 2, tokens = 20, heads = 2, dim = 5, row = heads * dim;
   Values<float> qkv(n * tokens * 3 * row, rng);
   qkv[(tokens + 7) * 3 * row + row + dim + 2] = NAN;  // a key of the second image's second head
-  for_each_table([&](const Kernels& table) {
+  for_each_table({.elements = qkv.size()}, [&](const Kernels& table) {
     Guarded<float> y(n * tokens * row);
     table.attention({n, tokens, heads, dim, qkv.data(), y.data(), nullptr});
     for (int64_t i = 0; i < y.size(); ++i) REQUIRE(std::isnan(y[i]) == (i >= tokens * row && i % row >= dim));
