@@ -104,7 +104,9 @@ Kernels select_cpu() {
 Kernels select_cuda() {
   Kernels table;
   kernels::cuda::add_quantize(table);
-  kernels::cuda::add_qconv(table);
+  kernels::cuda::add_qconv_forward(table);
+  kernels::cuda::add_qconv_backward_data(table);
+  kernels::cuda::add_qconv_backward_weight(table);
   kernels::cuda::add_conv(table);
   kernels::cuda::add_norm(table);
   kernels::cuda::add_pointwise(table);
@@ -117,21 +119,25 @@ Kernels select_cuda() {
 }
 
 const DeviceMemory& cuda_memory() { return kernels::cuda::memory(); }
-int cuda_devices() { return kernels::cuda::devices(); }
+std::string cuda_problem() { return kernels::cuda::device_problem(); }
 
 #else
 
-[[noreturn]] void refuse_cuda() { fail_user("[kernels] device cuda: this build has no CUDA kernels; use device cpu"); }
-Kernels select_cuda() { refuse_cuda(); }
-const DeviceMemory& cuda_memory() { refuse_cuda(); }
-int cuda_devices() { return 0; }
+std::string cuda_problem() { return "[kernels] device cuda: this build has no CUDA kernels; use device cpu"; }
+Kernels select_cuda() { return {}; }
+const DeviceMemory& cuda_memory() { fail_user("{}", cuda_problem()); }
 
 #endif
+
+void require_cuda() {
+  if (const std::string problem = cuda_problem(); !problem.empty()) fail_user("{}", problem);
+}
 
 }  // namespace
 
 const Kernels& kernels_for(Device device) {
   if (device.type == DeviceType::cuda) {
+    require_cuda();
     static const Kernels cuda = select_cuda();
     return require_complete(cuda, false);
   }
@@ -139,7 +145,7 @@ const Kernels& kernels_for(Device device) {
   return require_complete(cpu, true);
 }
 
-bool is_available(Device device) { return device.type == DeviceType::cpu || device.index < cuda_devices(); }
+bool is_available(Device device) { return device.type == DeviceType::cpu || cuda_problem().empty(); }
 
 const DeviceMemory* device_memory(Device device) { return device.type == DeviceType::cuda ? &cuda_memory() : nullptr; }
 

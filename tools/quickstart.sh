@@ -16,7 +16,8 @@ Fashion-MNIST images in 4-bit arithmetic, and says what to type next.
   --with-tests   also install and build what the tests need (tools/test.sh does this)
   --epochs N     epochs to train (default 4)
 
-LUQ_CMAKE_ARGS in the environment is passed to cmake.
+LUQ_CMAKE_ARGS in the environment is passed to cmake; -DLUQ_CUDA=AUTO, ON or OFF there decides on CUDA kernels, which
+otherwise are built where there is a device.
 EOF
 }
 
@@ -63,8 +64,20 @@ else
 fi
 
 say "Build (Release, build/)"
-echo "CPU only: this version has no CUDA kernels"
-read -ra cmake_args <<<"${LUQ_CMAKE_ARGS:-}"
+# CUDA kernels take minutes to build: only where a device is there to run them.
+if [[ -e /dev/nvidia0 ]]; then
+  cuda=AUTO
+  echo "there is /dev/nvidia0: with CUDA kernels, where nvcc and its libraries are found (LUQ_CUDA=AUTO)"
+elif command -v nvidia-smi >/dev/null; then
+  cuda=AUTO
+  echo "there is nvidia-smi: with CUDA kernels, where nvcc and its libraries are found (LUQ_CUDA=AUTO)"
+else
+  cuda=OFF
+  echo "neither /dev/nvidia0 nor nvidia-smi is there: for the CPU only (LUQ_CUDA=OFF)"
+fi
+cmake_args=(-DLUQ_CUDA=$cuda)
+read -ra given_args <<<"${LUQ_CMAKE_ARGS:-}"
+cmake_args+=("${given_args[@]}")
 generator=()
 [[ -f build/CMakeCache.txt ]] || generator=(-G Ninja -DLUQ_TESTS=OFF)
 targets=(luqtrain luqbench)
@@ -72,7 +85,7 @@ if ((with_tests)); then
   cmake_args+=(-DLUQ_TESTS=ON)
   targets=(all)
 fi
-cmake -S . -B build "${generator[@]}" -DCMAKE_BUILD_TYPE=Release "${cmake_args[@]}" >/dev/null
+cmake -S . -B build "${generator[@]}" -DCMAKE_BUILD_TYPE=Release "${cmake_args[@]}" | sed -n 's/^-- \(CUDA: .*\)/\1/p'
 cmake --build build --parallel "$(nproc)" --target "${targets[@]}"
 ((prepare_only)) && exit 0
 

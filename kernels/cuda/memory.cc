@@ -64,11 +64,4 @@ const DeviceMemory& memory() {
   return device_memory;
 }
 
-int devices() {
-  int count = 0;
-  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
-  cudaGetLastError();  // nobody else's
-  return 0;
-}
-
 }  // namespace luq::kernels::cuda

@@ -1,12 +1,16 @@
 // What select.cc assembles for a CUDA device: each function fills the entries that its file implements.
 #pragma once
 
+#include <string>
+
 #include "kernels/kernels.h"
 
 namespace luq::kernels::cuda {
 
 void add_quantize(Kernels& table);
-void add_qconv(Kernels& table);
+void add_qconv_forward(Kernels& table);
+void add_qconv_backward_data(Kernels& table);
+void add_qconv_backward_weight(Kernels& table);
 void add_conv(Kernels& table);       // float convolutions, plain and deterministic
 void add_norm(Kernels& table);       // batch norm and layer norm
 void add_pointwise(Kernels& table);  // convert, ReLU, GELU, add, dropout, column sums
@@ -17,6 +21,8 @@ void add_optimizer(Kernels& table);  // SGD, AdamW
 void add_attention(Kernels& table);
 
 const DeviceMemory& memory();
-int devices();  // 0 without a driver too
+
+// Why the kernels cannot run here, and what to do; empty when they can. Finds out once.
+const std::string& device_problem();
 
 }  // namespace luq::kernels::cuda
