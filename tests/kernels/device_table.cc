@@ -4,6 +4,7 @@
 #include <exception>
 #include <map>
 #include <stdexcept>
+#include <type_traits>
 
 namespace luq::test {
 namespace {
@@ -13,7 +14,7 @@ using namespace luq::kernels;
 // The operands of one call in device memory. The same host pointer becomes the same device pointer; null stays null.
 class Operands {
  public:
-  explicit Operands(const DeviceMemory& memory) : memory_(memory) {}
+  Operands(const DeviceMemory& memory, Alignment alignment) : memory_(memory), alignment_(alignment) {}
   ~Operands() {
     if (std::uncaught_exceptions() > 0) return;  // after an error the device refuses everything
     for (const Operand& operand : operands_) memory_.deallocate(operand.begin);
@@ -23,18 +24,18 @@ class Operands {
 
   template <typename T>
   void in(const T*& pointer, int64_t count) {
-    pointer = static_cast<const T*>(place(const_cast<T*>(pointer), count * bytes_of<T>(), true, false));
+    pointer = static_cast<const T*>(place(const_cast<T*>(pointer), count, bytes_of<T>(), true, false));
   }
   void in(ConstFloats& x, int64_t count) {
-    x.data = place(const_cast<void*>(x.data), count * x.element_bytes(), true, false);
+    x.data = place(const_cast<void*>(x.data), count, x.element_bytes(), true, false);
   }
   // keeps: what lies there is read, or not all of it written.
   template <typename T>
   void out(T*& pointer, int64_t count, bool keeps = false) {
-    pointer = static_cast<T*>(place(pointer, count * bytes_of<T>(), keeps, true));
+    pointer = static_cast<T*>(place(pointer, count, bytes_of<T>(), keeps, true));
   }
   void out(Floats& y, int64_t count, bool keeps = false) {
-    y.data = place(y.data, count * ConstFloats(y).element_bytes(), keeps, true);
+    y.data = place(y.data, count, ConstFloats(y).element_bytes(), keeps, true);
   }
 
   // What was written, to the host.
@@ -69,8 +70,9 @@ class Operands {
     }
   }
 
-  void* place(void* host, int64_t bytes, bool read, bool written) {
+  void* place(void* host, int64_t count, int64_t element_bytes, bool read, bool written) {
     if (host == nullptr) return nullptr;
+    const int64_t bytes = count * element_bytes;
     for (Operand& operand : operands_) {
       if (operand.host != host) continue;
       if (operand.bytes != bytes) throw std::runtime_error("an operand of two sizes");
@@ -78,7 +80,8 @@ class Operands {
       operand.written = operand.written || written;
       return operand.begin + operand.skip;
     }
-    const auto skip = static_cast<int64_t>(reinterpret_cast<uintptr_t>(host) % 16);
+    const auto of_host = static_cast<int64_t>(reinterpret_cast<uintptr_t>(host) % 16);
+    const int64_t skip = alignment_ == Alignment::shifted ? (of_host + element_bytes) % 16 : of_host;
     auto* begin = static_cast<uint8_t*>(memory_.allocate(skip + bytes));
     if (begin == nullptr) throw std::runtime_error("no device memory left");
     std::vector<uint8_t> all(static_cast<size_t>(skip + bytes), kFill);
@@ -89,6 +92,7 @@ class Operands {
   }
 
   const DeviceMemory& memory_;
+  Alignment alignment_;
   std::vector<Operand> operands_;
 };
 
@@ -343,25 +347,31 @@ Target target;
   X(batch_norm_act, BatchNormActArgs)               \
   X(batch_norm_act_backward, BatchNormActBackwardArgs)
 
-#define LUQ_DEFINE_ADAPTER(name, Args) \
-  void run_##name(const Args& args) {  \
-    Args there = args;                 \
-    Operands operands(*target.memory); \
-    stage(operands, there);            \
-    target.table.name(there);          \
-    operands.bring_back();             \
-    ++target.calls[#name];             \
+#define LUQ_DEFINE_ADAPTER(name, Args)             \
+  template <Alignment kAlignment>                  \
+  void run_##name(const Args& args) {              \
+    Args there = args;                             \
+    Operands operands(*target.memory, kAlignment); \
+    stage(operands, there);                        \
+    target.table.name(there);                      \
+    operands.bring_back();                         \
+    ++target.calls[#name];                         \
   }
 LUQ_DEVICE_KERNEL_ENTRIES(LUQ_DEFINE_ADAPTER)
 #undef LUQ_DEFINE_ADAPTER
 
 }  // namespace
 
-Kernels on_device(const Kernels& table, Device device) {
-  target = {table, luq::device_memory(device), {}};
+Kernels on_device(const Kernels& table, Device device, Alignment alignment) {
+  target.table = table;
+  target.memory = luq::device_memory(device);
   Kernels adapted;
-#define LUQ_ADAPT(name, Args) \
-  if (table.name) adapted.name = {run_##name, table.name.implementation};
+#define LUQ_ADAPT(name, Args)                                                                     \
+  if (table.name) {                                                                               \
+    const bool shifted = alignment == Alignment::shifted;                                         \
+    adapted.name.run = shifted ? run_##name<Alignment::shifted> : run_##name<Alignment::of_host>; \
+    adapted.name.implementation = table.name.implementation;                                      \
+  }
   LUQ_DEVICE_KERNEL_ENTRIES(LUQ_ADAPT)
 #undef LUQ_ADAPT
   if (describe(adapted) != describe(table)) {
@@ -375,17 +385,20 @@ DeviceEmulation& device_emulation() {
   return emulation;
 }
 
-const NamedKernels* device_table(const Work& work) {
+std::vector<NamedKernels> device_tables(const Work& work) {
   constexpr Device kCuda{DeviceType::cuda, 0};
   static const bool there = is_available(kCuda);
-  const DeviceEmulation& emulation = device_emulation();
+  const bool is_emulated = device_emulation().set_seed != nullptr;
   const bool is_small = work.elements <= kMostEmulated.elements && work.multiply_adds <= kMostEmulated.multiply_adds;
-  if (!there || (emulation.set_seed != nullptr && !is_small)) return nullptr;
-  static const NamedKernels named{
-      emulation.set_seed != nullptr ? "cuda, emulated, LUQ_CUDA_SEED=" + std::to_string(emulation.seed) : "cuda",
-      on_device(kernels_for(kCuda), kCuda)};
+  if (!there || (is_emulated && !is_small)) return {};
+  static const std::vector<NamedKernels> tables = [&] {
+    const std::string name = is_emulated ? "cuda, LUQ_CUDA_SEED=" + std::to_string(device_emulation().seed) : "cuda";
+    return std::vector<NamedKernels>{
+        {name, on_device(kernels_for(kCuda), kCuda)},
+        {name + ", operands shifted", on_device(kernels_for(kCuda), kCuda, Alignment::shifted)}};
+  }();
   order_device_threads(0);
-  return &named;
+  return tables;
 }
 
 void order_device_threads(uint64_t order) {
@@ -395,7 +408,7 @@ void order_device_threads(uint64_t order) {
 
 std::vector<std::string> device_entries_not_run() {
   std::vector<std::string> missing;
-  if (device_table({}) == nullptr) return missing;
+  if (device_tables({}).empty()) return missing;
   for (const auto& [entry, implementation] : describe(target.table)) {
     if (implementation != "-" && target.calls[entry] == 0) missing.push_back(entry);
   }

@@ -29,6 +29,19 @@ void require_close(const Guarded<float>& a, const Guarded<float>& b, double tole
   }
 }
 
+// Within tolerance of 1 and of the expected value; NaN where NaN is expected.
+void require_near(const Guarded<float>& got, const Guarded<float>& expected, double tolerance, double relative) {
+  for (int64_t i = 0; i < got.size(); ++i) {
+    INFO("element " << i << ": " << got[i] << " and " << expected[i]);
+    const double a = static_cast<double>(got[i]), b = static_cast<double>(expected[i]);
+    if (std::isnan(b)) {
+      REQUIRE(std::isnan(a));
+    } else {
+      REQUIRE((a == b || std::fabs(a - b) <= tolerance + relative * std::fabs(b)));
+    }
+  }
+}
+
 // Runs `run(table, output)` for ref and for every table with 1, 2 and 3 threads: close to ref, the same for all
 // threads.
 void compare(const Work& work, int64_t count, double tolerance, double magnitude,
@@ -54,8 +67,9 @@ void compare(const Work& work, int64_t count, double tolerance, double magnitude
 }
 
 std::vector<std::pair<int64_t, int64_t>> row_shapes(std::mt19937& rng) {
-  std::vector<std::pair<int64_t, int64_t>> shapes{{1, 1},    {2, 1},    {3, 16},   {255, 17}, {256, 16}, {257, 15},
-                                                  {1000, 3}, {5, 1000}, {4097, 8}, {700, 64}, {64, 512}, {33, 31}};
+  std::vector<std::pair<int64_t, int64_t>> shapes{{1, 1},    {2, 1},    {3, 16},   {255, 17}, {256, 16},
+                                                  {257, 15}, {1000, 3}, {5, 1000}, {4097, 8}, {700, 64},
+                                                  {64, 512}, {33, 31},  {70, 264}};
   for (int i = 0; i < 10; ++i) {
     shapes.emplace_back(1 + static_cast<int64_t>(rng() % 600), 1 + static_cast<int64_t>(rng() % 100));
   }
@@ -93,7 +107,16 @@ std::vector<ConvShape> conv_shapes(std::mt19937& rng) {
       {.n = 2, .h = 8, .w = 8, .c = 16, .o = 16, .kh = 3, .kw = 3, .pad_h = 1, .pad_w = 1, .groups = 16},
       {.n = 4, .h = 5, .w = 5, .c = 20, .o = 9, .kh = 1, .kw = 1},
       {.n = 129, .c = 64, .o = 10},
+      {.n = 3, .c = 5, .o = 67},
       {.n = 1, .c = 1, .o = 1},
+      {.n = 0, .h = 4, .w = 4, .c = 8, .o = 8},
+      {.n = 0, .h = 4, .w = 4, .c = 8, .o = 8, .groups = 8},
+      {.n = 4, .h = 12, .w = 13, .c = 16, .o = 20, .kh = 3, .kw = 3, .pad_h = 1, .pad_w = 1},
+      {.n = 1, .h = 8, .w = 11, .c = 5, .o = 9, .kh = 2, .kw = 3, .stride_h = 3, .stride_w = 2, .pad_h = 1, .pad_w = 4},
+      {.n = 3, .h = 12, .w = 12, .c = 24, .o = 24, .kh = 3, .kw = 3, .stride_h = 2, .stride_w = 2, .groups = 24},
+      {.n = 1, .h = 5, .w = 6, .c = 3, .o = 6, .kh = 3, .kw = 1, .dilation_h = 2, .groups = 3},
+      {.n = 2, .h = 5, .w = 5, .c = 40, .o = 34, .kh = 3, .kw = 3, .pad_h = 1, .pad_w = 1, .groups = 2},
+      {.n = 1, .h = 4, .w = 4, .c = 2, .o = 48, .kh = 3, .kw = 3, .groups = 2},
   };
   for (int i = 0; i < 8; ++i) {
     const auto draw = [&](int64_t most) { return 1 + static_cast<int64_t>(rng() % static_cast<uint64_t>(most)); };
@@ -239,6 +262,7 @@ TEST_CASE("The fused kernels around batch norm equal the chain that they stand f
       for (const float ceiling : {-1.0f, 0.0f, 1.5f}) {
         const bool relu = ceiling >= 0;
         for (const bool add : {false, true}) {
+          const bool training = ceiling != 0;
           INFO(r << "x" << c << (relu ? " relu " : "") << ceiling << (add ? " add" : ""));
           NormResult chain(r, c);
           table.batch_norm_apply(
@@ -249,7 +273,7 @@ TEST_CASE("The fused kernels around batch norm equal the chain that they stand f
           std::memcpy(chain.dresidual.data(), dy.data(), static_cast<size_t>(count) * sizeof(float));
           if (relu) table.relu_backward({dy.data(), chain.mask.data(), count, chain.dresidual.data()});
           table.batch_norm_backward({x.data(), chain.dresidual.data(), r, c, mean.data(), inverse_std.data(),
-                                     gamma.data(), true, chain.dx.data(), chain.dgamma.data(), chain.dbeta.data()});
+                                     gamma.data(), training, chain.dx.data(), chain.dgamma.data(), chain.dbeta.data()});
           table.stats({chain.dx.data(), count, &chain.backward});
           for (const int threads : {1, 3}) {
             const Threads scope(threads);
@@ -284,7 +308,7 @@ TEST_CASE("The fused kernels around batch norm equal the chain that they stand f
                                              .mean = mean.data(),
                                              .inverse_std = inverse_std.data(),
                                              .gamma = gamma.data(),
-                                             .training = true,
+                                             .training = training,
                                              .mask = relu ? fused.mask.data() : nullptr,
                                              .dresidual = dresidual,
                                              .dx = fused.dx.data(),
@@ -350,6 +374,21 @@ TEST_CASE("Pointwise kernels equal ref in every table", "[kernels][pointwise]") 
         }
         table.add({b.data(), b.data(), count, sum.data()});
         table.dropout({b.data(), count, 0.3f, {1, 2, 3, 4}, kept.data()});
+        Guarded<float> in_place(count);
+        const auto of = [&](const Guarded<float>& x) {
+          std::memcpy(in_place.data(), x.data(), static_cast<size_t>(count) * sizeof(float));
+          return in_place.data();
+        };
+        table.relu({of(a), count, in_place.data(), nullptr});
+        REQUIRE(in_place.first_difference(y) == -1);
+        table.relu_backward({of(b), mask.data(), count, in_place.data()});
+        REQUIRE(in_place.first_difference(dx) == -1);
+        table.add({of(b), b.data(), count, in_place.data()});
+        REQUIRE(in_place.first_difference(sum) == -1);
+        table.add({b.data(), of(b), count, in_place.data()});
+        REQUIRE(in_place.first_difference(sum) == -1);
+        table.dropout({of(b), count, 0.3f, {1, 2, 3, 4}, in_place.data()});
+        REQUIRE(in_place.first_difference(kept) == -1);
         REQUIRE(mask.first_difference(expected_mask) == -1);
         REQUIRE(y.first_difference(without_mask) == -1);
         for (int64_t i = 0; i < count; ++i) {
@@ -377,28 +416,30 @@ TEST_CASE("Pointwise kernels equal ref in every table", "[kernels][pointwise]") 
 
 TEST_CASE("SGD is the same in every table", "[kernels][sgd]") {
   std::mt19937 rng(test_seed("sgd"));
-  const int64_t count = 40003;
-  const Random start(count, rng), g(count, rng), v0(count, rng);
-  for (const bool nesterov : {false, true}) {
-    for (const bool first : {false, true}) {
-      for (const bool with_velocity : {false, true}) {
-        const float scale = with_velocity ? 0.3f : 1.0f;
-        Guarded<float> expected(count), expected_v(count);
-        bool is_ref = true;
-        for_each_table({.elements = count}, [&](const Kernels& table) {
-          Guarded<float> w(count), v(count);
-          std::memcpy(w.data(), start.data(), static_cast<size_t>(count) * sizeof(float));
-          std::memcpy(v.data(), v0.data(), static_cast<size_t>(count) * sizeof(float));
-          table.sgd({w.data(), g.data(), with_velocity ? v.data() : nullptr, count, 0.1f, 0.9f, 5e-4f, nesterov, first,
-                     scale});
-          if (is_ref) {
-            std::memcpy(expected.data(), w.data(), static_cast<size_t>(count) * sizeof(float));
-            std::memcpy(expected_v.data(), v.data(), static_cast<size_t>(count) * sizeof(float));
-            is_ref = false;
-          }
-          REQUIRE(w.first_difference(expected) == -1);
-          REQUIRE(v.first_difference(expected_v) == -1);
-        });
+  for (const int64_t count : {0, 1, 5, 1023, 1024, 2051, 40003}) {
+    INFO("count " << count);
+    const Random start(count, rng), g(count, rng), v0(count, rng);
+    for (const bool nesterov : {false, true}) {
+      for (const bool first : {false, true}) {
+        for (const bool with_velocity : {false, true}) {
+          const float scale = with_velocity ? 0.3f : 1.0f;
+          Guarded<float> expected(count), expected_v(count);
+          bool is_ref = true;
+          for_each_table({.elements = count}, [&](const Kernels& table) {
+            Guarded<float> w(count), v(count);
+            std::memcpy(w.data(), start.data(), static_cast<size_t>(count) * sizeof(float));
+            std::memcpy(v.data(), v0.data(), static_cast<size_t>(count) * sizeof(float));
+            table.sgd({w.data(), g.data(), with_velocity ? v.data() : nullptr, count, 0.1f, 0.9f, 5e-4f, nesterov,
+                       first, scale});
+            if (is_ref) {
+              std::memcpy(expected.data(), w.data(), static_cast<size_t>(count) * sizeof(float));
+              std::memcpy(expected_v.data(), v.data(), static_cast<size_t>(count) * sizeof(float));
+              is_ref = false;
+            }
+            REQUIRE(w.first_difference(expected) == -1);
+            REQUIRE(v.first_difference(expected_v) == -1);
+          });
+        }
       }
     }
   }
@@ -406,28 +447,30 @@ TEST_CASE("SGD is the same in every table", "[kernels][sgd]") {
 
 TEST_CASE("AdamW is the same in every table", "[kernels][adamw]") {
   std::mt19937 rng(test_seed("adamw"));
-  const int64_t count = 40003;
-  const Random start(count, rng), g(count, rng), m0(count, rng);
-  Random v0(count, rng);
-  for (int64_t i = 0; i < count; ++i) v0[i] = std::fabs(v0[i]);
-  for (const int64_t step : {1, 2, 100000}) {
-    Guarded<float> expected[3] = {Guarded<float>(count), Guarded<float>(count), Guarded<float>(count)};
-    bool is_ref = true;
-    for_each_table({.elements = count}, [&](const Kernels& table) {
-      Guarded<float> w(count), m(count), v(count);
-      Guarded<float>* all[] = {&w, &m, &v};
-      const Guarded<float>* from[] = {&start, &m0, &v0};
-      for (int i = 0; i < 3; ++i) {
-        std::memcpy(all[i]->data(), from[i]->data(), static_cast<size_t>(count) * sizeof(float));
-      }
-      table.adamw({w.data(), g.data(), m.data(), v.data(), count, 1e-3f, 0.9f, 0.999f, 1e-8f, 0.05f, step, 0.7f});
-      for (int i = 0; i < 3; ++i) {
-        if (is_ref) std::memcpy(expected[i].data(), all[i]->data(), static_cast<size_t>(count) * sizeof(float));
-        REQUIRE(all[i]->first_difference(expected[i]) == -1);
-        REQUIRE(all[i]->intact());
-      }
-      is_ref = false;
-    });
+  for (const int64_t count : {0, 1, 5, 1023, 1024, 2051, 40003}) {
+    INFO("count " << count);
+    const Random start(count, rng), g(count, rng), m0(count, rng);
+    Random v0(count, rng);
+    for (int64_t i = 0; i < count; ++i) v0[i] = std::fabs(v0[i]);
+    for (const int64_t step : {1, 2, 100000}) {
+      Guarded<float> expected[3] = {Guarded<float>(count), Guarded<float>(count), Guarded<float>(count)};
+      bool is_ref = true;
+      for_each_table({.elements = count}, [&](const Kernels& table) {
+        Guarded<float> w(count), m(count), v(count);
+        Guarded<float>* all[] = {&w, &m, &v};
+        const Guarded<float>* from[] = {&start, &m0, &v0};
+        for (int i = 0; i < 3; ++i) {
+          std::memcpy(all[i]->data(), from[i]->data(), static_cast<size_t>(count) * sizeof(float));
+        }
+        table.adamw({w.data(), g.data(), m.data(), v.data(), count, 1e-3f, 0.9f, 0.999f, 1e-8f, 0.05f, step, 0.7f});
+        for (int i = 0; i < 3; ++i) {
+          if (is_ref) std::memcpy(expected[i].data(), all[i]->data(), static_cast<size_t>(count) * sizeof(float));
+          REQUIRE(all[i]->first_difference(expected[i]) == -1);
+          REQUIRE(all[i]->intact());
+        }
+        is_ref = false;
+      });
+    }
   }
 }
 
@@ -436,13 +479,15 @@ TEST_CASE("Pooling equals ref in every table", "[kernels][pool]") {
   for (const PoolShape& s :
        {PoolShape{2, 8, 9, 16, 2, 2, 2, 2, 0, 0, false}, PoolShape{3, 7, 7, 5, 3, 3, 2, 2, 1, 1, false},
         PoolShape{1, 6, 5, 33, 3, 2, 2, 1, 1, 1, true}, PoolShape{2, 5, 5, 1, 5, 5, 1, 1, 0, 0, false},
-        PoolShape{20, 14, 14, 17, 3, 3, 2, 2, 0, 0, true}}) {
+        PoolShape{20, 14, 14, 17, 3, 3, 2, 2, 0, 0, true}, PoolShape{1, 9, 8, 8, 2, 3, 3, 4, 0, 0, false},
+        PoolShape{0, 5, 5, 8, 3, 3, 2, 2, 1, 1, false}, PoolShape{2, 7, 6, 24, 3, 3, 2, 2, 1, 1, true}}) {
     INFO(s.h << "x" << s.w << "x" << s.c << " window " << s.kh << "x" << s.kw);
     const int64_t in = s.n * s.h * s.w * s.c, out = s.n * s.oh() * s.ow() * s.c;
     const Work elements{.elements = in};
     Random x(in, rng);
     for (int64_t i = 0; i < in; i += 7) x[i] = 0.5f;  // ties
-    x[in / 2] = NAN;
+    for (int64_t i = 3; i < in; i += 41) x[i] = -INFINITY;
+    if (in > 0) x[in / 2] = NAN;
     const Random dy(out, rng);
     Guarded<float> expected(out);
     Guarded<int32_t> expected_index(out);
@@ -456,7 +501,7 @@ TEST_CASE("Pooling equals ref in every table", "[kernels][pool]") {
       REQUIRE(y.first_difference(expected) == -1);
       REQUIRE(plain.first_difference(expected) == -1);
     });
-    x[in / 2] = 0;
+    for (int64_t i = 0; i < in; ++i) x[i] = std::isfinite(x[i]) ? x[i] : 0.0f;
     compare(elements, in, 1e-6, 10, [&](const Kernels& table, Guarded<float>& dx) {
       table.max_pool_backward({s, dy.data(), expected_index.data(), dx.data()});
     });
@@ -469,12 +514,13 @@ TEST_CASE("Pooling equals ref in every table", "[kernels][pool]") {
       });
     }
     for (const int64_t size : {1, 3, 7}) {
-      const Random gradient(s.n * size * size * s.c, rng);
-      compare(elements, s.n * size * size * s.c, 1e-6, 10, [&](const Kernels& table, Guarded<float>& y) {
-        table.adaptive_avg_pool({s.n, s.h, s.w, s.c, size, size, x.data(), y.data()});
+      const int64_t columns = size + 1, pooled = s.n * size * columns * s.c;
+      const Random gradient(pooled, rng);
+      compare(elements, pooled, 1e-6, 10, [&](const Kernels& table, Guarded<float>& y) {
+        table.adaptive_avg_pool({s.n, s.h, s.w, s.c, size, columns, x.data(), y.data()});
       });
       compare(elements, in, 1e-6, 10, [&](const Kernels& table, Guarded<float>& dx) {
-        table.adaptive_avg_pool_backward({s.n, s.h, s.w, s.c, size, size, gradient.data(), dx.data()});
+        table.adaptive_avg_pool_backward({s.n, s.h, s.w, s.c, size, columns, gradient.data(), dx.data()});
       });
     }
   }
@@ -482,12 +528,14 @@ TEST_CASE("Pooling equals ref in every table", "[kernels][pool]") {
 
 TEST_CASE("Cross-entropy equals ref in every table", "[kernels][loss]") {
   std::mt19937 rng(test_seed("loss"));
-  for (const auto& [rows, classes] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {3, 10}, {128, 10}, {70, 1000}}) {
+  for (const auto& [rows, classes] :
+       std::vector<std::pair<int64_t, int64_t>>{{0, 10}, {1, 1}, {3, 10}, {128, 10}, {9, 256}, {9, 257}, {70, 1000}}) {
     const Random logits(rows * classes, rng, 0, 30);
     Guarded<int32_t> labels(rows);
     for (int64_t i = 0; i < rows; ++i) labels[i] = static_cast<int32_t>(rng() % static_cast<uint64_t>(classes));
     for (const float smoothing : {0.0f, 0.1f}) {
       int64_t expected_correct = -1;
+      Guarded<float> expected_loss(rows);
       compare({.elements = rows * classes}, rows * classes, 1e-6, 1,
               [&, n = rows, k = classes](const Kernels& table, Guarded<float>& dlogits) {
                 Guarded<float> loss(n);
@@ -510,6 +558,39 @@ TEST_CASE("Cross-entropy equals ref in every table", "[kernels][loss]") {
                                      nullptr, others.data(), weights.data()});
               });
     }
+  }
+}
+
+TEST_CASE("Cross-entropy of ties, infinities and NaN is ref's in every table", "[kernels][loss]") {
+  std::mt19937 rng(test_seed("loss of ties"));
+  const Kernels ref = cpu_kernel_tables().front().table;
+  for (const int64_t classes : {40, 300}) {
+    const int64_t rows = 12;
+    Random logits(rows * classes, rng);
+    const auto at = [&](int64_t row, int64_t k) -> float& { return logits[row * classes + k]; };
+    at(0, 3) = at(0, 35) = at(0, 17) = 9;  // ties
+    at(1, 0) = NAN;                        // the first
+    at(2, 20) = NAN;                       // another
+    at(3, 11) = INFINITY;                  // the largest
+    at(4, 11) = -INFINITY;                 // a target of 0
+    for (int64_t k = 0; k < classes; ++k) at(5, k) = -INFINITY, at(6, k) = NAN, at(7, k) = 2;
+    at(8, 7) = 40;  // a loss near 0
+    at(9, 7) = 15;
+    const std::vector<int32_t> labels{17, 0, 0, 11, 5, 0, 0, 0, 7, 7, 1, 2};
+    Guarded<float> expected_loss(rows), expected(rows * classes);
+    int64_t expected_correct = -1;
+    ref.cross_entropy({logits.data(), labels.data(), rows, classes, 0.0f, expected_loss.data(), expected.data(), 1.0f,
+                       &expected_correct});
+    for_each_table({.elements = rows * classes}, [&](const Kernels& table) {
+      Guarded<float> loss(rows), dlogits(rows * classes);
+      int64_t correct = -1;
+      table.cross_entropy(
+          {logits.data(), labels.data(), rows, classes, 0.0f, loss.data(), dlogits.data(), 1.0f, &correct});
+      CHECK(correct == expected_correct);
+      // Of a loss near 0 the reference's double keeps 1e-14; a difference of logits of up to 44 rounds to float32.
+      require_near(loss, expected_loss, 2e-14, 4e-6);
+      require_near(dlogits, expected, 2e-14, 4e-6);
+    });
   }
 }
 

@@ -93,7 +93,7 @@ std::string describe(const ConvShape& s) {
 // Runs an entry once for sums and once for floats. `give`(y, sums) makes the arguments.
 template <typename Args, typename Give>
 void check(const char* entry, const Kernel<Args>& kernel, const Ints& expected, float scale, const float* bias,
-           int64_t channels, Give give) {
+           int64_t channels, Give give, bool accumulate = false) {
   const int64_t size = static_cast<int64_t>(expected.size());
   INFO(entry << " by " << kernel.implementation);
   Guarded<int64_t> sums(size, -1);
@@ -109,11 +109,11 @@ void check(const char* entry, const Kernel<Args>& kernel, const Ints& expected, 
   CHECK(sums.intact());
 
   Guarded<float> y(size, -1.0f), expected_y(size);
-  kernel(give(y.data(), nullptr));
   for (int64_t i = 0; i < size; ++i) {
     const float product = static_cast<float>(expected[i]) * scale;
-    expected_y[i] = bias != nullptr ? product + bias[i % channels] : product;
+    expected_y[i] = bias != nullptr ? product + bias[i % channels] : accumulate ? product + y[i] : product;
   }
+  kernel(give(y.data(), nullptr));
   wrong = y.first_difference(expected_y);
   if (wrong >= 0) {
     INFO("value " << wrong << " of " << size << ": got " << y[wrong] << ", expected " << expected_y[wrong]);
@@ -137,7 +137,7 @@ void check_shape(const ConvShape& s, Formats formats, std::mt19937& random, Fill
   const Sums expected = reference(s, x.values, w.values, dy.values);
   Guarded<float> bias(s.o);
   for (int64_t o = 0; o < s.o; ++o) bias[o] = static_cast<float>(random() % 1000) / 7.0f;
-  const bool with_bias = random() % 2 != 0;
+  const bool with_bias = random() % 2 != 0, accumulate = random() % 2 != 0;
   const float scale = 0.001234f;
   for_each_table({.multiply_adds = s.macs()}, [&](const Kernels& table) {
     check("qconv_forward", table.qconv_forward, expected.y, scale, with_bias ? bias.data() : nullptr, s.o,
@@ -152,17 +152,20 @@ void check_shape(const ConvShape& s, Formats formats, std::mt19937& random, Fill
                                     .y = y,
                                     .sums = sums};
           });
-    check("qconv_backward_data", table.qconv_backward_data, expected.dx, scale, nullptr, 1,
-          [&](float* dx, int64_t* sums) {
-            return QConvBackwardDataArgs{.shape = s,
-                                         .dy = dy.codes.data(),
-                                         .dy_format = dy.format,
-                                         .w = w.codes.data(),
-                                         .w_format = w.format,
-                                         .scale = scale,
-                                         .dx = dx,
-                                         .sums = sums};
-          });
+    check(
+        "qconv_backward_data", table.qconv_backward_data, expected.dx, scale, nullptr, 1,
+        [&](float* dx, int64_t* sums) {
+          return QConvBackwardDataArgs{.shape = s,
+                                       .dy = dy.codes.data(),
+                                       .dy_format = dy.format,
+                                       .w = w.codes.data(),
+                                       .w_format = w.format,
+                                       .scale = scale,
+                                       .accumulate = accumulate,
+                                       .dx = dx,
+                                       .sums = sums};
+        },
+        accumulate);
     check("qconv_backward_weight", table.qconv_backward_weight, expected.dw, scale, nullptr, 1,
           [&](float* dw, int64_t* sums) {
             return QConvBackwardWeightArgs{.shape = s,

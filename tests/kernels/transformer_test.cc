@@ -188,8 +188,18 @@ void test_attention(const AttentionArgs& shape, float spread, std::mt19937& rng)
 
 TEST_CASE("Layer norm equals ref in every table", "[kernels][layer_norm]") {
   std::mt19937 rng(test_seed("layer norm"));
-  for (const auto& [rows, c] : std::vector<std::pair<int64_t, int64_t>>{
-           {1, 1}, {1, 2}, {3, 5}, {17, 16}, {33, 8}, {64, 33}, {2, 1000}, {1000, 17}, {70, 768}, {65, 65}}) {
+  for (const auto& [rows, c] : std::vector<std::pair<int64_t, int64_t>>{{0, 16},
+                                                                        {1, 1},
+                                                                        {1, 2},
+                                                                        {3, 5},
+                                                                        {17, 16},
+                                                                        {33, 8},
+                                                                        {64, 33},
+                                                                        {2, 1000},
+                                                                        {1000, 17},
+                                                                        {70, 768},
+                                                                        {65, 65},
+                                                                        {9, 260}}) {
     test_layer_norm<float>(rows, c, rng);
     test_layer_norm<BFloat16>(rows, c, rng);
   }
@@ -278,16 +288,36 @@ TEST_CASE("Attention equals ref in every table", "[kernels][attention]") {
                                                                                  {1, 49, 1, 8},
                                                                                  {3, 48, 1, 64},
                                                                                  {1, 100, 2, 7},
-                                                                                 {1, 197, 2, 64}}) {
+                                                                                 {1, 197, 2, 64},
+                                                                                 {1, 17, 2, 24},
+                                                                                 {1, 5, 2, 64},
+                                                                                 {1, 66, 1, 70},
+                                                                                 {1, 17, 1, 132},
+                                                                                 {0, 5, 2, 8}}) {
     const AttentionArgs shape{n, tokens, heads, dim, {}, {}, {}};
     for (const float spread : {1.0f, 6.0f}) test_attention<float>(shape, spread, rng);
     test_attention<BFloat16>(shape, 1, rng);
   }
 }
 
+TEST_CASE("Attention gives keys with a score of -infinity no weight", "[kernels][attention]") {
+  const int64_t tokens = 70;  // queries 1, keys -infinity but for the last, values the number of the key
+  Guarded<float> qkv(3 * tokens);
+  for (int64_t i = 0; i < tokens; ++i) {
+    qkv[3 * i] = 1;
+    qkv[3 * i + 1] = i + 1 < tokens ? -INFINITY : 0.5f;
+    qkv[3 * i + 2] = static_cast<float>(i);
+  }
+  for_each_table({.elements = qkv.size()}, [&](const Kernels& table) {
+    Guarded<float> y(tokens);
+    table.attention({1, tokens, 1, 1, qkv.data(), y.data(), nullptr});
+    for (int64_t i = 0; i < tokens; ++i) CHECK(y[i] == static_cast<float>(tokens - 1));
+  });
+}
+
 TEST_CASE("Attention hands a NaN on to its image and head alone", "[kernels][attention]") {
   std::mt19937 rng(test_seed("attention NaN"));
-  const int64_t n = 2, tokens = 20, heads = 2, dim = 5, row = heads * dim;
+  const int64_t n = 2, tokens = 70, heads = 2, dim = 5, row = heads * dim;
   Values<float> qkv(n * tokens * 3 * row, rng);
   qkv[(tokens + 7) * 3 * row + row + dim + 2] = NAN;  // a key of the second image's second head
   for_each_table({.elements = qkv.size()}, [&](const Kernels& table) {
