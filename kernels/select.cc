@@ -106,7 +106,9 @@ Kernels select_cpu() {
 Kernels plain_cuda() {
   Kernels table;
   kernels::cuda::add_quantize(table);
-  kernels::cuda::add_qconv(table);
+  kernels::cuda::add_qconv_forward(table);
+  kernels::cuda::add_qconv_backward_data(table);
+  kernels::cuda::add_qconv_backward_weight(table);
   kernels::cuda::add_conv(table);
   kernels::cuda::add_norm(table);
   kernels::cuda::add_pointwise(table);
@@ -125,11 +127,8 @@ Kernels select_cuda() {
 }
 
 const DeviceMemory& cuda_memory() { return kernels::cuda::memory(); }
-
-void require_cuda() {
-  if (const std::string& problem = kernels::cuda::device_problem(); !problem.empty()) fail_user("{}", problem);
-  kernels::cuda::open_libraries();
-}
+std::string cuda_problem() { return kernels::cuda::device_problem(); }
+void open_cuda_libraries() { kernels::cuda::open_libraries(); }
 
 std::vector<NamedKernels> cuda_tables() {
   std::vector<NamedKernels> tables{{"cuda-plain", plain_cuda()}};
@@ -139,13 +138,18 @@ std::vector<NamedKernels> cuda_tables() {
 
 #else
 
-[[noreturn]] void refuse_cuda() { fail_user("[kernels] device cuda: this build has no CUDA kernels; use device cpu"); }
-Kernels select_cuda() { refuse_cuda(); }
-const DeviceMemory& cuda_memory() { refuse_cuda(); }
-void require_cuda() { refuse_cuda(); }
+std::string cuda_problem() { return "[kernels] device cuda: this build has no CUDA kernels; use device cpu"; }
+void open_cuda_libraries() {}
+Kernels select_cuda() { return {}; }
+const DeviceMemory& cuda_memory() { fail_user("{}", cuda_problem()); }
 std::vector<NamedKernels> cuda_tables() { return {}; }
 
 #endif
+
+void require_cuda() {
+  if (const std::string problem = cuda_problem(); !problem.empty()) fail_user("{}", problem);
+  open_cuda_libraries();
+}
 
 }  // namespace
 
@@ -158,6 +162,8 @@ const Kernels& kernels_for(Device device) {
   static const Kernels cpu = select_cpu();
   return require_complete(cpu, true);
 }
+
+bool is_available(Device device) { return device.type == DeviceType::cpu || cuda_problem().empty(); }
 
 const DeviceMemory* device_memory(Device device) { return device.type == DeviceType::cuda ? &cuda_memory() : nullptr; }
 

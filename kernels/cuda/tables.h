@@ -8,7 +8,9 @@
 namespace luq::kernels::cuda {
 
 void add_quantize(Kernels& table);
-void add_qconv(Kernels& table);
+void add_qconv_forward(Kernels& table);
+void add_qconv_backward_data(Kernels& table);
+void add_qconv_backward_weight(Kernels& table);
 void add_conv(Kernels& table);       // float convolutions, plain and deterministic
 void add_norm(Kernels& table);       // batch norm and layer norm
 void add_pointwise(Kernels& table);  // convert, ReLU, GELU, add, dropout, column sums

@@ -70,7 +70,7 @@ TEST_CASE("resize is the triangle filter along rows, then along columns", "[kern
 }
 
 TEST_CASE("resize keeps what has its size, and constants", "[kernels][image]") {
-  for_each_table([](const Kernels& table) {
+  for_each_cpu_table([](const Kernels& table) {
     std::mt19937 random(3);
     Guarded<uint8_t> x(7 * 11 * 3), y(7 * 11 * 3);
     fill(x, random, false);
@@ -104,7 +104,7 @@ TEST_CASE("resize is the same to the bit in every table", "[kernels][image]") {
                              .ow = s.ow,
                              .y = expected.data()};
     ref.resize(args);
-    for_each_table([&](const Kernels& table) {
+    for_each_cpu_table([&](const Kernels& table) {
       INFO(s.h << " x " << s.w << " x " << s.c << " to " << s.oh << " x " << s.ow);
       Guarded<uint8_t> y(s.oh * s.ow * s.c, 77);
       args.y = y.data();
@@ -146,7 +146,7 @@ TEST_CASE("A part of a resize is that part of the whole", "[kernels][image]") {
         part[i * w * s.c + j] = x[((rows.begin + i) * s.w + columns.begin) * s.c + j];
       }
     }
-    for_each_table([&](const Kernels& table) {
+    for_each_cpu_table([&](const Kernels& table) {
       INFO(s.h << " x " << s.w << " x " << s.c << " to " << s.oh << " x " << s.ow << ": " << oh << " x " << ow
                << " from " << top << ", " << left);
       Guarded<uint8_t> y(oh * ow * s.c, 77);
@@ -184,7 +184,7 @@ TEST_CASE("normalize is exact and the same in every table", "[kernels][image]") 
       Guarded<uint8_t> x(rows * cols * channels);
       fill(x, random, false);
       for (const bool flip : {false, true}) {
-        for_each_table([&](const Kernels& table) {
+        for_each_cpu_table([&](const Kernels& table) {
           Guarded<float> y(rows * cols * channels, -9);
           table.normalize({.x = x.data(),
                            .rows = rows,

@@ -22,6 +22,8 @@ std::string to_string(const Device& device);  // "cpu", "cuda:0"
 // LUQ_KERNELS=ref|avx2|avx512|vnni|bf16 (another value is a UserError). cuda throws UserError in a build without CUDA.
 struct Kernels;
 const Kernels& kernels_for(Device device);
+// This build has kernels for the device, and this machine the device.
+bool is_available(Device device);
 // Memory of a device that is not the host's. All of it happens in the order of the calls, together with the kernels.
 struct DeviceMemory {
   void* (*allocate)(int64_t bytes);                              // 256-byte aligned; null when there is none left
