@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -575,6 +576,8 @@ struct NamedKernels {
   Kernels table;
 };
 std::vector<NamedKernels> cpu_kernel_tables();
+// What the build has for CUDA, whether there is a device or not; nothing where it has none.
+std::optional<Kernels> cuda_kernel_table();
 
 // Version of oneDNN, which runs the float convolutions.
 std::string kernel_library_version();

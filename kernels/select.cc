@@ -117,12 +117,20 @@ Kernels select_cuda() {
 }
 
 const DeviceMemory& cuda_memory() { return kernels::cuda::memory(); }
+std::string cuda_description() { return kernels::cuda::description(); }
+std::optional<Kernels> cuda_table() { return select_cuda(); }
 
 #else
 
-[[noreturn]] void refuse_cuda() { fail_user("[kernels] device cuda: this build has no CUDA kernels; use device cpu"); }
+[[noreturn]] void refuse_cuda() {
+  fail_user(
+      "[kernels] device cuda: this build has no CUDA kernels; --set device=cpu trains on the processor, and eval, "
+      "predict and quantize take --device cpu");
+}
 Kernels select_cuda() { refuse_cuda(); }
 const DeviceMemory& cuda_memory() { refuse_cuda(); }
+std::string cuda_description() { return "not built in: this version has no CUDA kernels"; }
+std::optional<Kernels> cuda_table() { return std::nullopt; }
 
 #endif
 
@@ -138,6 +146,10 @@ const Kernels& kernels_for(Device device) {
 }
 
 const DeviceMemory* device_memory(Device device) { return device.type == DeviceType::cuda ? &cuda_memory() : nullptr; }
+
+std::string describe_cuda() { return cuda_description(); }
+
+std::optional<Kernels> cuda_kernel_table() { return cuda_table(); }
 
 std::vector<NamedKernels> cpu_kernel_tables() {
   std::vector<NamedKernels> tables;

@@ -8,7 +8,7 @@
 
 namespace luq::kernels::cuda {
 
-// Throws Error `[cuda] <what>: ...` with CUDA's name and text for the error.
+// Throws Error `[cuda] <what>: ...` with CUDA's name and text for the error, OutOfMemory where it is that.
 void check(cudaError_t error, const char* what);
 
 // The stream on which everything of this process runs, in order.

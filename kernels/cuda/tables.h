@@ -1,6 +1,8 @@
 // What select.cc assembles for a CUDA device: each function fills the entries that its file implements.
 #pragma once
 
+#include <string>
+
 #include "kernels/kernels.h"
 
 namespace luq::kernels::cuda {
@@ -17,5 +19,8 @@ void add_optimizer(Kernels& table);  // SGD, AdamW
 void add_attention(Kernels& table);
 
 const DeviceMemory& memory();
+
+// One line for people: what the device is, or why there is none.
+std::string description();
 
 }  // namespace luq::kernels::cuda

@@ -17,11 +17,16 @@ struct Device {
 };
 
 std::string to_string(const Device& device);  // "cpu", "cuda:0"
+// cpu or cuda, the first of them. Throws UserError for another name.
+Device parse_device(const std::string& name);
 
 // The table of kernels of a device (kernels/kernels.h), chosen once: the CPU's from cpuid, capped by
 // LUQ_KERNELS=ref|avx2|avx512|vnni|bf16 (another value is a UserError). cuda throws UserError in a build without CUDA.
 struct Kernels;
 const Kernels& kernels_for(Device device);
+// What a CUDA device is, in a line: name, compute capability, memory, versions of driver and runtime; or why there is
+// none, in this build or this machine.
+std::string describe_cuda();
 // Memory of a device that is not the host's. All of it happens in the order of the calls, together with the kernels.
 struct DeviceMemory {
   void* (*allocate)(int64_t bytes);                              // 256-byte aligned; null when there is none left
