@@ -128,6 +128,7 @@ Kernels select_cuda() {
 
 const DeviceMemory& cuda_memory() { return kernels::cuda::memory(); }
 std::string cuda_problem() { return kernels::cuda::device_problem(); }
+std::string cuda_description() { return kernels::cuda::description(); }
 void open_cuda_libraries() { kernels::cuda::open_libraries(); }
 
 std::vector<NamedKernels> cuda_tables() {
@@ -138,7 +139,11 @@ std::vector<NamedKernels> cuda_tables() {
 
 #else
 
-std::string cuda_problem() { return "[kernels] device cuda: this build has no CUDA kernels; use device cpu"; }
+std::string cuda_problem() {
+  return "[kernels] device cuda: this build has no CUDA kernels; --set device=cpu trains on the processor, and eval, "
+         "predict and quantize take --device cpu";
+}
+std::string cuda_description() { return "not built in: this build has no CUDA kernels"; }
 void open_cuda_libraries() {}
 Kernels select_cuda() { return {}; }
 const DeviceMemory& cuda_memory() { fail_user("{}", cuda_problem()); }
@@ -166,6 +171,8 @@ const Kernels& kernels_for(Device device) {
 bool is_available(Device device) { return device.type == DeviceType::cpu || cuda_problem().empty(); }
 
 const DeviceMemory* device_memory(Device device) { return device.type == DeviceType::cuda ? &cuda_memory() : nullptr; }
+
+std::string describe_cuda() { return cuda_description(); }
 
 std::vector<NamedKernels> cpu_kernel_tables() {
   std::vector<NamedKernels> tables;

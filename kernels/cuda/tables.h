@@ -24,5 +24,7 @@ const DeviceMemory& memory();
 
 // Why the kernels cannot run here, and what to do; empty when they can. Finds out once.
 const std::string& device_problem();
+// One line for people: what the device is, or why there is none.
+std::string description();
 
 }  // namespace luq::kernels::cuda

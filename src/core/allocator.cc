@@ -85,10 +85,11 @@ MemoryStats device_stats;
 void* allocate_on(Device device, int64_t bytes) {
   void* pointer = device_memory(device)->allocate(bytes);
   if (pointer == nullptr) {
-    fail(
-        "[allocate] {}: out of memory: {} bytes wanted, {} in tensors, {} at most so far; lower train.batch_size, or "
-        "raise train.micro_batches",
-        to_string(device), bytes, device_stats.live_bytes, device_stats.peak_bytes);
+    throw OutOfMemory(
+        fmt::format("[allocate] {}: out of memory: {} bytes wanted, {} in tensors, {} at most so far; lower "
+                    "train.batch_size, raise "
+                    "train.micro_batches, or lower eval.batch_size where it evaluates",
+                    to_string(device), bytes, device_stats.live_bytes, device_stats.peak_bytes));
   }
   device_stats.live_bytes += bytes;
   device_stats.peak_bytes = std::max(device_stats.peak_bytes, device_stats.live_bytes);
@@ -119,7 +120,8 @@ void* allocate(int64_t bytes, Device device) {
       block = p.cut(size);
     }
     if (block == nullptr) {
-      fail("[allocate] out of memory: {} bytes wanted, {} in use; lower train.batch_size", size, p.stats.live_bytes);
+      throw OutOfMemory(fmt::format("[allocate] out of memory: {} bytes wanted, {} in use; lower train.batch_size",
+                                    size, p.stats.live_bytes));
     }
   }
   p.stats.live_bytes += size;

@@ -16,6 +16,12 @@ std::string to_string(const Device& device) {
   return device.type == DeviceType::cpu ? "cpu" : fmt::format("cuda:{}", device.index);
 }
 
+Device parse_device(const std::string& name) {
+  if (name == "cpu") return {DeviceType::cpu, 0};
+  if (name == "cuda") return {DeviceType::cuda, 0};
+  fail_user("[device] expected cpu or cuda, got '{}'", name);
+}
+
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   for (const int64_t extent : shape) {
     if (extent < 0) fail("[tensor] expected extents of at least 0, got {}", to_string(shape));
@@ -26,8 +32,12 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   tensor.dtype_ = dtype;
   tensor.device_ = device;
   const int64_t bytes = tensor.bytes();
-  tensor.buffer_ = std::shared_ptr<void>(allocate(bytes, device),
-                                         [bytes, device](void* pointer) { deallocate(pointer, bytes, device); });
+  try {
+    tensor.buffer_ = std::shared_ptr<void>(allocate(bytes, device),
+                                           [bytes, device](void* pointer) { deallocate(pointer, bytes, device); });
+  } catch (const OutOfMemory& error) {
+    throw OutOfMemory(fmt::format("[tensor] {} {}: {}", to_string(dtype), to_string(shape), error.what()));
+  }
   return tensor;
 }
 

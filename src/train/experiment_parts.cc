@@ -13,12 +13,6 @@
 namespace luq {
 namespace {
 
-Device parse_device(const std::string& name) {
-  if (name == "cpu") return {DeviceType::cpu, 0};
-  if (name == "cuda") return {DeviceType::cuda, 0};
-  fail_user("[train] device: expected cpu or cuda, got '{}'", name);
-}
-
 void check_training(const ExperimentConfig& config, const ExperimentParts& parts) {
   const TrainConfig& train = config.train;
   const DatasetInfo& info = parts.train_set->info();

@@ -132,11 +132,30 @@ std::string of_one_image(const Shape& shape) {
 
 std::string mebibytes(int64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20)); }
 
+std::string memory_in_words(const ExperimentConfig& config, Module& model, const Probe& probed) {
+  int64_t parameters = 0;
+  for (const Parameter* parameter : model.parameters()) parameters += parameter->var.value().numel();
+  const bool averages = config.train.ema_decay > 0;
+  const bool keeps_gradients = config.train.micro_batches > 1 || config.train.clip_grad_norm > 0;
+  const int64_t copies = 1 + optimizer_state_copies(config.optimizer) + (averages ? 1 : 0) + (keeps_gradients ? 1 : 0);
+  const int64_t fixed = parameters * copies * size_of(DType::float32);
+  const int64_t activations = probed.bytes_per_image * config.train.batch_size / config.train.micro_batches;
+  return fmt::format("{} estimated: {} weights, optimiser{}{}, {} kept for backward", mebibytes(fixed + activations),
+                     mebibytes(fixed), averages ? ", average" : "", keeps_gradients ? ", gradients" : "",
+                     mebibytes(activations));
+}
+
 std::string with_kernel(const std::string& formats, const std::string& kernel) {
   return formats == "-" ? "-" : fmt::format("{} [{}]", formats, kernel);
 }
 
 }  // namespace
+
+std::string describe_memory(ExperimentConfig config) {
+  config.device = "cpu";
+  const ExperimentParts parts = make_plan_parts(config);
+  return memory_in_words(config, *parts.model, probe(config, parts));
+}
 
 std::string describe_plan(const ExperimentConfig& config) {
   ExperimentParts parts = make_plan_parts(config);
@@ -174,11 +193,6 @@ std::string describe_plan(const ExperimentConfig& config) {
   const int64_t evaluations = (steps + steps_per_epoch - 1) / steps_per_epoch * (config.train.ema_decay > 0 ? 2 : 1);
   int64_t evaluated = parts.test_set->info().images;
   if (config.eval.max_images > 0) evaluated = std::min(evaluated, config.eval.max_images);
-  const bool keeps_gradients = config.train.micro_batches > 1 || config.train.clip_grad_norm > 0;
-  const int64_t copies =
-      1 + optimizer_state_copies(config.optimizer) + (config.train.ema_decay > 0 ? 1 : 0) + (keeps_gradients ? 1 : 0);
-  const int64_t fixed = parameters * copies * size_of(DType::float32);
-  const int64_t activations = probed.bytes_per_image * config.train.batch_size / config.train.micro_batches;
   text += fmt::format("\nparameters       {}\n", format_count(parameters));
   if (!start.empty()) text += fmt::format("weights          {}\n", start);
   text += fmt::format("MACs per image   {} forward, {:.1f} % of them in 4 bits\n", format_count(macs),
@@ -192,9 +206,7 @@ std::string describe_plan(const ExperimentConfig& config) {
   text += fmt::format("steps            {} ({} epochs, batches of {}{})\n", format_count(steps), config.train.epochs,
                       config.train.batch_size,
                       config.train.micro_batches > 1 ? fmt::format(" in {} parts", config.train.micro_batches) : "");
-  text += fmt::format("memory           {} estimated: {} weights, optimiser{}{}, {} kept for backward\n",
-                      mebibytes(fixed + activations), mebibytes(fixed), config.train.ema_decay > 0 ? ", average" : "",
-                      keeps_gradients ? ", gradients" : "", mebibytes(activations));
+  text += fmt::format("memory           {}\n", memory_in_words(config, *parts.model, probed));
   const Speed speed = measure_speed(config, parts);
   text += fmt::format(
       "speed            {:.1f} images/s in training, {:.1f} in evaluation; measured on {} made-up images, {} "

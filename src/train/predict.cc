@@ -138,7 +138,7 @@ std::vector<Prediction> predict(const PredictOptions& options) {
     check_other_file("predict", "--logits", options.checkpoint, options.logits);
     for (const std::string& image : images) check_other_file("predict", "--logits", image, options.logits);
   }
-  const InferenceModel model = load_inference_model(options.checkpoint, options.model, options.weights);
+  const InferenceModel model = load_inference_model(options.checkpoint, options.model, options.weights, options.device);
   if (model.data.channels != 1 && model.data.channels != 3) {
     fail_user("[predict] {}: was trained on images of {} channels, which no image file has", options.checkpoint,
               model.data.channels);

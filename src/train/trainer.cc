@@ -22,6 +22,7 @@
 #include "luq/train/ema.h"
 #include "luq/train/lr_scheduler.h"
 #include "luq/train/optimizer.h"
+#include "luq/train/plan.h"
 #include "src/core/stop_signals.h"
 #include "src/train/dataset_json.h"
 #include "src/train/experiment_parts.h"
@@ -43,16 +44,26 @@ double now() { return std::chrono::duration<double>(std::chrono::system_clock::n
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// What may change between the parts of one run: nothing that decides its numbers, but for the end.
+// What may change between the parts of one run: nothing that decides its numbers, but for the end, and the device,
+// whose floats are rounded otherwise.
 const std::vector<std::string> changeable_keys = {
-    "threads",       "train.epochs",       "train.max_steps", "data.path",    "train.log_every",
-    "run.directory", "data.broken_images", "data.workers",    "data.prefetch"};
+    "device",          "threads",       "train.epochs",       "train.max_steps", "data.path",
+    "train.log_every", "run.directory", "data.broken_images", "data.workers",    "data.prefetch"};
 
 // What the steps of this process since the last train line took.
 struct Timing {
   double data_seconds = 0, seconds = 0;
   int64_t images = 0, steps = 0;
 };
+
+// The error, and what the experiment needs by its plan.
+std::string with_memory_plan(const OutOfMemory& error, const ExperimentConfig& config) {
+  try {
+    return fmt::format("{}; the experiment's memory is {}", error.what(), describe_memory(config));
+  } catch (const Error&) {  // no memory for that either
+    return error.what();
+  }
+}
 
 class Trainer {
  public:
@@ -226,6 +237,7 @@ void Trainer::say_start() {
     log_->info(fmt::format("formats  {}", config_.precision));
   }
   log_->info(fmt::format("kernels  {}; {} thread{}", kernels, parts_.threads, parts_.threads == 1 ? "" : "s"));
+  if (parts_.device.type == DeviceType::cuda) log_->info("device   " + describe_cuda());
   machine_ = probe_machine(*parts_.kernels);
   log_->info(fmt::format("limits   {}", to_string(machine_)));
   log_->info(fmt::format("plan     {} epochs of {} steps of {} images{}", horizon_.epochs, horizon_.steps_per_epoch,
@@ -302,6 +314,8 @@ void Trainer::train_step(const Batch& batch) {
     }
   } catch (const UserError&) {
     throw;
+  } catch (const OutOfMemory& error) {
+    throw OutOfMemory(fmt::format("[train] step {}: {}", state_.step + 1, error.what()));
   } catch (const Error& error) {
     fail("[train] step {}: {}", state_.step + 1, error.what());
   }
@@ -501,6 +515,10 @@ TrainResult Trainer::run() {
   try {
     say_start();
     if (train_and_evaluate() == Outcome::interrupted) return stop();
+  } catch (const OutOfMemory& error) {
+    const std::string text = with_memory_plan(error, config_);
+    log_file_->append(text);
+    throw Error(text);
   } catch (const Error& error) {
     log_file_->append(error.what());
     throw;
@@ -515,6 +533,12 @@ TrainResult Trainer::run() {
 
 }  // namespace
 
-TrainResult train(const ExperimentConfig& config, StartMode mode) { return Trainer(config, mode).run(); }
+TrainResult train(const ExperimentConfig& config, StartMode mode) {
+  try {
+    return Trainer(config, mode).run();
+  } catch (const OutOfMemory& error) {  // while it was made
+    throw Error(with_memory_plan(error, config));
+  }
+}
 
 }  // namespace luq

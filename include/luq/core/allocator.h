@@ -14,7 +14,7 @@ struct MemoryStats {
   int64_t cached_bytes = 0;  // freed and kept
 };
 
-// bytes >= 0; throws Error naming the size when the system has none left.
+// bytes >= 0; throws OutOfMemory naming the size when there is none left.
 void* allocate(int64_t bytes, Device device = {});
 void deallocate(void* pointer, int64_t bytes, Device device = {}) noexcept;
 

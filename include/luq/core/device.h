@@ -17,6 +17,8 @@ struct Device {
 };
 
 std::string to_string(const Device& device);  // "cpu", "cuda:0"
+// cpu or cuda, the first of them. Throws UserError for another name.
+Device parse_device(const std::string& name);
 
 // The table of kernels of a device (kernels/kernels.h), chosen once: the CPU's from cpuid, capped by
 // LUQ_KERNELS=ref|avx2|avx512|vnni|bf16 (another value is a UserError). cuda throws UserError in a build without CUDA.
@@ -24,6 +26,9 @@ struct Kernels;
 const Kernels& kernels_for(Device device);
 // This build has kernels for the device, and this machine the device.
 bool is_available(Device device);
+// What a CUDA device is, in a line: name, compute capability, memory, versions of driver and runtime; or why there is
+// none, in this build or this machine.
+std::string describe_cuda();
 // Memory of a device that is not the host's. All of it happens in the order of the calls, together with the kernels.
 struct DeviceMemory {
   void* (*allocate)(int64_t bytes);                              // 256-byte aligned; null when there is none left
