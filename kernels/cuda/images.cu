@@ -32,8 +32,8 @@ struct Images {
     uint2 bytes{};
     if (together) bytes = *reinterpret_cast<const uint2*>(image + first);
     Index row = first / (w * c), col = first % (w * c) / c, channel = first % c;
-    for (int k = 0; k < here; ++k) {
-      if (take(row, col)) {
+    for (int k = 0; k < kUnit; ++k) {
+      if (k < here && take(row, col)) {
         const uint32_t byte = together   ? (k < 4 ? bytes.x : bytes.y) >> (8 * (k % 4)) & 0xffu
                               : mirrored ? image[(row * w + (w - 1 - col)) * c + channel]
                                          : image[first + static_cast<Index>(k)];
