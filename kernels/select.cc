@@ -117,6 +117,7 @@ Kernels plain_cuda() {
   kernels::cuda::add_loss(table);
   kernels::cuda::add_optimizer(table);
   kernels::cuda::add_attention(table);
+  kernels::cuda::add_images(table);
   return table;
 }
 

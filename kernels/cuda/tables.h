@@ -19,6 +19,7 @@ void add_pool(Kernels& table);
 void add_loss(Kernels& table);       // cross-entropy
 void add_optimizer(Kernels& table);  // SGD, AdamW
 void add_attention(Kernels& table);
+void add_images(Kernels& table);  // from bytes to floats
 
 const DeviceMemory& memory();
 

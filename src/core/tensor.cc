@@ -22,15 +22,16 @@ Device parse_device(const std::string& name) {
   fail_user("[device] expected cpu or cuda, got '{}'", name);
 }
 
-Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+// Without memory.
+Tensor::Tensor(const Shape& shape, DType dtype, Device device)
+    : shape_(shape), numel_(shape.numel()), dtype_(dtype), device_(device) {
   for (const int64_t extent : shape) {
     if (extent < 0) fail("[tensor] expected extents of at least 0, got {}", to_string(shape));
   }
-  Tensor tensor;
-  tensor.shape_ = shape;
-  tensor.numel_ = shape.numel();
-  tensor.dtype_ = dtype;
-  tensor.device_ = device;
+}
+
+Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+  Tensor tensor(shape, dtype, device);
   const int64_t bytes = tensor.bytes();
   try {
     tensor.buffer_ = std::shared_ptr<void>(allocate(bytes, device),
@@ -38,6 +39,14 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   } catch (const OutOfMemory& error) {
     throw OutOfMemory(fmt::format("[tensor] {} {}: {}", to_string(dtype), to_string(shape), error.what()));
   }
+  return tensor;
+}
+
+Tensor Tensor::pinned(const Shape& shape, DType dtype, Device device) {
+  Tensor tensor(shape, dtype, {});
+  const int64_t bytes = tensor.bytes();
+  tensor.buffer_ = std::shared_ptr<void>(allocate_pinned(bytes, device),
+                                         [bytes, device](void* pointer) { deallocate_pinned(pointer, bytes, device); });
   return tensor;
 }
 

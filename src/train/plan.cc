@@ -63,11 +63,11 @@ Speed measure_speed(ExperimentConfig config, ExperimentParts& parts) {
   const int64_t largest = config.train.batch_size / config.train.micro_batches;
   config.train.micro_batches = 1;
   const auto make_batch = [&](int64_t images) {
-    Batch batch{Tensor::empty({images, parts.image[0], parts.image[1], parts.image[2]}),
-                Tensor::zeros({images}, DType::int32)};
+    Tensor pixels = Tensor::empty({images, parts.image[0], parts.image[1], parts.image[2]}, DType::uint8);
     RngStream random(make_rng_key(0, "plan:images"));
-    for (int64_t i = 0; i < batch.images.numel(); ++i) batch.images.data<float>()[i] = 4 * random.uniform() - 2;
-    return batch;
+    for (int64_t i = 0; i < pixels.numel(); ++i) pixels.data<uint8_t>()[i] = static_cast<uint8_t>(random.below(256));
+    return Batch{ImageBatch::of(std::move(pixels), 1.0 / 64, -2).to(parts.device),
+                 Tensor::zeros({images}, DType::int32)};
   };
   const std::unique_ptr<Optimizer> optimizer =
       make_optimizer(config.optimizer, parts.model->parameters(), *parts.kernels);
@@ -88,7 +88,7 @@ Speed measure_speed(ExperimentConfig config, ExperimentParts& parts) {
   const auto forward = [&] {
     return seconds_of([&] {
       ctx.training = false;
-      parts.model->forward(ctx, parts.input(batch.images));
+      parts.model->forward(ctx, parts.input(ctx, batch.images));
     });
   };
   const double evaluation = std::min(forward(), forward());
@@ -119,7 +119,8 @@ Probe probe(const ExperimentConfig& config, const ExperimentParts& parts) {
   ctx.training = true;
   ctx.plan = &result.entries;
   const int64_t before = memory_stats(parts.device).live_bytes;
-  const Var images = parts.input(Tensor::zeros({kProbeImages, parts.image[0], parts.image[1], parts.image[2]}));
+  const Shape shape{kProbeImages, parts.image[0], parts.image[1], parts.image[2]};
+  const Var images(Tensor::zeros(shape, parts.dtype, parts.device));
   const Tensor labels = Tensor::zeros({kProbeImages}, DType::int32);
   const Var loss = softmax_cross_entropy(ctx, parts.model->forward(ctx, images), labels).loss;
   result.bytes_per_image = (memory_stats(parts.device).live_bytes - before) / kProbeImages;

@@ -17,6 +17,7 @@ struct StepRunner::State {
                   {.batch_size = config.train.batch_size, .shuffle = true, .augment = true, .seed = config.seed});
     loader.start(0);
     if (!loader.next(batch)) fail("[step] the data set gave no batch");
+    batch.images = batch.images.to(parts.device);
   }
 
   ExperimentConfig config;

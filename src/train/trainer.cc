@@ -24,6 +24,7 @@
 #include "luq/train/optimizer.h"
 #include "luq/train/plan.h"
 #include "src/core/stop_signals.h"
+#include "src/train/batch_feeder.h"
 #include "src/train/dataset_json.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/line_file.h"
@@ -72,7 +73,7 @@ class Trainer {
     std::optional<Checkpoint> checkpoint;
     if (mode == StartMode::resume) checkpoint = read_resumable();
     parts_ = make_parts(config_, true);
-    loader_.emplace(parts_.train_set, transform_options(config_),
+    feeder_.emplace(parts_.train_set, transform_options(config_),
                     LoaderOptions{.batch_size = config_.train.batch_size,
                                   .shuffle = true,
                                   .augment = true,
@@ -80,8 +81,9 @@ class Trainer {
                                   .workers = config_.data.workers,
                                   .prefetch = config_.data.prefetch,
                                   .seed = config_.seed,
-                                  .broken_images = parse_broken_images(config_.data.broken_images)});
-    horizon_ = {config_.train.epochs, loader_->batches_per_epoch()};
+                                  .broken_images = parse_broken_images(config_.data.broken_images),
+                                  .device = parts_.device});
+    horizon_ = {config_.train.epochs, feeder_->batches_per_epoch()};
     check_lr_schedule(config_.lr_scheduler, horizon_);
     optimizer_ = make_optimizer(config_.optimizer, parts_.model->parameters(), *parts_.kernels);
     if (config_.train.ema_decay > 0) ema_.emplace(*parts_.model, config_.train.ema_decay);
@@ -132,7 +134,7 @@ class Trainer {
   ExperimentConfig config_;
   RunDirectory directory_;
   ExperimentParts parts_;
-  std::optional<Loader> loader_;
+  std::optional<BatchFeeder> feeder_;
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<ModelEma> ema_;
   LrHorizon horizon_;
@@ -325,7 +327,7 @@ void Trainer::train_step(const Batch& batch) {
 Batch Trainer::next_batch() {
   Batch batch;
   try {
-    if (!loader_->next(batch)) fail("[train] the loader ended epoch {} at batch {}", state_.epoch, state_.batch);
+    if (!feeder_->next(batch)) fail("[train] the loader ended epoch {} at batch {}", state_.epoch, state_.batch);
   } catch (const Error& error) {
     const bool saved = state_.step > 0 && save_last(false);
     fail("[train] step {}: {}{}", state_.step + 1, error.what(),
@@ -348,8 +350,8 @@ void Trainer::report(const std::vector<BrokenImage>& images) {
 
 Trainer::Outcome Trainer::train_batches() {
   if (state_.batch >= horizon_.steps_per_epoch || state_.step >= last_step_) return Outcome::done;
-  loader_->start(state_.epoch, state_.batch);
-  loader_->take_wait_seconds();
+  feeder_->start(state_.epoch, state_.batch);
+  feeder_->take_wait_seconds();
   while (state_.batch < horizon_.steps_per_epoch && state_.step < last_step_) {
     if (signals_.received() != 0) return Outcome::interrupted;
     const Clock::time_point start = Clock::now();
@@ -359,7 +361,7 @@ Trainer::Outcome Trainer::train_batches() {
     ++state_.batch;
     const double seconds = seconds_since(start);
     timing_.seconds += seconds;
-    timing_.data_seconds += loader_->take_wait_seconds();
+    timing_.data_seconds += feeder_->take_wait_seconds();
     timing_.images += batch.size();
     timing_.steps += 1;
     train_seconds_ += seconds;

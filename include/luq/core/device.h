@@ -37,6 +37,15 @@ struct DeviceMemory {
   void (*to_host)(void* to, const void* from, int64_t bytes);    // is there afterwards
   void (*within_device)(void* to, const void* from, int64_t bytes);
   void (*clear)(void* to, int64_t bytes);  // zeros
+
+  // Copies beside the kernels, in an order of their own.
+  // Memory of the host that they may come from, called from any thread; null when there is none left. Never given back.
+  void* (*allocate_pinned)(int64_t bytes);
+  // Begins when everything before is done, and goes on beside what follows. `pinned` stays as it is until
+  // wait_for_uploads() has returned, and `to` is of no use before join_uploads().
+  void (*start_upload)(void* to, const void* pinned, int64_t bytes);
+  void (*join_uploads)();      // what is called from here on comes after the uploads that were started
+  void (*wait_for_uploads)();  // returns when they are done
 };
 // Null for the CPU. Throws like kernels_for.
 const DeviceMemory* device_memory(Device device);
