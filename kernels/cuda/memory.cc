@@ -57,10 +57,12 @@ void clear(void* to, int64_t bytes) {
   if (bytes > 0) check(cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), stream()), "clearing memory");
 }
 
+void wait() { synchronize("waiting for the device"); }
+
 }  // namespace
 
 const DeviceMemory& memory() {
-  static const DeviceMemory device_memory{allocate, deallocate, to_device, to_host, within_device, clear};
+  static const DeviceMemory device_memory{allocate, deallocate, to_device, to_host, within_device, clear, wait};
   return device_memory;
 }
 

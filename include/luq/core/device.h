@@ -30,6 +30,7 @@ struct DeviceMemory {
   void (*to_host)(void* to, const void* from, int64_t bytes);    // is there afterwards
   void (*within_device)(void* to, const void* from, int64_t bytes);
   void (*clear)(void* to, int64_t bytes);  // zeros
+  void (*wait)();                          // until all that was asked of the device is done
 };
 // Null for the CPU. Throws like kernels_for.
 const DeviceMemory* device_memory(Device device);
