@@ -59,6 +59,8 @@ void clear(void* to, int64_t bytes) {
   if (bytes > 0) check(cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), stream()), "clearing memory");
 }
 
+void wait() { synchronize("waiting for the device"); }
+
 void* allocate_pinned(int64_t bytes) {
   void* pinned = nullptr;
   const cudaError_t error = cudaMallocHost(&pinned, static_cast<size_t>(std::max<int64_t>(bytes, 1)));
@@ -109,6 +111,7 @@ const DeviceMemory& memory() {
                                           .to_host = to_host,
                                           .within_device = within_device,
                                           .clear = clear,
+                                          .wait = wait,
                                           .allocate_pinned = allocate_pinned,
                                           .start_upload = start_upload,
                                           .join_uploads = join_uploads,

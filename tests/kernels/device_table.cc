@@ -286,9 +286,9 @@ void stage(Operands& o, CopyRowsArgs& a) {
 
 void stage(Operands& o, FinishImagesArgs& a) {
   o.in(a.x, a.n * a.h * a.w * a.c);
-  const auto* edits = reinterpret_cast<const double*>(a.edits);  // which is how they are aligned
+  const auto* edits = static_cast<const double*>(a.edits);  // which is how they are aligned
   o.in(edits, a.n * image_edit_bytes(a.c) / static_cast<int64_t>(sizeof(double)));
-  a.edits = reinterpret_cast<const uint8_t*>(edits);
+  a.edits = edits;
   o.out(a.y, a.count * a.h * a.w * a.c);
 }
 

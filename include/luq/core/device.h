@@ -37,6 +37,7 @@ struct DeviceMemory {
   void (*to_host)(void* to, const void* from, int64_t bytes);    // is there afterwards
   void (*within_device)(void* to, const void* from, int64_t bytes);
   void (*clear)(void* to, int64_t bytes);  // zeros
+  void (*wait)();                          // until all that was asked of the device is done
 
   // Copies beside the kernels, in an order of their own.
   // Memory of the host that they may come from, called from any thread; null when there is none left. Never given back.
