@@ -6,6 +6,8 @@
 #include "kernels/kernels.h"
 #include "kernels/tables.h"
 #ifdef LUQ_CUDA
+#include <luq_cuda/libraries.h>
+
 #include "kernels/cuda/tables.h"
 #endif
 #include "luq/core/error.h"
@@ -101,7 +103,7 @@ Kernels select_cpu() {
 
 #ifdef LUQ_CUDA
 
-Kernels select_cuda() {
+Kernels plain_cuda() {
   Kernels table;
   kernels::cuda::add_quantize(table);
   kernels::cuda::add_qconv_forward(table);
@@ -115,22 +117,44 @@ Kernels select_cuda() {
   kernels::cuda::add_loss(table);
   kernels::cuda::add_optimizer(table);
   kernels::cuda::add_attention(table);
+  kernels::cuda::add_images(table);
+  return table;
+}
+
+Kernels select_cuda() {
+  Kernels table = plain_cuda();
+  kernels::cuda::add_libraries(table);
   return table;
 }
 
 const DeviceMemory& cuda_memory() { return kernels::cuda::memory(); }
 std::string cuda_problem() { return kernels::cuda::device_problem(); }
+std::string cuda_description() { return kernels::cuda::description(); }
+void open_cuda_libraries() { kernels::cuda::open_libraries(); }
+
+std::vector<NamedKernels> cuda_tables() {
+  std::vector<NamedKernels> tables{{"cuda-plain", plain_cuda()}};
+  if (kernels::cuda::kHasLibraries) tables.push_back({"cuda", select_cuda()});
+  return tables;
+}
 
 #else
 
-std::string cuda_problem() { return "[kernels] device cuda: this build has no CUDA kernels; use device cpu"; }
+std::string cuda_problem() {
+  return "[kernels] device cuda: this build has no CUDA kernels; --set device=cpu trains on the processor, and eval, "
+         "predict and quantize take --device cpu";
+}
+std::string cuda_description() { return "not built in: this build has no CUDA kernels"; }
+void open_cuda_libraries() {}
 Kernels select_cuda() { return {}; }
 const DeviceMemory& cuda_memory() { fail_user("{}", cuda_problem()); }
+std::vector<NamedKernels> cuda_tables() { return {}; }
 
 #endif
 
 void require_cuda() {
   if (const std::string problem = cuda_problem(); !problem.empty()) fail_user("{}", problem);
+  open_cuda_libraries();
 }
 
 }  // namespace
@@ -149,6 +173,8 @@ bool is_available(Device device) { return device.type == DeviceType::cpu || cuda
 
 const DeviceMemory* device_memory(Device device) { return device.type == DeviceType::cuda ? &cuda_memory() : nullptr; }
 
+std::string describe_cuda() { return cuda_description(); }
+
 std::vector<NamedKernels> cpu_kernel_tables() {
   std::vector<NamedKernels> tables;
   Kernels table;
@@ -159,6 +185,8 @@ std::vector<NamedKernels> cpu_kernel_tables() {
   }
   return tables;
 }
+
+std::vector<NamedKernels> cuda_kernel_tables() { return cuda_tables(); }
 
 std::vector<std::pair<std::string, std::string>> describe(const Kernels& kernels) {
   std::vector<std::pair<std::string, std::string>> rows;

@@ -19,10 +19,13 @@ void add_pool(Kernels& table);
 void add_loss(Kernels& table);       // cross-entropy
 void add_optimizer(Kernels& table);  // SGD, AdamW
 void add_attention(Kernels& table);
+void add_images(Kernels& table);  // from bytes to floats
 
 const DeviceMemory& memory();
 
 // Why the kernels cannot run here, and what to do; empty when they can. Finds out once.
 const std::string& device_problem();
+// One line for people: what the device is, or why there is none.
+std::string description();
 
 }  // namespace luq::kernels::cuda

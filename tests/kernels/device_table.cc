@@ -284,6 +284,14 @@ void stage(Operands& o, CopyRowsArgs& a) {
   o.out(a.to, bytes(a.to_stride), true);
 }
 
+void stage(Operands& o, FinishImagesArgs& a) {
+  o.in(a.x, a.n * a.h * a.w * a.c);
+  const auto* edits = static_cast<const double*>(a.edits);  // which is how they are aligned
+  o.in(edits, a.n * image_edit_bytes(a.c) / static_cast<int64_t>(sizeof(double)));
+  a.edits = edits;
+  o.out(a.y, a.count * a.h * a.w * a.c);
+}
+
 int64_t inputs(const PoolShape& s) { return s.n * s.h * s.w * s.c; }
 int64_t outputs(const PoolShape& s) { return s.n * s.oh() * s.ow() * s.c; }
 void stage(Operands& o, MaxPoolArgs& a) {

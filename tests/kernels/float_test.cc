@@ -691,7 +691,7 @@ TEST_CASE("Every entry of the contract has a case in these files", "[kernels]") 
                                      "sgd",
                                      "adamw",
                                      "resize",
-                                     "normalize",  // image_test.cc
+                                     "finish_images",  // image_test.cc
                                      "layer_norm",
                                      "layer_norm_backward",
                                      "gelu",

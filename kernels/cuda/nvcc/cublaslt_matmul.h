@@ -1,0 +1,30 @@
+// Matrix products of floats by cublasLt.
+#pragma once
+
+#include <cublasLt.h>
+
+#include <optional>
+
+#include "kernels/cuda/library_shapes.h"
+
+namespace luq::kernels::cuda {
+
+constexpr int64_t kMatmulWorkspace = int64_t{32} << 20;  // what cublasLt wants on Hopper
+
+struct MatmulPlan {
+  MatmulShape shape;
+  bool bfloat16;      // operands
+  bool float_result;  // float32 beside operands of bfloat16
+  cublasLtMatmulAlgo_t algorithm;
+};
+
+// The first algorithm of the heuristics whose sums have one order. Nothing where there is none.
+std::optional<MatmulPlan> plan_matmul(cublasLtHandle_t handle, const MatmulShape& shape, bool bfloat16,
+                                      bool float_result);
+
+// d = op(a) op(b); the workspace has kMatmulWorkspace bytes.
+void run_plan(cublasLtHandle_t handle, const MatmulPlan& plan, const void* a, const void* b, void* d, void* workspace);
+
+void check_cublaslt(cublasStatus_t status, const char* call);
+
+}  // namespace luq::kernels::cuda

@@ -1,0 +1,199 @@
+// Float convolutions by cublasLt where they are matrix products and by cuDNN otherwise. What a library does not
+// support, or cannot in one order of sums, and operands that are not at multiples of 16 bytes, run on the plain
+// kernels of conv.cu, on the same device.
+//
+// Beside bfloat16 the weights are rounded to it in scratch memory. A bias is added to sums of float32, and the gradient
+// of the weights is one: cublasLt gives these. cuDNN may give bfloat16 alone; then a result with a bias is rounded
+// twice, and the gradient of the weights once, as in PyTorch's mixed precision.
+#include <luq_cuda/libraries.h>
+
+#include <cstring>
+#include <map>
+
+#include "kernels/cuda/nvcc/bias.h"
+#include "kernels/cuda/nvcc/cublaslt_matmul.h"
+#include "kernels/cuda/nvcc/cudnn_conv.h"
+#include "kernels/cuda/runtime.h"
+
+namespace luq::kernels::cuda {
+namespace {
+
+cublasLtHandle_t cublaslt() {
+  static const cublasLtHandle_t handle = [] {
+    cublasLtHandle_t created = nullptr;
+    check_cublaslt(cublasLtCreate(&created), "cublasLtCreate");
+    return created;
+  }();
+  return handle;
+}
+
+cudnnHandle_t cudnn() {
+  static const cudnnHandle_t handle = [] {
+    cudnnHandle_t created = nullptr;
+    check_cudnn(cudnnCreate(&created), "cudnnCreate");
+    check_cudnn(cudnnSetStream(created, stream()), "cudnnSetStream");
+    return created;
+  }();
+  return handle;
+}
+
+// The table's entries before add_libraries.
+struct Plain {
+  Kernel<ConvForwardArgs> forward;
+  Kernel<ConvBackwardDataArgs> backward_data;
+  Kernel<ConvBackwardWeightArgs> backward_weight;
+  Kernel<ConvertArgs> convert;
+};
+Plain plain;
+
+struct Problem {
+  ConvPass pass;
+  ConvShape shape;
+  bool bfloat16;      // operands
+  bool wants_floats;  // the result in float32 all the same, if it can be had
+};
+
+struct Plan {
+  std::optional<MatmulPlan> matmul;
+  std::optional<CudnnPlan> conv;
+  bool gives_bfloat16 = false;
+  explicit operator bool() const { return matmul || conv; }
+  int64_t workspace_bytes() const { return matmul ? kMatmulWorkspace : conv->workspace_bytes; }
+};
+
+Plan find_plan(const Problem& p, bool float_result) {
+  Plan plan;
+  plan.gives_bfloat16 = p.bfloat16 && !float_result;
+  if (is_matmul(p.shape)) {
+    plan.matmul = plan_matmul(cublaslt(), matmul_shape(p.pass, p.shape), p.bfloat16, float_result);
+  } else {
+    plan.conv = plan_convolution({.handle = cudnn()}, {p.pass, p.shape, p.bfloat16, float_result});
+  }
+  return plan;
+}
+
+// Found once for each problem: heuristics take milliseconds, and engines may be compiled.
+const Plan& plan_for(const Problem& p) {
+  const ConvShape& s = p.shape;
+  using Key = std::array<int64_t, 17>;
+  static std::map<Key, Plan> plans;
+  const Key key{static_cast<int64_t>(p.pass),
+                p.bfloat16,
+                p.wants_floats,
+                s.n,
+                s.h,
+                s.w,
+                s.c,
+                s.o,
+                s.kh,
+                s.kw,
+                s.stride_h,
+                s.stride_w,
+                s.pad_h,
+                s.pad_w,
+                s.dilation_h,
+                s.dilation_w,
+                s.groups};
+  const auto found = plans.find(key);
+  if (found != plans.end()) return found->second;
+  Plan plan = find_plan(p, p.wants_floats);
+  if (!plan && p.wants_floats) plan = find_plan(p, false);
+  return plans.emplace(key, std::move(plan)).first->second;
+}
+
+bool aligned(std::initializer_list<const void*> pointers) {
+  for (const void* pointer : pointers) {
+    if (reinterpret_cast<uintptr_t>(pointer) % kLibraryAlignment != 0) return false;
+  }
+  return true;
+}
+
+bool is_empty(const ConvShape& s) { return s.x_size() == 0 || s.y_size() == 0 || s.w_size() == 0; }
+
+int64_t rounded(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+// The scratch memory of a call: the library's workspace, weights of bfloat16, results that are not the caller's.
+struct Pieces {
+  char* workspace;
+  BFloat16* weights;
+  char* results;
+};
+
+Pieces pieces(int64_t workspace_bytes, int64_t weights, int64_t result_bytes) {
+  const int64_t first = rounded(workspace_bytes), second = rounded(weights * 2);
+  auto* memory = static_cast<char*>(scratch(first + second + result_bytes));
+  return {memory, reinterpret_cast<BFloat16*>(memory + first), memory + first + second};
+}
+
+// The weights of float32, or rounded to `narrow`.
+const void* weights_of(const float* w, int64_t count, bool bfloat16, BFloat16* narrow) {
+  if (!bfloat16) return w;
+  plain.convert({w, count, narrow});
+  return narrow;
+}
+
+void conv_forward(const ConvForwardArgs& a) {
+  const ConvShape& s = a.shape;
+  const bool bfloat16 = a.x.bfloat16, wants_floats = bfloat16 && a.bias != nullptr;
+  if (is_empty(s) || !aligned({a.x.data, a.w, a.y.data})) return plain.forward(a);
+  const Plan& plan = plan_for({ConvPass::forward, s, bfloat16, wants_floats});
+  if (!plan) return plain.forward(a);
+  const bool has_sums = wants_floats && !plan.gives_bfloat16;
+  const Pieces memory = pieces(plan.workspace_bytes(), bfloat16 ? s.w_size() : 0, has_sums ? s.y_size() * 4 : 0);
+  const void* w = weights_of(a.w, s.w_size(), bfloat16, memory.weights);
+  const Floats y = has_sums ? Floats(reinterpret_cast<float*>(memory.results)) : a.y;
+  if (plan.matmul) {
+    run_plan(cublaslt(), *plan.matmul, w, a.x.data, y.data, memory.workspace);
+  } else {
+    run_plan(cudnn(), *plan.conv, a.x.data, w, y.data, memory.workspace);
+  }
+  if (a.bias != nullptr) add_bias(y, a.bias, s.y_size(), s.o, a.y);
+}
+
+void conv_backward_data(const ConvBackwardDataArgs& a) {
+  const ConvShape& s = a.shape;
+  const bool bfloat16 = a.dy.bfloat16;
+  if (is_empty(s) || !aligned({a.dy.data, a.w, a.dx.data})) return plain.backward_data(a);
+  const Plan& plan = plan_for({ConvPass::backward_data, s, bfloat16, false});
+  if (!plan) return plain.backward_data(a);
+  const Pieces memory = pieces(plan.workspace_bytes(), bfloat16 ? s.w_size() : 0, 0);
+  const void* w = weights_of(a.w, s.w_size(), bfloat16, memory.weights);
+  if (plan.matmul) {
+    run_plan(cublaslt(), *plan.matmul, w, a.dy.data, a.dx.data, memory.workspace);
+  } else {
+    run_plan(cudnn(), *plan.conv, a.dx.data, w, a.dy.data, memory.workspace);
+  }
+}
+
+void conv_backward_weight(const ConvBackwardWeightArgs& a) {
+  const ConvShape& s = a.shape;
+  const bool bfloat16 = a.dy.bfloat16;
+  if (is_empty(s) || !aligned({a.dy.data, a.x.data, a.dw})) return plain.backward_weight(a);
+  const Plan& plan = plan_for({ConvPass::backward_weight, s, bfloat16, bfloat16});
+  if (!plan) return plain.backward_weight(a);
+  const bool narrow = plan.gives_bfloat16;
+  const Pieces memory = pieces(plan.workspace_bytes(), 0, narrow ? s.w_size() * 2 : 0);
+  void* dw = narrow ? memory.results : static_cast<void*>(a.dw);
+  if (plan.matmul) {
+    run_plan(cublaslt(), *plan.matmul, a.x.data, a.dy.data, dw, memory.workspace);
+  } else {
+    run_plan(cudnn(), *plan.conv, a.x.data, dw, a.dy.data, memory.workspace);
+  }
+  if (narrow) plain.convert({reinterpret_cast<const BFloat16*>(memory.results), s.w_size(), a.dw});
+}
+
+}  // namespace
+
+void add_libraries(Kernels& table) {
+  plain = {table.conv_forward, table.conv_backward_data, table.conv_backward_weight, table.convert};
+  table.conv_forward = {conv_forward, "cudnn"};
+  table.conv_backward_data = {conv_backward_data, "cudnn"};
+  table.conv_backward_weight = {conv_backward_weight, "cudnn"};
+}
+
+void open_libraries() {
+  cublaslt();
+  cudnn();
+}
+
+}  // namespace luq::kernels::cuda

@@ -1,0 +1,13 @@
+// There are no libraries under emulation: float layers run on the kernels of conv.cu.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace luq::kernels::cuda {
+
+constexpr bool kHasLibraries = false;
+
+inline void add_libraries(Kernels&) {}
+inline void open_libraries() {}
+
+}  // namespace luq::kernels::cuda
