@@ -248,21 +248,22 @@ def print_table(kernels):
 
 
 def print_markdown(kernels):
-    """Of all instances of a kernel on an architecture: the most registers, stack and shared memory, the fewest warps."""
+    """Of a kernel's instances on an architecture the one with a stack or the fewest warps; the widest load of all."""
     groups = collections.defaultdict(list)
     for kernel in kernels:
         groups[kernel.base, kernel.architecture].append(kernel)
     print("| kernel | sm | instances | " + " | ".join(HEADERS) + " |\n|" + "---|" * (len(HEADERS) + 3))
     for (base, architecture), group in sorted(groups.items()):
         worst = max(group, key=lambda k: (k.stack, -(k.warps() or (0, 1))[0], k.registers))
-        print(f"| {base} | {architecture} | {len(group)} | " + " | ".join(str(c) for c in cells(worst)) + " |")
+        wide = [max((c for c in column if c != "-"), default="-") for column in zip(*(cells(k)[-2:] for k in group))]
+        print(f"| {base} | {architecture} | {len(group)} | " + " | ".join(str(c) for c in cells(worst)[:-2] + wide) + " |")
     print("\n| what | bytes | " + " | ".join(f"{d.name}, ns a thousand" for d in DEVICES) + " | held by |\n|" +
           "---|" * (len(DEVICES) + 3))
     for what, unit, size, operations in WORK:
         times = [(size / d.bandwidth, operations / d.int8 / 1000) for d in DEVICES]
         held = ["memory" if moved >= computed else "tensor cores" for moved, computed in times]
         held = held[0] if len(set(held)) == 1 else ", ".join(f"{d.name}: {h}" for d, h in zip(DEVICES, held))
-        print(f"| {what} | {size} a {unit} | " + " | ".join(f"{1000 * max(t):.3g}" for t in times) + f" | {held} |")
+        print(f"| {what} | {size} per {unit} | " + " | ".join(f"{1000 * max(t):.3g}" for t in times) + f" | {held} |")
 
 
 def main():
