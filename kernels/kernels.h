@@ -23,6 +23,7 @@
 #include "luq/core/conv_shape.h"
 #include "luq/core/device.h"
 #include "luq/core/format.h"
+#include "luq/core/image_edit.h"
 #include "luq/core/rng.h"
 
 namespace luq::kernels {
@@ -459,14 +460,17 @@ struct ResizeSupport {
 };
 ResizeSupport resize_support(int64_t from, int64_t to, int64_t begin, int64_t end);
 
-// y = x * scale + shift, per channel, optionally mirrored: what makes pixels the network's input. In double with one
-// rounding for the product and sum, then to float32. On the calling thread.
-struct NormalizeArgs {
-  const uint8_t* x;  // (rows, cols, c)
-  int64_t rows, cols, c;
-  const double *scale, *shift;  // (c) each
-  bool flip;                    // columns from right to left
-  float* y;                     // (rows, cols, c)
+// What makes bytes the network's input. Each image is mirrored or not, and x * scale + shift for each channel, in
+// double with one rounding for the product and sum, then to float32; then its part is set to 0; then it is mixed with
+// the one before it, as that one is by then: in float32, each product and the sum rounded. The same to the bit in every
+// table.
+struct FinishImagesArgs {
+  const uint8_t* x;  // (n, h, w, c)
+  int64_t n, h, w, c;
+  const void* edits;     // (n, image_edit_bytes(c)), see luq/core/image_edit.h
+  ImageMix mix;          // of all n
+  int64_t first, count;  // the images to make
+  Floats y;              // (count, h, w, c)
 };
 
 // ---- What the machine can do ----------------------------------------------------------------------------------------
@@ -529,12 +533,11 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
   X(adaptive_avg_pool_backward, AdaptiveAvgPoolBackwardArgs) \
   X(cross_entropy, CrossEntropyArgs)                         \
   X(sgd, SgdArgs)                                            \
-  X(adamw, AdamWArgs)
+  X(adamw, AdamWArgs)                                        \
+  X(finish_images, FinishImagesArgs)
 
 // Required of the CPU's tables; the loader prepares images there for every device.
-#define LUQ_HOST_KERNEL_ENTRIES(X) \
-  X(resize, ResizeArgs)            \
-  X(normalize, NormalizeArgs)
+#define LUQ_HOST_KERNEL_ENTRIES(X) X(resize, ResizeArgs)
 
 #define LUQ_OPTIONAL_KERNEL_ENTRIES(X)                 \
   X(qconv_forward_moments, QConvForwardMomentsArgs)    \

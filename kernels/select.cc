@@ -106,7 +106,9 @@ Kernels select_cpu() {
 Kernels plain_cuda() {
   Kernels table;
   kernels::cuda::add_quantize(table);
-  kernels::cuda::add_qconv(table);
+  kernels::cuda::add_qconv_forward(table);
+  kernels::cuda::add_qconv_backward_data(table);
+  kernels::cuda::add_qconv_backward_weight(table);
   kernels::cuda::add_conv(table);
   kernels::cuda::add_norm(table);
   kernels::cuda::add_pointwise(table);
@@ -115,6 +117,7 @@ Kernels plain_cuda() {
   kernels::cuda::add_loss(table);
   kernels::cuda::add_optimizer(table);
   kernels::cuda::add_attention(table);
+  kernels::cuda::add_images(table);
   return table;
 }
 
@@ -125,11 +128,9 @@ Kernels select_cuda() {
 }
 
 const DeviceMemory& cuda_memory() { return kernels::cuda::memory(); }
-
-void require_cuda() {
-  if (const std::string& problem = kernels::cuda::device_problem(); !problem.empty()) fail_user("{}", problem);
-  kernels::cuda::open_libraries();
-}
+std::string cuda_problem() { return kernels::cuda::device_problem(); }
+std::string cuda_description() { return kernels::cuda::description(); }
+void open_cuda_libraries() { kernels::cuda::open_libraries(); }
 
 std::vector<NamedKernels> cuda_tables() {
   std::vector<NamedKernels> tables{{"cuda-plain", plain_cuda()}};
@@ -139,13 +140,22 @@ std::vector<NamedKernels> cuda_tables() {
 
 #else
 
-[[noreturn]] void refuse_cuda() { fail_user("[kernels] device cuda: this build has no CUDA kernels; use device cpu"); }
-Kernels select_cuda() { refuse_cuda(); }
-const DeviceMemory& cuda_memory() { refuse_cuda(); }
-void require_cuda() { refuse_cuda(); }
+std::string cuda_problem() {
+  return "[kernels] device cuda: this build has no CUDA kernels; --set device=cpu trains on the processor, and eval, "
+         "predict and quantize take --device cpu";
+}
+std::string cuda_description() { return "not built in: this build has no CUDA kernels"; }
+void open_cuda_libraries() {}
+Kernels select_cuda() { return {}; }
+const DeviceMemory& cuda_memory() { fail_user("{}", cuda_problem()); }
 std::vector<NamedKernels> cuda_tables() { return {}; }
 
 #endif
+
+void require_cuda() {
+  if (const std::string problem = cuda_problem(); !problem.empty()) fail_user("{}", problem);
+  open_cuda_libraries();
+}
 
 }  // namespace
 
@@ -159,7 +169,11 @@ const Kernels& kernels_for(Device device) {
   return require_complete(cpu, true);
 }
 
+bool is_available(Device device) { return device.type == DeviceType::cpu || cuda_problem().empty(); }
+
 const DeviceMemory* device_memory(Device device) { return device.type == DeviceType::cuda ? &cuda_memory() : nullptr; }
+
+std::string describe_cuda() { return cuda_description(); }
 
 std::vector<NamedKernels> cpu_kernel_tables() {
   std::vector<NamedKernels> tables;

@@ -31,13 +31,13 @@ void add_onednn(Kernels& table);           // bfloat16 is computed in float32
 void add_onednn_bfloat16(Kernels& table);  // and here as it is; for CPUs with AVX-512
 
 // The scalar kernels that vector ones leave some inputs to: matmuls with sums past the int32 bound, stochastic rounding
-// of tensors with more random blocks than 32 bits count, and images whose channels are not three.
+// of tensors with more random blocks than 32 bits count, and images of uncommon numbers of channels.
 void ref_encode_int(const EncodeIntArgs& args);
 void ref_encode_fp4(const EncodeFp4Args& args);
 void ref_qconv_forward(const QConvForwardArgs& args);
 void ref_qconv_backward_data(const QConvBackwardDataArgs& args);
 void ref_qconv_backward_weight(const QConvBackwardWeightArgs& args);
 void ref_resize(const ResizeArgs& args);
-void ref_normalize(const NormalizeArgs& args);
+void ref_finish_images(const FinishImagesArgs& args);
 
 }  // namespace luq::kernels

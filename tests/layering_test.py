@@ -23,7 +23,7 @@ MAY_CALL_KERNELS = ["src/core/", "src/quant/", "src/autograd/", "src/ops/", "src
                     "src/train/ema.cc"]
 # What kernels/ may know of the library: plain structs and enums, no Tensor.
 KERNELS_MAY_INCLUDE = {"luq/core/" + name for name in
-                       ("format.h", "rng.h", "bfloat16.h", "conv_shape.h", "device.h", "host_device.h", "error.h", "statistics.h")}
+                       ("format.h", "rng.h", "bfloat16.h", "conv_shape.h", "device.h", "host_device.h", "image_edit.h", "error.h", "statistics.h")}
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.MULTILINE)
 CONDITIONAL = re.compile(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b.*$", re.MULTILINE)
 

@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "luq/config/load.h"
-#include "luq/core/device.h"
 #include "luq/core/error.h"
+#include "luq/core/system_info.h"
 #include "luq/data/dataset.h"
 #include "luq/data/pack.h"
 #include "luq/train/doctor.h"
@@ -159,6 +159,7 @@ int run(int argc, char** argv) {
       ->excludes(resume)
       ->excludes("--smoke");
 
+  const CLI::IsMember device_name({"cpu", "cuda"});
   luq::EvaluationOptions evaluated;
   std::string eval_config;
   std::vector<std::string> eval_overrides;
@@ -172,6 +173,7 @@ int run(int argc, char** argv) {
   eval->add_option("--model", evaluated.model, "For a state_dict without --config: its model, in float32 on --data");
   eval->add_option("--data", evaluated.data, "Folder of the data, instead of data.path");
   eval->add_option("--set", eval_overrides, "key.path=value over --config; repeatable")->allow_extra_args(false);
+  eval->add_option("--device", evaluated.device, "cpu or cuda, instead of the experiment's")->check(device_name);
   eval->add_flag("--no-ema", eval_trained, "The trained weights, also where the checkpoint holds their average (EMA)");
 
   luq::PredictOptions predicted;
@@ -185,6 +187,9 @@ int run(int argc, char** argv) {
                               "A folder: all its images and those in folders below, by path");
   predict_command->add_option("--labels", predicted.labels, "Class names, one a line, instead of the checkpoint's");
   predict_command->add_option("--logits", predicted.logits, "safetensors file to write: logits, (images, classes)");
+  predict_command
+      ->add_option("--device", predicted.device, "cpu or cuda, instead of what the checkpoint was trained on")
+      ->check(device_name);
   predict_command->add_flag("--no-ema", predict_trained,
                             "The trained weights, also where the checkpoint holds their average (EMA)");
 
@@ -232,6 +237,7 @@ int run(int argc, char** argv) {
   quantize_command->add_option("--input", quantize.input, "safetensors file")->required();
   quantize_command->add_option("--format", quantize.format, "int4_sawb, uint4_sawb or fp4_luq")->required();
   quantize_command->add_option("--output", quantize.output, "safetensors file to write")->required();
+  quantize_command->add_option("--device", quantize.device, "cpu or cuda: the same codes (cpu)")->check(device_name);
   quantize_command->add_option("--seed", quantize.seed, "Seed of the random bits (0)")->check(unsigned_integer);
   quantize_command->add_option("--step", quantize.step, "Step of the random bits (0)")->check(unsigned_integer);
   quantize_command->add_option("--sample", quantize.sample, "Sample of the random bits, 0..65535 (0)")
@@ -291,9 +297,7 @@ int run(int argc, char** argv) {
       luq::plot_runs_to_file(plotted, axis, picture);
       print(fmt::format("{}\n", picture));
     } else if (kernels->parsed()) {
-      for (const auto& [entry, implementation] : luq::describe(luq::kernels_for({}))) {
-        print(fmt::format("{:<28} {}\n", entry, implementation));
-      }
+      print(luq::describe_kernels());
     } else if (doctor->parsed()) {
       print(luq::doctor_report());
     } else if (validate_command->parsed()) {

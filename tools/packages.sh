@@ -2,4 +2,4 @@
 luq_build_packages=(g++ cmake ninja-build libdnnl-dev libyaml-cpp-dev libfmt-dev libcli11-dev
   nlohmann-json3-dev zlib1g-dev libarchive-dev libjpeg62-turbo-dev libpng-dev libexif-dev
   libprotobuf-dev protobuf-compiler libboost-dev dataset-fashion-mnist)
-luq_test_packages=(catch2 python3 clang-format-14 clang-14 libclang-rt-14-dev)
+luq_test_packages=(catch2 python3 clang-format-14 clang-14 libclang-rt-14-dev libboost-context-dev)

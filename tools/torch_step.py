@@ -1,7 +1,7 @@
 """Training steps of a model in PyTorch, for `luqbench step --compare torch`.
 
 For each line on standard input it runs one step (forward, loss, backward, update) on one batch of random images and
-prints the seconds, the loss and the process's peak resident memory in bytes. Run by tools/setup_torch.sh's Python.
+prints the seconds, the loss and the peak memory in bytes: the process's resident memory, or what tensors took on the GPU. Run by tools/setup_torch.sh's Python.
 """
 import argparse
 import resource
@@ -70,28 +70,34 @@ def main():
     parser.add_argument("--channels", type=int, required=True)
     parser.add_argument("--classes", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     options = parser.parse_args()
 
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
-    model = make_model(options.model, options.channels, options.classes).train().to(memory_format=torch.channels_last)
+    model = make_model(options.model, options.channels, options.classes).train()
+    model = model.to(options.device, memory_format=torch.channels_last)
     images = torch.randn(options.batch, options.channels, options.image_size, options.image_size)
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, options.classes, (options.batch,))
+    images = images.to(options.device, memory_format=torch.channels_last)
+    labels = torch.randint(0, options.classes, (options.batch,)).to(options.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     forward = torch.compile(model) if options.compile else model
     for _ in sys.stdin:
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bf16):
+        with torch.autocast(options.device, dtype=torch.bfloat16, enabled=options.bf16):
             logits = forward(images)
         loss = functional.cross_entropy(logits.float(), labels)
         loss.backward()
         optimizer.step()
+        if options.device == "cuda":
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if options.device == "cuda":
+            peak = torch.cuda.max_memory_allocated()
         print(seconds, loss.item(), peak, torch.__version__, flush=True)
 
 

@@ -3,7 +3,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "kernels/cpu/simd_common.h"
+#include "kernels/cpu/simd_avx2.h"
 #include "kernels/ref/image.h"
 #include "kernels/tables.h"
 
@@ -66,7 +66,7 @@ struct Lanes {
 
 void add_avx2_image(Kernels& table) {
   table.resize = {resize, "avx2"};
-  table.normalize = {normalize, "avx2"};
+  table.finish_images = {finish_images, "avx2"};
 }
 
 }  // namespace luq::kernels

@@ -3,7 +3,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "kernels/cpu/simd_common.h"
+#include "kernels/cpu/simd_avx512.h"
 #include "kernels/ref/image.h"
 #include "kernels/tables.h"
 
@@ -59,7 +59,7 @@ struct Lanes {
 
 void add_avx512_image(Kernels& table) {
   table.resize = {resize, "avx512"};
-  table.normalize = {normalize, "avx512"};
+  table.finish_images = {finish_images, "avx512"};
 }
 
 }  // namespace luq::kernels

@@ -1,5 +1,5 @@
-// Resampling and normalisation of RGB images, for the vectors of image_avx2.cc and image_avx512.cc; other numbers of
-// channels are left to ref.
+// Images, for the vectors of image_avx2.cc and image_avx512.cc. Resampling is of RGB images, others are left to ref;
+// bytes become floats for all numbers of channels that divide 24.
 //
 // The first pass filters kRows rows at once, one in each 128-bit lane: a load brings 16 bytes of each, byte shuffles
 // spread the three channels of one pixel over the lane as int32, and as the rows share their coefficients a tap is a
@@ -114,41 +114,134 @@ void resize(const ResizeArgs& a) {
   }
 }
 
-// Eight pixels at a time: 24 bytes, after which scale and shift repeat.
-void normalize(const NormalizeArgs& a) {
-  if (a.c != 3) {
-    ref_normalize(a);
+// ---- From bytes to floats -------------------------------------------------------------------------------------------
+
+constexpr int64_t kPattern = 24;           // values after which scale and shift repeat, for channels that divide it
+constexpr int64_t kPiece = 16 * kPattern;  // values of a row that are made at once
+constexpr int64_t kBand = 16;              // rows that a thread makes at once
+constexpr int64_t kSmallImages = 1 << 14;  // values that one thread makes by itself
+
+// One image, normalised and erased.
+struct ImageRows {
+  const uint8_t* x;  // (h, w, c)
+  int64_t w, c;
+  const ImageEdit& edit;
+  double scale[kPattern], shift[kPattern];
+
+  ImageRows(const FinishImagesArgs& a, int64_t i)
+      : x(a.x + i * a.h * a.w * a.c), w(a.w), c(a.c), edit(image_edit(a.edits, a.c, i)) {
+    const double* values = image_scales(edit);
+    for (int64_t at = 0; at < kPattern; ++at) {
+      scale[at] = values[at % c];
+      shift[at] = values[c + at % c];
+    }
+  }
+
+  // Columns begin .. end of a row, kPiece values at most.
+  void make(int64_t row, int64_t begin, int64_t end, float* y) const {
+    const uint8_t* bytes = x + row * w * c;
+    const int64_t count = (end - begin) * c;
+    if (edit.flip == 0) {
+      normalize(bytes + begin * c, count, y);
+    } else if (c == 3) {
+      normalize_mirrored(bytes + (w - end) * 3, count, y);
+    } else {
+      uint8_t mirrored[kPiece];
+      for (int64_t col = begin; col < end; ++col) {
+        for (int64_t k = 0; k < c; ++k) mirrored[(col - begin) * c + k] = bytes[(w - 1 - col) * c + k];
+      }
+      normalize(mirrored, count, y);
+    }
+    if (row < edit.top || row >= edit.top + edit.height) return;
+    const int64_t left = edit.left > begin ? edit.left : begin;
+    const int64_t right = edit.left + edit.width < end ? edit.left + edit.width : end;
+    for (int64_t at = (left - begin) * c; at < (right - begin) * c; ++at) y[at] = 0;
+  }
+
+ private:
+  static __m128i load(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+  void normalize24(__m128i first, __m128i second, __m128i third, float* y) const {  // 8 bytes of each
+    Lanes::normalize8(first, scale, shift, y);
+    Lanes::normalize8(second, scale + 8, shift + 8, y + 8);
+    Lanes::normalize8(third, scale + 16, shift + 16, y + 16);
+  }
+  void normalize1(uint8_t byte, int64_t at, float* y) const {
+    *y = static_cast<float>(__builtin_fma(static_cast<double>(byte), scale[at], shift[at]));
+  }
+  void normalize(const uint8_t* bytes, int64_t count, float* y) const {
+    int64_t i = 0;
+    for (; i + kPattern <= count; i += kPattern) {
+      const __m128i low = load(bytes + i), end = load(bytes + i + 8);
+      normalize24(low, end, _mm_srli_si128(end, 8), y + i);
+    }
+    for (int64_t at = 0; at < kPattern && i + at < count; ++at) normalize1(bytes[i + at], at, y + i + at);
+  }
+  // The pixels of `bytes` from the last to the first; of three channels.
+  void normalize_mirrored(const uint8_t* bytes, int64_t count, float* y) const {
+    const __m128i order = _mm_setr_epi8(9, 10, 11, 6, 7, 8, 3, 4, 5, 0, 1, 2, -1, -1, -1, -1);  // of four pixels
+    int64_t i = 0;
+    for (; i + kPattern <= count; i += kPattern) {
+      const uint8_t* from = bytes + count - kPattern - i;
+      const __m128i first = _mm_shuffle_epi8(_mm_srli_si128(load(from + 8), 4), order);
+      const __m128i second = _mm_shuffle_epi8(load(from), order);
+      const __m128i sixteen = _mm_or_si128(first, _mm_slli_si128(second, 12));
+      normalize24(sixteen, _mm_srli_si128(sixteen, 8), _mm_srli_si128(second, 4), y + i);
+    }
+    for (int64_t at = 0; at < kPattern && i + at < count; ++at) {
+      normalize1(bytes[(count - i - at - 1) / 3 * 3 + at % 3], at, y + i + at);
+    }
+  }
+};
+
+template <typename T>
+void finish_row(const FinishImagesArgs& a, const ImageRows& image, const ImageRows& other, int64_t row, T* y) {
+  constexpr bool kInPlace = sizeof(T) == sizeof(float);
+  const ImageMix& mix = a.mix;
+  const bool mixup = mix.kind == ImageMix::Kind::mixup;
+  const bool cutmix = mix.kind == ImageMix::Kind::cutmix && row >= mix.top && row < mix.top + mix.height;
+  float made[kPiece], others[kPiece];
+  const int64_t step = kPiece / a.c;
+  for (int64_t begin = 0; begin < a.w; begin += step) {
+    const int64_t end = begin + step < a.w ? begin + step : a.w, count = (end - begin) * a.c;
+    T* to = y + begin * a.c;
+    float* values = made;
+    if constexpr (kInPlace) values = to;
+    image.make(row, begin, end, values);
+    if (cutmix) {
+      const int64_t left = mix.left > begin ? mix.left : begin;
+      const int64_t right = mix.left + mix.width < end ? mix.left + mix.width : end;
+      if (left < right) other.make(row, left, right, values + (left - begin) * a.c);
+    }
+    if (mixup) {
+      other.make(row, begin, end, others);
+      const auto own_part = Simd::set(mix.own), others_part = Simd::set(mix.others);
+      for (int64_t i = 0; i < count; i += Simd::kLanes) {
+        const auto mixed = Simd::add(Simd::mul(Simd::load(others + i, count - i), others_part),
+                                     Simd::mul(Simd::load(values + i, count - i), own_part));
+        Simd::store(values + i, mixed, count - i);
+      }
+    }
+    if constexpr (!kInPlace) {
+      for (int64_t i = 0; i < count; i += Simd::kLanes) {
+        Simd::store(to + i, Simd::load(values + i, count - i), count - i);
+      }
+    }
+  }
+}
+
+void finish_images(const FinishImagesArgs& a) {
+  if (a.c < 1 || kPattern % a.c != 0) {
+    ref_finish_images(a);
     return;
   }
-  double scale[24], shift[24];
-  for (int i = 0; i < 24; ++i) {
-    scale[i] = a.scale[i % 3];
-    shift[i] = a.shift[i % 3];
-  }
-  // Bytes of four pixels, in their order or reversed.
-  const __m128i order = a.flip ? _mm_setr_epi8(9, 10, 11, 6, 7, 8, 3, 4, 5, 0, 1, 2, -1, -1, -1, -1)
-                               : _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, -1, -1, -1, -1);
-  for (int64_t row = 0; row < a.rows; ++row) {
-    const uint8_t* x = a.x + row * a.cols * 3;
-    float* y = a.y + row * a.cols * 3;
-    int64_t col = 0;
-    for (; col + 8 <= a.cols; col += 8) {
-      const uint8_t* from = x + (a.flip ? a.cols - 8 - col : col) * 3;
-      const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));      // bytes 0..15
-      const __m128i end = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 8));  // bytes 8..23
-      const __m128i four0 = _mm_shuffle_epi8(low, order), four1 = _mm_shuffle_epi8(_mm_srli_si128(end, 4), order);
-      const __m128i first = a.flip ? four1 : four0, second = a.flip ? four0 : four1;
-      const __m128i sixteen = _mm_or_si128(first, _mm_slli_si128(second, 12));
-      float* to = y + col * 3;
-      Lanes::normalize8(sixteen, scale, shift, to);
-      Lanes::normalize8(_mm_srli_si128(sixteen, 8), scale + 8, shift + 8, to + 8);
-      Lanes::normalize8(_mm_srli_si128(second, 4), scale + 16, shift + 16, to + 16);
-    }
-    for (; col < a.cols; ++col) {
-      const uint8_t* from = x + (a.flip ? a.cols - 1 - col : col) * 3;
-      for (int c = 0; c < 3; ++c) {
-        y[col * 3 + c] = static_cast<float>(__builtin_fma(static_cast<double>(from[c]), a.scale[c], a.shift[c]));
-      }
+  const int64_t bands = (a.h + kBand - 1) / kBand, values = a.count * a.h * a.w * a.c;
+#pragma omp parallel for schedule(static) if (values > kSmallImages)
+  for (int64_t item = 0; item < a.count * bands; ++item) {
+    const int64_t at = item / bands, band = item % bands, i = a.first + at;
+    const ImageRows image(a, i), other(a, i > 0 ? i - 1 : a.n - 1);
+    for (int64_t row = band * kBand; row < a.h && row < (band + 1) * kBand; ++row) {
+      const int64_t offset = (at * a.h + row) * a.w * a.c;
+      with_type(a.y.bfloat16, [&](auto type) { finish_row(a, image, other, row, a.y.as<decltype(type)>() + offset); });
     }
   }
 }

@@ -28,7 +28,6 @@
 namespace luq::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 256;                             // of kernels with a result a thread
 constexpr int kNarrow = 16;                               // channels of a group from which on tiles pay
 constexpr int64_t kBlocks = 1024;                         // as many blocks as fill a device
 constexpr int64_t kLeastRange = 256, kMostRange = 16384;  // output pixels

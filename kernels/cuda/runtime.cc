@@ -8,7 +8,10 @@ namespace luq::kernels::cuda {
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
-  fail("[cuda] {}: {}: {}", what, cudaGetErrorName(error), cudaGetErrorString(error));
+  const std::string text = fmt::format("[cuda] {}: {}: {}", what, cudaGetErrorName(error), cudaGetErrorString(error));
+  if (error != cudaErrorMemoryAllocation) throw Error(text);
+  cudaGetLastError();  // not a broken device
+  throw OutOfMemory(text);
 }
 
 void fail_call(const char* library, const char* call, const std::string& text) {
@@ -35,7 +38,8 @@ void* scratch(int64_t bytes) {
     memory = nullptr;
     size = 0;
     const int64_t rounded = std::max<int64_t>(bytes + bytes / 4, 1 << 16);
-    check(cudaMalloc(&memory, static_cast<size_t>(rounded)), "growing the scratch memory");
+    check(cudaMalloc(&memory, static_cast<size_t>(rounded)),
+          fmt::format("growing the scratch memory to {} bytes", rounded).c_str());
     size = rounded;
   }
   return memory;

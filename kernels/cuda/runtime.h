@@ -9,7 +9,7 @@
 
 namespace luq::kernels::cuda {
 
-// Throws Error `[cuda] <what>: ...` with CUDA's name and text for the error.
+// Throws Error `[cuda] <what>: ...` with CUDA's name and text for the error, OutOfMemory where it is that.
 void check(cudaError_t error, const char* what);
 // Throws Error `[library] call: text`.
 [[noreturn]] void fail_call(const char* library, const char* call, const std::string& text);

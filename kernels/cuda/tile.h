@@ -16,8 +16,9 @@
 
 #include <luq_cuda/ptx.h>
 
-#include "kernels/numerics.h"
-#include "luq/core/bfloat16.h"
+#include <type_traits>
+
+#include "kernels/cuda/vectors.h"
 
 namespace luq::kernels::cuda {
 
@@ -38,53 +39,34 @@ constexpr Read kActivations = Bfloat16 ? Read::bfloat16 : Read::float32;
 template <bool Bfloat16>
 constexpr Read kWeights = Bfloat16 ? Read::rounded : Read::float32;
 
+// How a value lies in memory.
+template <bool Bfloat16>
+using Stored = std::conditional_t<Bfloat16, BFloat16, float>;
+
 template <Read R>
 __device__ __forceinline__ float load1(const void* x, int64_t i) {
-  if (R == Read::bfloat16) return to_float(static_cast<const BFloat16*>(x)[i]);
-  const float value = static_cast<const float*>(x)[i];
+  const float value = load1(static_cast<const Stored<R == Read::bfloat16>*>(x) + i);
   return R == Read::rounded ? to_float(to_bfloat16(value)) : value;
 }
 
 // Elements i .. i + 3 of x, zeros from the `count`th on. With vectors there are all 4 or none, aligned to their size.
 template <Read R>
 __device__ __forceinline__ void load4(const void* x, int64_t i, int count, bool vectors, float (&value)[4]) {
-  if (!vectors || count <= 0) {
-    for (int k = 0; k < 4; ++k) value[k] = k < count ? load1<R>(x, i + k) : 0.0f;
-  } else if (R == Read::bfloat16) {
-    const uint2 bits = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(x) + i);
-    const uint32_t words[4] = {bits.x << 16, bits.x & 0xffff0000u, bits.y << 16, bits.y & 0xffff0000u};
-    for (int k = 0; k < 4; ++k) value[k] = bits_float(words[k]);
-  } else {
-    const float4 four = *reinterpret_cast<const float4*>(static_cast<const float*>(x) + i);
-    const float values[4] = {four.x, four.y, four.z, four.w};
-    for (int k = 0; k < 4; ++k) value[k] = R == Read::rounded ? to_float(to_bfloat16(values[k])) : values[k];
+  load_some(static_cast<const Stored<R == Read::bfloat16>*>(x) + i, count, vectors && count > 0, value);
+  if (R == Read::rounded) {
+    for (int k = 0; k < 4; ++k) value[k] = to_float(to_bfloat16(value[k]));
   }
 }
 
 template <bool Bfloat16>
 __device__ __forceinline__ void store1(void* y, int64_t i, float value) {
-  if (Bfloat16) {
-    static_cast<BFloat16*>(y)[i] = to_bfloat16(value);
-  } else {
-    static_cast<float*>(y)[i] = value;
-  }
+  store1(static_cast<Stored<Bfloat16>*>(y) + i, value);
 }
 
 // The first `count` of 4 values; with vectors as in load4.
 template <bool Bfloat16>
 __device__ __forceinline__ void store4(void* y, int64_t i, int count, bool vectors, const float (&value)[4]) {
-  if (!vectors || count <= 0) {
-    for (int k = 0; k < 4; ++k) {
-      if (k < count) store1<Bfloat16>(y, i + k, value[k]);
-    }
-  } else if (Bfloat16) {
-    uint32_t bits[4];
-    for (int k = 0; k < 4; ++k) bits[k] = to_bfloat16(value[k]).bits;
-    *reinterpret_cast<uint2*>(static_cast<uint16_t*>(y) + i) =
-        make_uint2(bits[0] | bits[1] << 16, bits[2] | bits[3] << 16);
-  } else {
-    *reinterpret_cast<float4*>(static_cast<float*>(y) + i) = make_float4(value[0], value[1], value[2], value[3]);
-  }
+  store_some(static_cast<Stored<Bfloat16>*>(y) + i, count, vectors && count > 0, value);
 }
 
 // Where a thread's 4 values of a panel lie when they are read across: row of the 64 and first of 16 steps.

@@ -1,4 +1,4 @@
-// Images: resampling and normalisation.
+// Images: resampling, and from bytes to floats.
 //
 // `resize` gives what Pillow's Image.resize(..., BILINEAR) gives, to the bit: a triangle filter as wide as the
 // reduction, normalised in double, then rounded to 22 bits behind the point; rows are filtered first and rounded to 8
@@ -63,6 +63,12 @@ void make_filter(const ResizeAxis& axis, FilterScratch& filter) {
     filter.count[static_cast<size_t>(i)] = static_cast<int32_t>(end - begin);
   }
   filter.axis = axis;
+}
+
+// Whether a pixel lies in the part of an ImageEdit or an ImageMix.
+template <typename Part>
+bool is_inside(const Part& part, int64_t row, int64_t col) {
+  return row >= part.top && row < part.top + part.height && col >= part.left && col < part.left + part.width;
 }
 
 uint8_t rounded(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kResizeBits, 0, 255)); }
@@ -146,20 +152,46 @@ void ref_resize(const ResizeArgs& a) {
   }
 }
 
-void ref_normalize(const NormalizeArgs& a) {
-  for (int64_t row = 0; row < a.rows; ++row) {
-    for (int64_t col = 0; col < a.cols; ++col) {
-      const uint8_t* x = a.x + (row * a.cols + (a.flip ? a.cols - 1 - col : col)) * a.c;
-      float* y = a.y + (row * a.cols + col) * a.c;
-      for (int64_t c = 0; c < a.c; ++c)
-        y[c] = static_cast<float>(std::fma(static_cast<double>(x[c]), a.scale[c], a.shift[c]));
+void ref_finish_images(const FinishImagesArgs& a) {
+  const ImageMix& mix = a.mix;
+  // Of image i before it is mixed.
+  const auto edited = [&a](int64_t i, int64_t row, int64_t col, int64_t c) {
+    const ImageEdit& edit = image_edit(a.edits, a.c, i);
+    if (is_inside(edit, row, col)) return 0.0f;
+    const uint8_t byte = a.x[((i * a.h + row) * a.w + (edit.flip != 0 ? a.w - 1 - col : col)) * a.c + c];
+    const double* scales = image_scales(edit);
+    return static_cast<float>(std::fma(static_cast<double>(byte), scales[c], scales[a.c + c]));
+  };
+  const auto finished = [&](int64_t i, int64_t row, int64_t col, int64_t c) {
+    const int64_t other = i > 0 ? i - 1 : a.n - 1;
+    switch (mix.kind) {
+      case ImageMix::Kind::mixup:
+        return edited(other, row, col, c) * mix.others + edited(i, row, col, c) * mix.own;
+      case ImageMix::Kind::cutmix:
+        return edited(is_inside(mix, row, col) ? other : i, row, col, c);
+      case ImageMix::Kind::none:
+        break;
+    }
+    return edited(i, row, col, c);
+  };
+#pragma omp parallel for schedule(static)
+  for (int64_t image_row = 0; image_row < a.count * a.h; ++image_row) {
+    const int64_t i = a.first + image_row / a.h, row = image_row % a.h;
+    for (int64_t at = 0; at < a.w * a.c; ++at) {
+      const float value = finished(i, row, at / a.c, at % a.c);
+      const int64_t to = image_row * a.w * a.c + at;
+      if (a.y.bfloat16) {
+        a.y.as<BFloat16>()[to] = to_bfloat16(value);
+      } else {
+        a.y.as<float>()[to] = value;
+      }
     }
   }
 }
 
 void add_ref_image(Kernels& table) {
   table.resize = {ref_resize, "ref"};
-  table.normalize = {ref_normalize, "ref"};
+  table.finish_images = {ref_finish_images, "ref"};
 }
 
 }  // namespace luq::kernels

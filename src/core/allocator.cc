@@ -79,16 +79,29 @@ void release(Pool& p) {
   }
 }
 
+// Blocks that are pinned stay so: pinning takes longer than most copies.
+struct PinnedPool {
+  std::mutex mutex;
+  std::unordered_map<int64_t, std::vector<void*>> free_blocks;
+  int64_t bytes = 0;  // in use and free
+};
+
+PinnedPool& pinned_pool() {
+  static PinnedPool* instance = new PinnedPool;
+  return *instance;
+}
+
 // A device is used by one thread.
 MemoryStats device_stats;
 
 void* allocate_on(Device device, int64_t bytes) {
   void* pointer = device_memory(device)->allocate(bytes);
   if (pointer == nullptr) {
-    fail(
-        "[allocate] {}: out of memory: {} bytes wanted, {} in tensors, {} at most so far; lower train.batch_size, or "
-        "raise train.micro_batches",
-        to_string(device), bytes, device_stats.live_bytes, device_stats.peak_bytes);
+    throw OutOfMemory(
+        fmt::format("[allocate] {}: out of memory: {} bytes wanted, {} in tensors, {} at most so far; lower "
+                    "train.batch_size, raise "
+                    "train.micro_batches, or lower eval.batch_size where it evaluates",
+                    to_string(device), bytes, device_stats.live_bytes, device_stats.peak_bytes));
   }
   device_stats.live_bytes += bytes;
   device_stats.peak_bytes = std::max(device_stats.peak_bytes, device_stats.live_bytes);
@@ -119,7 +132,8 @@ void* allocate(int64_t bytes, Device device) {
       block = p.cut(size);
     }
     if (block == nullptr) {
-      fail("[allocate] out of memory: {} bytes wanted, {} in use; lower train.batch_size", size, p.stats.live_bytes);
+      throw OutOfMemory(fmt::format("[allocate] out of memory: {} bytes wanted, {} in use; lower train.batch_size",
+                                    size, p.stats.live_bytes));
     }
   }
   p.stats.live_bytes += size;
@@ -135,6 +149,34 @@ void deallocate(void* pointer, int64_t bytes, Device device) noexcept {
   p.free_blocks[size].push_back(pointer);
   p.stats.live_bytes -= size;
   p.stats.cached_bytes += size;
+}
+
+void* allocate_pinned(int64_t bytes, Device device) {
+  if (device.type == DeviceType::cpu) return allocate(bytes);
+  const int64_t size = rounded(bytes);
+  PinnedPool& p = pinned_pool();
+  const std::lock_guard lock(p.mutex);
+  if (std::vector<void*>& blocks = p.free_blocks[size]; !blocks.empty()) {
+    void* block = blocks.back();
+    blocks.pop_back();
+    return block;
+  }
+  void* block = device_memory(device)->allocate_pinned(size);
+  if (block == nullptr) {
+    fail(
+        "[allocate] no pinned memory left for copies to {}: {} bytes wanted, {} in use or kept; lower data.prefetch or "
+        "train.batch_size",
+        to_string(device), size, p.bytes);
+  }
+  p.bytes += size;
+  return block;
+}
+
+void deallocate_pinned(void* pointer, int64_t bytes, Device device) noexcept {
+  if (device.type == DeviceType::cpu) return deallocate(pointer, bytes);
+  PinnedPool& p = pinned_pool();
+  const std::lock_guard lock(p.mutex);
+  p.free_blocks[rounded(bytes)].push_back(pointer);
 }
 
 MemoryStats memory_stats(Device device) {

@@ -105,7 +105,10 @@ Cost cost(const PeakReadArgs&) { return {}; }
 Cost cost(const RandomBitsArgs&) { return {}; }
 Cost cost(const AdamWArgs& a) { return flat(a.count, 28); }
 Cost cost(const ResizeArgs& a) { return pool(a.h * a.w * a.c, a.oh * a.ow * a.c, 1, 1); }
-Cost cost(const NormalizeArgs& a) { return flat(a.rows * a.cols * a.c, 5); }
+Cost cost(const FinishImagesArgs& a) {
+  const double read = a.mix.kind == ImageMix::Kind::mixup ? 2 : 1;
+  return flat(a.count * a.h * a.w * a.c, read + size(a.y));
+}
 Cost cost(const SgdArgs& a) { return flat(a.count, a.velocity != nullptr ? 20 : 12); }
 
 }  // namespace

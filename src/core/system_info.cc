@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <set>
 
 #include "kernels/kernels.h"
+#include "luq/core/device.h"
 
 namespace luq {
 namespace {
@@ -33,6 +35,33 @@ InfoRows system_info() {
   rows.emplace_back("oneDNN", kernel_library_version());
   rows.emplace_back("OpenMP", fmt::format("{} (date of the specification)", _OPENMP));
   return rows;
+}
+
+std::string describe_kernels() {
+  std::set<std::string> required, on_host;
+#define LUQ_REQUIRED(name, Args) required.insert(#name);
+#define LUQ_ON_HOST(name, Args) on_host.insert(#name);
+  LUQ_REQUIRED_KERNEL_ENTRIES(LUQ_REQUIRED)
+  LUQ_HOST_KERNEL_ENTRIES(LUQ_ON_HOST)
+#undef LUQ_REQUIRED
+#undef LUQ_ON_HOST
+  const auto cpu = describe(kernels_for({}));
+  const std::vector<NamedKernels> tables = cuda_kernel_tables();
+  const bool has_cuda = !tables.empty();
+  const auto cuda = has_cuda ? describe(tables.back().table) : cpu;
+  const auto row = [has_cuda](const std::string& entry, const std::string& on_cpu, const std::string& on_cuda) {
+    return has_cuda ? fmt::format("{:<28} {:<12} {}\n", entry, on_cpu, on_cuda)
+                 : fmt::format("{:<28} {}\n", entry, on_cpu);
+  };
+  std::string text = row("kernel", "cpu", "cuda"), missing;
+  for (size_t i = 0; i < cpu.size(); ++i) {
+    const std::string& entry = cpu[i].first;
+    const bool nothing = cuda[i].second == "-";
+    if (nothing && required.contains(entry)) missing += " " + entry;
+    text += row(entry, cpu[i].second, nothing && on_host.contains(entry) ? "host" : cuda[i].second);
+  }
+  text += fmt::format("\nCUDA: {}\n", describe_cuda());
+  return has_cuda ? text + fmt::format("missing:{}\n", missing.empty() ? " nothing" : missing) : text;
 }
 
 }  // namespace luq

@@ -16,18 +16,37 @@ std::string to_string(const Device& device) {
   return device.type == DeviceType::cpu ? "cpu" : fmt::format("cuda:{}", device.index);
 }
 
-Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+Device parse_device(const std::string& name) {
+  if (name == "cpu") return {DeviceType::cpu, 0};
+  if (name == "cuda") return {DeviceType::cuda, 0};
+  fail_user("[device] expected cpu or cuda, got '{}'", name);
+}
+
+// Without memory.
+Tensor::Tensor(const Shape& shape, DType dtype, Device device)
+    : shape_(shape), numel_(shape.numel()), dtype_(dtype), device_(device) {
   for (const int64_t extent : shape) {
     if (extent < 0) fail("[tensor] expected extents of at least 0, got {}", to_string(shape));
   }
-  Tensor tensor;
-  tensor.shape_ = shape;
-  tensor.numel_ = shape.numel();
-  tensor.dtype_ = dtype;
-  tensor.device_ = device;
+}
+
+Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+  Tensor tensor(shape, dtype, device);
   const int64_t bytes = tensor.bytes();
-  tensor.buffer_ = std::shared_ptr<void>(allocate(bytes, device),
-                                         [bytes, device](void* pointer) { deallocate(pointer, bytes, device); });
+  try {
+    tensor.buffer_ = std::shared_ptr<void>(allocate(bytes, device),
+                                           [bytes, device](void* pointer) { deallocate(pointer, bytes, device); });
+  } catch (const OutOfMemory& error) {
+    throw OutOfMemory(fmt::format("[tensor] {} {}: {}", to_string(dtype), to_string(shape), error.what()));
+  }
+  return tensor;
+}
+
+Tensor Tensor::pinned(const Shape& shape, DType dtype, Device device) {
+  Tensor tensor(shape, dtype, {});
+  const int64_t bytes = tensor.bytes();
+  tensor.buffer_ = std::shared_ptr<void>(allocate_pinned(bytes, device),
+                                         [bytes, device](void* pointer) { deallocate_pinned(pointer, bytes, device); });
   return tensor;
 }
 

@@ -65,6 +65,14 @@ int64_t count_images(const DatasetInfo& info, const LoaderOptions& options) {
   return images;
 }
 
+// A copy of `count` values from `first`.
+Tensor rows_of(const Tensor& values, int64_t first, int64_t count) {
+  Tensor rows = Tensor::empty({count}, values.dtype());
+  const char* from = static_cast<const char*>(values.raw()) + first * size_of(values.dtype());
+  std::memcpy(rows.raw(), from, static_cast<size_t>(rows.bytes()));
+  return rows;
+}
+
 }  // namespace
 
 BrokenImages parse_broken_images(const std::string& word) {
@@ -128,11 +136,10 @@ struct Loader::Impl {
 
   // False when the image is broken and left out.
   bool place_image(int64_t epoch_number, int64_t index, Buffers& buffers, Batch& out, int64_t at) const {
-    float* values = out.images.data<float>() + at * image_size;
     int32_t& label = out.labels.data<int32_t>()[at];
     const auto problem_of = [&](int64_t i) -> std::string {
       try {
-        label = load_image(epoch_number, i, buffers, values);
+        label = load_image(epoch_number, i, buffers, out.images, at);
         return "";
       } catch (const Error& error) {
         if (!dataset->info().encoded) throw;
@@ -155,8 +162,8 @@ struct Loader::Impl {
          dataset->image_name(index), max_substitutes);
   }
 
-  // Reads image `index` and makes it what the network takes; returns its label. Throws Error naming the image.
-  int32_t load_image(int64_t epoch_number, int64_t index, Buffers& buffers, float* out) const {
+  // Reads image `index` and makes it image `at` of a batch; returns its label. Throws Error naming the image.
+  int32_t load_image(int64_t epoch_number, int64_t index, Buffers& buffers, ImageBatch& out, int64_t at) const {
     int32_t label = 0;
     if (dataset->info().encoded) {
       label = dataset->read_file(index, buffers.image);
@@ -166,9 +173,9 @@ struct Loader::Impl {
     }
     try {
       if (options.augment) {
-        transform.training(buffers.image, {options.seed, epoch_number, index}, buffers.transform, out);
+        transform.training(buffers.image, {options.seed, epoch_number, index}, buffers.transform, out, at);
       } else {
-        transform.evaluation(buffers.image, buffers.transform, out);
+        transform.evaluation(buffers.image, buffers.transform, out, at);
       }
     } catch (const Error& error) {
       fail("{}: {}", dataset->image_name(index), error.what());
@@ -176,12 +183,25 @@ struct Loader::Impl {
     return label;
   }
 
+  // The batch whose turn it is, which is ready.
+  Batch take() {
+    Batch batch;
+    {
+      const std::lock_guard lock(mutex);
+      Place& place = place_of(taken);
+      batch = std::move(place.batch);
+      place = {};
+      ++taken;
+    }
+    work_to_do.notify_one();
+    return batch;
+  }
+
   // Empty when the epoch was cancelled.
   Batch prepare(const Epoch& of, int64_t batch, Buffers& buffers) const {
     const int64_t first = batch * options.batch_size;
     const int64_t count = std::min(options.batch_size, images - first);
-    Batch out{Tensor::empty({count, transform.height(), transform.width(), transform.channels()}),
-              Tensor::empty({count}, DType::int32)};
+    Batch out{transform.make_batch(count, options.device), Tensor::empty({count}, DType::int32)};
     int64_t used = 0;
     for (int64_t i = 0; i < count; ++i) {
       if (of.cancelled) return {};
@@ -189,13 +209,18 @@ struct Loader::Impl {
       const int64_t index = place * dataset->info().images / images;  // max_images of them, evenly spread
       if (place_image(of.number, index, buffers, out, used)) ++used;
     }
-    if (used < count) {
-      Batch rest = out.part(0, used);
-      rest.broken = std::move(out.broken);
-      out = std::move(rest);
-    }
+    if (used < count) shrink(out, used);
     if (options.augment && used > 0) mix(transform_options, {options.seed, of.number, batch}, out);
     return out;
+  }
+
+  // To its first images; they are mixed with each other only.
+  void shrink(Batch& batch, int64_t images_left) const {
+    ImageBatch rest = transform.make_batch(images_left, options.device);
+    std::memcpy(rest.pixels.raw(), batch.images.pixels.raw(), static_cast<size_t>(rest.pixels.bytes()));
+    std::memcpy(rest.edits.raw(), batch.images.edits.raw(), static_cast<size_t>(rest.edits.bytes()));
+    batch.images = std::move(rest);
+    batch.labels = rows_of(batch.labels, 0, images_left);
   }
 
   std::shared_ptr<const Dataset> dataset;
@@ -203,7 +228,7 @@ struct Loader::Impl {
   int64_t images, batches = 0;
   TransformOptions transform_options;
   Transform transform;
-  int64_t image_size;  // values of an image as the network takes it
+  int64_t image_size;  // bytes of an image as the network takes it
 
   std::mutex mutex;  // guards what follows, up to the workers
   std::condition_variable_any work_to_do, batch_ready;
@@ -216,21 +241,9 @@ struct Loader::Impl {
 };
 
 Batch Batch::part(int64_t first, int64_t count) const {
-  if (first < 0 || count < 0 || first + count > size()) {
-    fail("[loader] part: expected images within 0..{}, got {} from {}", size(), count, first);
-  }
-  const auto rows = [&](const Tensor& from) {
-    std::vector<int64_t> extents(from.shape().begin(), from.shape().end());
-    extents[0] = count;
-    Tensor to = Tensor::empty(Shape(std::move(extents)), from.dtype());
-    const int64_t row_bytes = from.bytes() / size();
-    std::memcpy(to.raw(), static_cast<const char*>(from.raw()) + first * row_bytes, static_cast<size_t>(to.bytes()));
-    return to;
-  };
-  if (size() == 0) return *this;
-  Batch taken{rows(images), rows(labels), {}, {}};
-  if (other_labels.defined()) taken.other_labels = rows(other_labels);
-  if (label_weight.defined()) taken.label_weight = rows(label_weight);
+  Batch taken{images.part(first, count), rows_of(labels, first, count)};
+  if (other_labels.defined()) taken.other_labels = rows_of(other_labels, first, count);
+  if (label_weight.defined()) taken.label_weight = rows_of(label_weight, first, count);
   return taken;
 }
 
@@ -262,7 +275,6 @@ void Loader::start(int64_t number, int64_t first_batch) {
 
 bool Loader::next(Batch& batch) {
   Impl& impl = *impl_;
-  Batch out;
   {
     std::unique_lock lock(impl.mutex);
     if (!impl.epoch) fail("[loader] next: expected start() before it");
@@ -274,12 +286,20 @@ bool Loader::next(Batch& batch) {
       impl.wait_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     }
     if (place.error) std::rethrow_exception(place.error);
-    out = std::move(place.batch);
-    place = {};
-    ++impl.taken;
   }
-  impl.work_to_do.notify_one();
-  batch = std::move(out);
+  batch = impl.take();
+  return true;
+}
+
+bool Loader::next_if_ready(Batch& batch) {
+  Impl& impl = *impl_;
+  {
+    const std::lock_guard lock(impl.mutex);
+    if (!impl.epoch || impl.taken == impl.batches) return false;
+    const Place& place = impl.place_of(impl.taken);
+    if (!place.ready || place.error) return false;
+  }
+  batch = impl.take();
   return true;
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 namespace luq {
 namespace {
@@ -23,15 +22,6 @@ double draw_log_gamma(RngStream& random, double shape) {
   return value;
 }
 
-// Visits the batch's images from the last to the first with a copy-free view of the one before, as it was.
-template <typename Visit>
-void for_each_pair(Batch& batch, Visit visit) {
-  const int64_t count = batch.size(), size = batch.images.numel() / count;
-  float* images = batch.images.data<float>();
-  const std::vector<float> last(images + (count - 1) * size, images + count * size);
-  for (int64_t i = count - 1; i >= 0; --i) visit(images + i * size, i > 0 ? images + (i - 1) * size : last.data());
-}
-
 }  // namespace
 
 double draw_beta(RngStream& random, double alpha) {
@@ -46,7 +36,8 @@ void mix(const TransformOptions& options, const ImageKey& key, Batch& batch) {
   const bool second = random.below(2) == 1;
   const bool cuts = cutmix && (second || !mixup);
   double weight = draw_beta(random, cuts ? options.cutmix_alpha : options.mixup_alpha);
-  const int64_t height = batch.images.size(1), width = batch.images.size(2), channels = batch.images.size(3);
+  const int64_t height = batch.images.pixels.size(1), width = batch.images.pixels.size(2);
+  ImageMix& images = batch.images.mix;
   if (cuts) {
     const int64_t x = random.below(static_cast<uint32_t>(width)), y = random.below(static_cast<uint32_t>(height));
     const double half = 0.5 * std::sqrt(1.0 - weight);
@@ -54,18 +45,15 @@ void mix(const TransformOptions& options, const ImageKey& key, Batch& batch) {
     const auto half_height = static_cast<int64_t>(half * static_cast<double>(height));
     const int64_t left = std::max<int64_t>(x - half_width, 0), right = std::min(x + half_width, width);
     const int64_t top = std::max<int64_t>(y - half_height, 0), bottom = std::min(y + half_height, height);
-    for_each_pair(batch, [&](float* image, const float* other) {
-      for (int64_t row = top; row < bottom; ++row) {
-        const int64_t first = (row * width + left) * channels;
-        std::copy_n(other + first, (right - left) * channels, image + first);
-      }
-    });
+    images = {.kind = ImageMix::Kind::cutmix,
+              .top = static_cast<int32_t>(top),
+              .left = static_cast<int32_t>(left),
+              .height = static_cast<int32_t>(bottom - top),
+              .width = static_cast<int32_t>(right - left)};
     weight = 1.0 - static_cast<double>((right - left) * (bottom - top)) / static_cast<double>(width * height);
   } else {
-    const auto own = static_cast<float>(weight), others = static_cast<float>(1.0 - weight);
-    for_each_pair(batch, [&](float* image, const float* other) {
-      for (int64_t i = 0; i < height * width * channels; ++i) image[i] = other[i] * others + image[i] * own;
-    });
+    images = {
+        .kind = ImageMix::Kind::mixup, .own = static_cast<float>(weight), .others = static_cast<float>(1.0 - weight)};
   }
   const int64_t count = batch.size();
   batch.other_labels = Tensor::empty({count}, DType::int32);

@@ -1,4 +1,4 @@
-// Mixup and CutMix: a batch mixed with itself.
+// Mixup and CutMix: a batch mixed with itself. The labels are mixed here, the images by finish_images().
 #pragma once
 
 #include "luq/data/loader.h"

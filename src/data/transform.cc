@@ -1,6 +1,7 @@
 #include "luq/data/transform.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -94,7 +95,7 @@ int64_t reduction_of(const Region& region, int64_t size) {
   return reduction;
 }
 
-kernels::ResizeArgs to_resize(const Image& image, int64_t height, int64_t width) {
+kernels::ResizeArgs to_resize(const Image& image, int64_t height, int64_t width, uint8_t* out) {
   return {.x = image.pixels(),
           .h = image.height,
           .w = image.width,
@@ -102,13 +103,7 @@ kernels::ResizeArgs to_resize(const Image& image, int64_t height, int64_t width)
           .row_bytes = image.row_bytes,
           .oh = height,
           .ow = width,
-          .y = nullptr};
-}
-
-void resize(const Kernels& kernels, kernels::ResizeArgs args, std::vector<uint8_t>& out) {
-  out.resize(static_cast<size_t>(args.oh * args.ow * args.c));
-  args.y = out.data();
-  kernels.resize(args);
+          .y = out};
 }
 
 }  // namespace
@@ -178,15 +173,21 @@ Transform::Transform(const DatasetInfo& info, const TransformOptions& options)
     if (!std::isfinite(mean_[c])) fail_user("[loader] data.augment.mean: expected finite values, got {}", mean_[c]);
     if (!std::isfinite(std_[c]) || std_[c] <= 0)
       fail_user("[loader] data.augment.std: expected values above 0, got {}", std_[c]);
+    scale_.push_back(1 / (255 * std_[c]));
+    shift_.push_back((0.0 - mean_[c]) / std_[c]);
   }
 }
 
 Transform::Buffers Transform::make_buffers() const {
-  return {.decoder = ImageDecoder({.exif_rotate = options_.exif_rotate}), .decoded = {}, .pixels = {}, .other = {}};
+  return {.decoder = ImageDecoder({.exif_rotate = options_.exif_rotate}), .decoded = {}, .other = {}};
 }
 
-// Leaves the pixels (height_, width_, 3) in buffers.pixels.
-void Transform::place_file(std::span<const uint8_t> file, const ImageKey* key, Buffers& buffers) const {
+ImageBatch Transform::make_batch(int64_t images, Device device) const {
+  return ImageBatch::empty(images, height_, width_, channels_, device);
+}
+
+// out: (height_, width_, 3)
+void Transform::place_file(std::span<const uint8_t> file, const ImageKey* key, Buffers& buffers, uint8_t* out) const {
   ImageDecoder& decoder = buffers.decoder;
   Image& image = buffers.decoded;
   decoder.open(file);
@@ -194,7 +195,7 @@ void Transform::place_file(std::span<const uint8_t> file, const ImageKey* key, B
   if (key != nullptr && options_.random_resized_crop) {
     const Region region = luq::random_resized_crop(height, width, options_, *key);
     decoder.decode(region, image, options_.scaled_decode ? reduction_of(region, height_) : 1);
-    resize(*kernels_, to_resize(image, height_, width_), buffers.pixels);
+    kernels_->resize(to_resize(image, height_, width_, out));
     return;
   }
   // As torchvision's Resize and CenterCrop: the longer side is cut to an integer, half pixels round to even. Only what
@@ -207,64 +208,50 @@ void Transform::place_file(std::span<const uint8_t> file, const ImageKey* key, B
   const auto [first_row, last_row] = kernels::resize_support(height, new_height, top, top + height_);
   const auto [first_column, last_column] = kernels::resize_support(width, new_width, left, left + width_);
   decoder.decode({first_row, first_column, last_row - first_row, last_column - first_column}, image);
-  kernels::ResizeArgs args = to_resize(image, height_, width_);
+  kernels::ResizeArgs args = to_resize(image, height_, width_, out);
   args.rows = {height, new_height, first_row, top};
   args.columns = {width, new_width, first_column, left};
-  resize(*kernels_, args, buffers.pixels);
+  kernels_->resize(args);
 }
 
-void Transform::place_pixels(std::span<const uint8_t> pixels, const ImageKey* key, Buffers& buffers) const {
+void Transform::place_pixels(std::span<const uint8_t> pixels, const ImageKey* key, uint8_t* out) const {
   const int64_t row_bytes = width_ * channels_, size = height_ * row_bytes;
   if (static_cast<int64_t>(pixels.size()) != size) {
     fail("[transform] expected {} bytes of pixels, got {}", size, pixels.size());
   }
-  buffers.pixels.resize(static_cast<size_t>(size));
   if (key != nullptr && options_.random_resized_crop) {
     const Region region = luq::random_resized_crop(height_, width_, options_, *key);
-    resize(*kernels_,
-           {.x = pixels.data() + region.top * row_bytes + region.left * channels_,
-            .h = region.height,
-            .w = region.width,
-            .c = channels_,
-            .row_bytes = row_bytes,
-            .oh = height_,
-            .ow = width_,
-            .y = nullptr},
-           buffers.pixels);
+    kernels_->resize({.x = pixels.data() + region.top * row_bytes + region.left * channels_,
+                      .h = region.height,
+                      .w = region.width,
+                      .c = channels_,
+                      .row_bytes = row_bytes,
+                      .oh = height_,
+                      .ow = width_,
+                      .y = out});
   } else if (key != nullptr && options_.pad_crop > 0) {
     const Placement placement = draw_placement(*key, options_.pad_crop, false);
     cut_from_padded(pixels.data(), height_, width_, channels_, placement.top - options_.pad_crop,
-                    placement.left - options_.pad_crop, buffers.pixels.data());
+                    placement.left - options_.pad_crop, out);
   } else {
-    std::memcpy(buffers.pixels.data(), pixels.data(), pixels.size());
+    std::memcpy(out, pixels.data(), pixels.size());
   }
 }
 
-void Transform::normalize(const Buffers& buffers, bool flip, const std::array<double, 3>& lighting, float* out) const {
-  std::vector<double> scale(mean_.size()), shift(mean_.size());
-  for (size_t c = 0; c < mean_.size(); ++c) {
-    scale[c] = 1 / (255 * std_[c]);
-    shift[c] = ((c < 3 ? lighting[c] : 0.0) - mean_[c]) / std_[c];
-  }
-  kernels_->normalize({.x = buffers.pixels.data(),
-                       .rows = height_,
-                       .cols = width_,
-                       .c = channels_,
-                       .scale = scale.data(),
-                       .shift = shift.data(),
-                       .flip = flip,
-                       .y = out});
+void Transform::place(std::span<const uint8_t> image, const ImageKey* key, Buffers& buffers, uint8_t* out) const {
+  encoded_ ? place_file(image, key, buffers, out) : place_pixels(image, key, out);
 }
 
-void Transform::evaluation(std::span<const uint8_t> image, Buffers& buffers, float* out) const {
-  encoded_ ? place_file(image, nullptr, buffers) : place_pixels(image, nullptr, buffers);
-  normalize(buffers, false, {}, out);
+void Transform::evaluation(std::span<const uint8_t> image, Buffers& buffers, ImageBatch& batch, int64_t at) const {
+  place(image, nullptr, buffers, batch.pixels.data<uint8_t>() + at * height_ * width_ * channels_);
+  batch.set_edit(at, {}, scale_, shift_);
 }
 
-void Transform::training(std::span<const uint8_t> image, const ImageKey& key, Buffers& buffers, float* out) const {
-  encoded_ ? place_file(image, &key, buffers) : place_pixels(image, &key, buffers);
+void Transform::training(std::span<const uint8_t> image, const ImageKey& key, Buffers& buffers, ImageBatch& batch,
+                         int64_t at) const {
+  const Pixels pixels{batch.pixels.data<uint8_t>() + at * height_ * width_ * channels_, height_, width_};
+  place(image, &key, buffers, pixels.data);
   bool flip = draw_placement(key, options_.pad_crop, options_.horizontal_flip).flip;
-  const Pixels pixels{buffers.pixels.data(), height_, width_};
   if (options_.rand_augment.num_ops > 0 || options_.trivial_augment) {
     if (flip) mirror(pixels);
     flip = false;
@@ -272,15 +259,20 @@ void Transform::training(std::span<const uint8_t> image, const ImageKey& key, Bu
     if (options_.trivial_augment) trivial_augment(key, pixels, buffers.other);
   }
   if (jitters(options_.color_jitter)) color_jitter(options_.color_jitter, key, pixels);
-  std::array<double, 3> lighting{};
-  if (options_.lighting > 0) lighting = draw_lighting(options_.lighting, key);
-  normalize(buffers, flip, lighting, out);
+  ImageEdit edit{.flip = flip ? 1 : 0};
   if (options_.random_erasing > 0) {
     const Region erased = draw_erasing(options_.random_erasing, height_, width_, key);
-    for (int64_t y = erased.top; y < erased.top + erased.height; ++y) {
-      std::fill_n(out + (y * width_ + erased.left) * channels_, erased.width * channels_, 0.0f);
-    }
+    edit.top = static_cast<int32_t>(erased.top);
+    edit.left = static_cast<int32_t>(erased.left);
+    edit.height = static_cast<int32_t>(erased.height);
+    edit.width = static_cast<int32_t>(erased.width);
   }
+  std::vector<double> lit;  // the shift with lighting's noise in it
+  if (options_.lighting > 0) {
+    const std::array<double, 3> lighting = draw_lighting(options_.lighting, key);
+    for (size_t c = 0; c < 3; ++c) lit.push_back((lighting[c] - mean_[c]) / std_[c]);
+  }
+  batch.set_edit(at, edit, scale_, lit.empty() ? shift_ : lit);
 }
 
 }  // namespace luq

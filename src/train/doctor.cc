@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include "luq/core/device.h"
 #include "luq/core/system_info.h"
 #include "luq/data/dataset.h"
 #include "luq/models/registry.h"
@@ -14,7 +15,7 @@ std::string doctor_report() {
     text += fmt::format("{:<16} {}\n", name, value);
   };
   for (const auto& [name, value] : system_info()) line(name, value);
-  line("CUDA", "not built in: this version has no CUDA kernels");
+  line("CUDA", describe_cuda());
   line("models", fmt::format("{}", fmt::join(model_names(), ", ")));
   text += "\ndata sets\n";
   for (const std::string& name : dataset_names()) {

@@ -29,6 +29,7 @@ ExperimentConfig evaluated_experiment(const EvaluationOptions& options, const Mo
               options.config ? "the configuration" : options.checkpoint, config.model.name);
   }
   if (!options.data.empty()) config.data.path = options.data;
+  if (!options.device.empty()) config.device = options.device;
   return config;
 }
 

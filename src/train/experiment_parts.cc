@@ -4,20 +4,14 @@
 
 #include <cmath>
 
-#include "luq/core/convert.h"
 #include "luq/core/error.h"
 #include "luq/ops/accuracy.h"
 #include "luq/ops/loss.h"
 #include "luq/train/model_file.h"
+#include "src/train/batch_feeder.h"
 
 namespace luq {
 namespace {
-
-Device parse_device(const std::string& name) {
-  if (name == "cpu") return {DeviceType::cpu, 0};
-  if (name == "cuda") return {DeviceType::cuda, 0};
-  fail_user("[train] device: expected cpu or cuda, got '{}'", name);
-}
 
 void check_training(const ExperimentConfig& config, const ExperimentParts& parts) {
   const TrainConfig& train = config.train;
@@ -83,7 +77,9 @@ DType activation_type(const ExperimentConfig& config) {
   fail_user("[train] precision: expected float32 or bfloat16, got '{}'", config.precision);
 }
 
-Var ExperimentParts::input(const Tensor& images) const { return Var(convert(*kernels, images.to(device), dtype)); }
+Var ExperimentParts::input(const Ctx& ctx, const ImageBatch& images) const {
+  return Var(finish_images(*ctx.kernels, images.to(device), dtype));
+}
 
 ExperimentParts make_parts(const ExperimentConfig& config, bool with_training) {
   std::shared_ptr<const Dataset> train_set;
@@ -176,7 +172,7 @@ std::string describe_broken(const EvalResult& result) {
 
 EvalResult evaluate(const ExperimentConfig& config, ExperimentParts& parts,
                     const std::function<bool()>& between_batches, double* wait_seconds) {
-  Loader loader(
+  BatchFeeder feeder(
       parts.test_set, transform_options(config),
       {.batch_size = config.eval.batch_size,
        .max_images = config.eval.max_images,
@@ -185,24 +181,25 @@ EvalResult evaluate(const ExperimentConfig& config, ExperimentParts& parts,
        .seed = config.seed,
        // Nothing stands in for a test image.
        .broken_images = parse_broken_images(config.data.broken_images) == BrokenImages::error ? BrokenImages::error
-                                                                                              : BrokenImages::skip});
-  loader.start(0);
+                                                                                              : BrokenImages::skip,
+       .device = parts.device});
+  feeder.start(0);
   Ctx ctx = parts.context(config);
   EvalResult result;
   double loss_sum = 0;
   int64_t correct = 0, correct5 = 0;
   const bool has_top5 = parts.test_set->info().num_classes >= 5;
-  for (Batch batch; between_batches() && loader.next(batch);) {
+  for (Batch batch; between_batches() && feeder.next(batch);) {
     result.broken.insert(result.broken.end(), batch.broken.begin(), batch.broken.end());
     if (batch.size() == 0) continue;
-    const Var logits = parts.model->forward(ctx, parts.input(batch.images));
+    const Var logits = parts.model->forward(ctx, parts.input(ctx, batch.images));
     const LossResult loss = softmax_cross_entropy(ctx, logits, batch.labels);
     loss_sum += static_cast<double>(loss.loss.value().data<float>()[0]) * static_cast<double>(batch.size());
     correct += loss.correct;
     if (has_top5) correct5 += count_top_k(ctx, logits.value(), batch.labels, 5);
     result.images += batch.size();
   }
-  if (wait_seconds != nullptr) *wait_seconds = loader.take_wait_seconds();
+  if (wait_seconds != nullptr) *wait_seconds = feeder.take_wait_seconds();
   if (result.images == 0 && !result.broken.empty()) {
     fail("[eval] every test image is broken, the first of them {}", result.broken.front().reason);
   }

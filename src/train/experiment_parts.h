@@ -29,7 +29,7 @@ struct ExperimentParts {
   Shape image;                   // (height, width, channels) of what the model takes
 
   Ctx context(const ExperimentConfig& config) const { return context_of(config, plan); }
-  Var input(const Tensor& images) const;  // what the model takes
+  Var input(const Ctx& ctx, const ImageBatch& images) const;  // what the model takes of them
 };
 
 std::shared_ptr<const Dataset> open_split(const ExperimentConfig& config, Split split);

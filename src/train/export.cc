@@ -52,7 +52,7 @@ std::string export_onnx(const InferenceModel& model, const std::string& output) 
   std::vector<TraceNode> trace;
   Ctx ctx = model.context();
   ctx.trace = &trace;
-  const Var input(Tensor::zeros(model.input_shape(), DType::float32, model.device));
+  const Var input(Tensor::zeros(model.input_shape()));
   const Var logits = model.model->forward(ctx, input);
   write_text_file(output, to_onnx(trace, *model.model, input, logits, model.config.model.name));
   int64_t quantized = 0;
@@ -75,7 +75,8 @@ std::string export_model(const ExportOptions& options) {
     fail_user("[export] --format: expected safetensors, onnx or packed, got '{}'", options.format);
   }
   check_other_file("export", "--output", options.checkpoint, options.output);
-  return write(load_inference_model(options.checkpoint, options.model, options.weights), options.output);
+  // On the CPU: there is nothing to gain on a device, and the file says nothing of one.
+  return write(load_inference_model(options.checkpoint, options.model, options.weights, "cpu"), options.output);
 }
 
 }  // namespace luq

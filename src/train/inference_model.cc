@@ -26,7 +26,8 @@ Shape InferenceModel::input_shape() const {
   return {1, transform.height(), transform.width(), transform.channels()};
 }
 
-InferenceModel load_inference_model(const std::string& file, const std::string& model, CheckpointWeights weights) {
+InferenceModel load_inference_model(const std::string& file, const std::string& model, CheckpointWeights weights,
+                                    const std::string& device) {
   const ModelFile model_file = read_model_file(file, weights);
   InferenceModel result;
   result.file = file;
@@ -55,6 +56,7 @@ InferenceModel load_inference_model(const std::string& file, const std::string& 
                    .std = {},
                    .class_names = {}};
   }
+  if (!device.empty()) result.config.device = device;
   const Ctx ctx = context_of(result.config, result.plan);
   result.kernels = ctx.kernels;
   result.device = ctx.device;

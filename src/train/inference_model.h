@@ -32,8 +32,9 @@ struct InferenceModel {
 
 // model: a name of the zoo, which a state_dict needs; it then runs in float32 on ImageNet's preprocessing. Where the
 // file carries a configuration, that counts, and another name is refused. The number of classes is that of the file's
-// head. Throws UserError naming the file.
+// head. device: cpu or cuda, instead of the configuration's; "": that. Throws UserError naming the file.
 InferenceModel load_inference_model(const std::string& file, const std::string& model,
-                                    CheckpointWeights weights = CheckpointWeights::ema_if_stored);
+                                    CheckpointWeights weights = CheckpointWeights::ema_if_stored,
+                                    const std::string& device = "");
 
 }  // namespace luq

@@ -161,8 +161,7 @@ std::string Writer::zero(bool is_unsigned) {
 
 std::string Writer::floats(const std::string& name, const Tensor& tensor) {
   if (TensorProto* initializer = add_initializer(name, TensorProto::FLOAT, tensor.shape())) {
-    const Tensor here = tensor.to({});
-    initializer->set_raw_data(here.raw(), static_cast<size_t>(here.bytes()));
+    initializer->set_raw_data(tensor.raw(), static_cast<size_t>(tensor.bytes()));
   }
   return name;
 }

@@ -14,8 +14,7 @@ Tensor decode_integers(const QTensor& codes) {
     fail("[packing] expected codes of int4 or uint4, got {}", to_string(codes.format));
   }
   Tensor integers = Tensor::empty(codes.shape);
-  const Tensor packed = codes.codes.to({});
-  const uint8_t* bytes = packed.data<uint8_t>();
+  const uint8_t* bytes = codes.codes.data<uint8_t>();
   float* out = integers.data<float>();
   for (int64_t row = 0; row < codes.rows(); ++row, bytes += packed_row_bytes(codes.cols())) {
     for (int64_t col = 0; col < codes.cols(); ++col) {

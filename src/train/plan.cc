@@ -63,11 +63,11 @@ Speed measure_speed(ExperimentConfig config, ExperimentParts& parts) {
   const int64_t largest = config.train.batch_size / config.train.micro_batches;
   config.train.micro_batches = 1;
   const auto make_batch = [&](int64_t images) {
-    Batch batch{Tensor::empty({images, parts.image[0], parts.image[1], parts.image[2]}),
-                Tensor::zeros({images}, DType::int32)};
+    Tensor pixels = Tensor::empty({images, parts.image[0], parts.image[1], parts.image[2]}, DType::uint8);
     RngStream random(make_rng_key(0, "plan:images"));
-    for (int64_t i = 0; i < batch.images.numel(); ++i) batch.images.data<float>()[i] = 4 * random.uniform() - 2;
-    return batch;
+    for (int64_t i = 0; i < pixels.numel(); ++i) pixels.data<uint8_t>()[i] = static_cast<uint8_t>(random.below(256));
+    return Batch{ImageBatch::of(std::move(pixels), 1.0 / 64, -2).to(parts.device),
+                 Tensor::zeros({images}, DType::int32)};
   };
   const std::unique_ptr<Optimizer> optimizer =
       make_optimizer(config.optimizer, parts.model->parameters(), *parts.kernels);
@@ -88,7 +88,7 @@ Speed measure_speed(ExperimentConfig config, ExperimentParts& parts) {
   const auto forward = [&] {
     return seconds_of([&] {
       ctx.training = false;
-      parts.model->forward(ctx, parts.input(batch.images));
+      parts.model->forward(ctx, parts.input(ctx, batch.images));
     });
   };
   const double evaluation = std::min(forward(), forward());
@@ -119,7 +119,8 @@ Probe probe(const ExperimentConfig& config, const ExperimentParts& parts) {
   ctx.training = true;
   ctx.plan = &result.entries;
   const int64_t before = memory_stats(parts.device).live_bytes;
-  const Var images = parts.input(Tensor::zeros({kProbeImages, parts.image[0], parts.image[1], parts.image[2]}));
+  const Shape shape{kProbeImages, parts.image[0], parts.image[1], parts.image[2]};
+  const Var images(Tensor::zeros(shape, parts.dtype, parts.device));
   const Tensor labels = Tensor::zeros({kProbeImages}, DType::int32);
   const Var loss = softmax_cross_entropy(ctx, parts.model->forward(ctx, images), labels).loss;
   result.bytes_per_image = (memory_stats(parts.device).live_bytes - before) / kProbeImages;
@@ -132,11 +133,30 @@ std::string of_one_image(const Shape& shape) {
 
 std::string mebibytes(int64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20)); }
 
+std::string memory_in_words(const ExperimentConfig& config, Module& model, const Probe& probed) {
+  int64_t parameters = 0;
+  for (const Parameter* parameter : model.parameters()) parameters += parameter->var.value().numel();
+  const bool averages = config.train.ema_decay > 0;
+  const bool keeps_gradients = config.train.micro_batches > 1 || config.train.clip_grad_norm > 0;
+  const int64_t copies = 1 + optimizer_state_copies(config.optimizer) + (averages ? 1 : 0) + (keeps_gradients ? 1 : 0);
+  const int64_t fixed = parameters * copies * size_of(DType::float32);
+  const int64_t activations = probed.bytes_per_image * config.train.batch_size / config.train.micro_batches;
+  return fmt::format("{} estimated: {} weights, optimiser{}{}, {} kept for backward", mebibytes(fixed + activations),
+                     mebibytes(fixed), averages ? ", average" : "", keeps_gradients ? ", gradients" : "",
+                     mebibytes(activations));
+}
+
 std::string with_kernel(const std::string& formats, const std::string& kernel) {
   return formats == "-" ? "-" : fmt::format("{} [{}]", formats, kernel);
 }
 
 }  // namespace
+
+std::string describe_memory(ExperimentConfig config) {
+  config.device = "cpu";
+  const ExperimentParts parts = make_plan_parts(config);
+  return memory_in_words(config, *parts.model, probe(config, parts));
+}
 
 std::string describe_plan(const ExperimentConfig& config) {
   ExperimentParts parts = make_plan_parts(config);
@@ -174,11 +194,6 @@ std::string describe_plan(const ExperimentConfig& config) {
   const int64_t evaluations = (steps + steps_per_epoch - 1) / steps_per_epoch * (config.train.ema_decay > 0 ? 2 : 1);
   int64_t evaluated = parts.test_set->info().images;
   if (config.eval.max_images > 0) evaluated = std::min(evaluated, config.eval.max_images);
-  const bool keeps_gradients = config.train.micro_batches > 1 || config.train.clip_grad_norm > 0;
-  const int64_t copies =
-      1 + optimizer_state_copies(config.optimizer) + (config.train.ema_decay > 0 ? 1 : 0) + (keeps_gradients ? 1 : 0);
-  const int64_t fixed = parameters * copies * size_of(DType::float32);
-  const int64_t activations = probed.bytes_per_image * config.train.batch_size / config.train.micro_batches;
   text += fmt::format("\nparameters       {}\n", format_count(parameters));
   if (!start.empty()) text += fmt::format("weights          {}\n", start);
   text += fmt::format("MACs per image   {} forward, {:.1f} % of them in 4 bits\n", format_count(macs),
@@ -192,9 +207,7 @@ std::string describe_plan(const ExperimentConfig& config) {
   text += fmt::format("steps            {} ({} epochs, batches of {}{})\n", format_count(steps), config.train.epochs,
                       config.train.batch_size,
                       config.train.micro_batches > 1 ? fmt::format(" in {} parts", config.train.micro_batches) : "");
-  text += fmt::format("memory           {} estimated: {} weights, optimiser{}{}, {} kept for backward\n",
-                      mebibytes(fixed + activations), mebibytes(fixed), config.train.ema_decay > 0 ? ", average" : "",
-                      keeps_gradients ? ", gradients" : "", mebibytes(activations));
+  text += fmt::format("memory           {}\n", memory_in_words(config, *parts.model, probed));
   const Speed speed = measure_speed(config, parts);
   text += fmt::format(
       "speed            {:.1f} images/s in training, {:.1f} in evaluation; measured on {} made-up images, {} "

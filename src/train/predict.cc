@@ -65,12 +65,12 @@ class Reader {
         transform_(model.data, transform_options(model.config)),
         buffers_(transform_.make_buffers()) {}
 
-  // (1, H, W, C) float32. Throws Error.
-  Tensor read(const std::string& file) {
+  // A batch of one. Throws Error.
+  ImageBatch read(const std::string& file) {
     read_whole_file(file, bytes_);
-    Tensor image = Tensor::empty({1, transform_.height(), transform_.width(), transform_.channels()});
+    ImageBatch image = transform_.make_batch(1);
     if (!data_.encoded) decode_pixels();
-    transform_.evaluation(bytes_, buffers_, image.data<float>());
+    transform_.evaluation(bytes_, buffers_, image, 0);
     return image;
   }
 
@@ -138,7 +138,7 @@ std::vector<Prediction> predict(const PredictOptions& options) {
     check_other_file("predict", "--logits", options.checkpoint, options.logits);
     for (const std::string& image : images) check_other_file("predict", "--logits", image, options.logits);
   }
-  const InferenceModel model = load_inference_model(options.checkpoint, options.model, options.weights);
+  const InferenceModel model = load_inference_model(options.checkpoint, options.model, options.weights, options.device);
   if (model.data.channels != 1 && model.data.channels != 3) {
     fail_user("[predict] {}: was trained on images of {} channels, which no image file has", options.checkpoint,
               model.data.channels);
@@ -153,15 +153,15 @@ std::vector<Prediction> predict(const PredictOptions& options) {
   Tensor all_logits =
       Tensor::full({static_cast<int64_t>(images.size()), model.num_classes}, std::numeric_limits<float>::quiet_NaN());
   std::vector<Prediction> predictions;
-  std::future<Tensor> next = read(0);
+  std::future<ImageBatch> next = read(0);
   for (size_t i = 0; i < images.size(); ++i) {
     Prediction prediction{.image = images[i], .problem = "", .top = {}};
-    std::future<Tensor> current = std::move(next);
+    std::future<ImageBatch> current = std::move(next);
     current.wait();
     if (i + 1 < images.size()) next = read(i + 1);
     try {
       Ctx ctx = model.context();
-      const Var input(convert(*model.kernels, current.get().to(model.device), model.dtype));
+      const Var input(finish_images(*model.kernels, current.get().to(model.device), model.dtype));
       const Tensor logits = convert(*model.kernels, model.model->forward(ctx, input).value(), DType::float32).to({});
       float* row = all_logits.data<float>() + static_cast<int64_t>(i) * model.num_classes;
       std::memcpy(row, logits.raw(), static_cast<size_t>(logits.bytes()));

@@ -72,7 +72,8 @@ std::string report(const std::string& name, const Tensor& x, const QTensor& q, c
 std::string quantize_file(const QuantizeFileOptions& options) {
   const NamedFormat format = parse_format(options.format);
   if (options.sample > 0xffff) fail_user("[quantize] --sample: expected 0..65535, got {}", options.sample);
-  const Kernels& kernels = kernels_for({});
+  const Device device = parse_device(options.device);
+  const Kernels& kernels = kernels_for(device);
   const SafeTensors input = load_safetensors(options.input);
   check_other_file("quantize", "--output", options.input, options.output);
   SafeTensors output;
@@ -84,10 +85,11 @@ std::string quantize_file(const QuantizeFileOptions& options) {
     }
     check_values(options.input, name, x, format.non_negative);
     // One row, so that codes are flat and random bits are counted along the flat tensor.
-    const Tensor flat = x.reshape({x.numel()});
-    const QTensor q = quantize(kernels, flat, format.spec, format.non_negative,
-                               make_rng_key(options.seed, name, options.step, 0, options.sample), "tensor " + name);
-    const Tensor dequantized = dequantize(kernels, q);
+    const Tensor flat = x.reshape({x.numel()}).to(device);
+    QTensor q = quantize(kernels, flat, format.spec, format.non_negative,
+                         make_rng_key(options.seed, name, options.step, 0, options.sample), "tensor " + name);
+    const Tensor dequantized = dequantize(kernels, q).to({});
+    q.codes = q.codes.to({});
     text += report(name, x, q, dequantized);
     output.tensors.emplace_back(name + ".codes", q.codes);
     output.tensors.emplace_back(name + ".scale", Tensor::full({1}, q.scale));

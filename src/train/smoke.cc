@@ -94,7 +94,7 @@ void run(ExperimentConfig config) {
   if (result.step != kSteps) fail("[smoke] expected {} steps after the resume, got {}", kSteps, result.step);
   const std::string last = RunDirectory(config.run.directory).checkpoints().last();
   const EvalResult again =
-      evaluate_checkpoint({.checkpoint = last, .config = std::nullopt, .model = "", .data = ""}).result;
+      evaluate_checkpoint({.checkpoint = last, .config = std::nullopt, .model = "", .data = "", .device = ""}).result;
   if (again.loss != result.last_eval.loss || again.images != result.last_eval.images) {
     fail("[smoke] {}: evaluated again its loss is {} over {} images, in the run it was {} over {}", last, again.loss,
          again.images, result.last_eval.loss, result.last_eval.images);

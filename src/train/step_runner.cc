@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "luq/core/allocator.h"
 #include "luq/core/error.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/training_step.h"
@@ -17,6 +18,7 @@ struct StepRunner::State {
                   {.batch_size = config.train.batch_size, .shuffle = true, .augment = true, .seed = config.seed});
     loader.start(0);
     if (!loader.next(batch)) fail("[step] the data set gave no batch");
+    batch.images = batch.images.to(parts.device);
   }
 
   ExperimentConfig config;
@@ -41,6 +43,7 @@ StepRunner::Result StepRunner::step() {
                                             state_->config.optimizer.lr, [profile](const char* name) {
                                               if (profile != nullptr) profile->set_phase(name);
                                             });
+  if (const DeviceMemory* device = device_memory(ctx.device)) device->wait();
   return {std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
           static_cast<float>(outcome.loss)};
 }
@@ -49,6 +52,8 @@ void StepRunner::record(KernelProfile* profile) {
   state_->profile = profile;
   state_->optimizer->use(profile != nullptr ? profile->kernels() : *state_->parts.kernels);
 }
+
+int64_t StepRunner::peak_memory() const { return memory_stats(state_->parts.device).peak_bytes; }
 
 const Kernels& StepRunner::kernels() const { return *state_->parts.kernels; }
 

@@ -22,7 +22,9 @@
 #include "luq/train/ema.h"
 #include "luq/train/lr_scheduler.h"
 #include "luq/train/optimizer.h"
+#include "luq/train/plan.h"
 #include "src/core/stop_signals.h"
+#include "src/train/batch_feeder.h"
 #include "src/train/dataset_json.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/line_file.h"
@@ -43,16 +45,26 @@ double now() { return std::chrono::duration<double>(std::chrono::system_clock::n
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// What may change between the parts of one run: nothing that decides its numbers, but for the end.
+// What may change between the parts of one run: nothing that decides its numbers, but for the end, and the device,
+// whose floats are rounded otherwise.
 const std::vector<std::string> changeable_keys = {
-    "threads",       "train.epochs",       "train.max_steps", "data.path",    "train.log_every",
-    "run.directory", "data.broken_images", "data.workers",    "data.prefetch"};
+    "device",          "threads",       "train.epochs",       "train.max_steps", "data.path",
+    "train.log_every", "run.directory", "data.broken_images", "data.workers",    "data.prefetch"};
 
 // What the steps of this process since the last train line took.
 struct Timing {
   double data_seconds = 0, seconds = 0;
   int64_t images = 0, steps = 0;
 };
+
+// The error, and what the experiment needs by its plan.
+std::string with_memory_plan(const OutOfMemory& error, const ExperimentConfig& config) {
+  try {
+    return fmt::format("{}; the experiment's memory is {}", error.what(), describe_memory(config));
+  } catch (const Error&) {  // no memory for that either
+    return error.what();
+  }
+}
 
 class Trainer {
  public:
@@ -61,7 +73,7 @@ class Trainer {
     std::optional<Checkpoint> checkpoint;
     if (mode == StartMode::resume) checkpoint = read_resumable();
     parts_ = make_parts(config_, true);
-    loader_.emplace(parts_.train_set, transform_options(config_),
+    feeder_.emplace(parts_.train_set, transform_options(config_),
                     LoaderOptions{.batch_size = config_.train.batch_size,
                                   .shuffle = true,
                                   .augment = true,
@@ -69,8 +81,9 @@ class Trainer {
                                   .workers = config_.data.workers,
                                   .prefetch = config_.data.prefetch,
                                   .seed = config_.seed,
-                                  .broken_images = parse_broken_images(config_.data.broken_images)});
-    horizon_ = {config_.train.epochs, loader_->batches_per_epoch()};
+                                  .broken_images = parse_broken_images(config_.data.broken_images),
+                                  .device = parts_.device});
+    horizon_ = {config_.train.epochs, feeder_->batches_per_epoch()};
     check_lr_schedule(config_.lr_scheduler, horizon_);
     optimizer_ = make_optimizer(config_.optimizer, parts_.model->parameters(), *parts_.kernels);
     if (config_.train.ema_decay > 0) ema_.emplace(*parts_.model, config_.train.ema_decay);
@@ -121,7 +134,7 @@ class Trainer {
   ExperimentConfig config_;
   RunDirectory directory_;
   ExperimentParts parts_;
-  std::optional<Loader> loader_;
+  std::optional<BatchFeeder> feeder_;
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<ModelEma> ema_;
   LrHorizon horizon_;
@@ -226,6 +239,7 @@ void Trainer::say_start() {
     log_->info(fmt::format("formats  {}", config_.precision));
   }
   log_->info(fmt::format("kernels  {}; {} thread{}", kernels, parts_.threads, parts_.threads == 1 ? "" : "s"));
+  if (parts_.device.type == DeviceType::cuda) log_->info("device   " + describe_cuda());
   machine_ = probe_machine(*parts_.kernels);
   log_->info(fmt::format("limits   {}", to_string(machine_)));
   log_->info(fmt::format("plan     {} epochs of {} steps of {} images{}", horizon_.epochs, horizon_.steps_per_epoch,
@@ -302,6 +316,8 @@ void Trainer::train_step(const Batch& batch) {
     }
   } catch (const UserError&) {
     throw;
+  } catch (const OutOfMemory& error) {
+    throw OutOfMemory(fmt::format("[train] step {}: {}", state_.step + 1, error.what()));
   } catch (const Error& error) {
     fail("[train] step {}: {}", state_.step + 1, error.what());
   }
@@ -311,7 +327,7 @@ void Trainer::train_step(const Batch& batch) {
 Batch Trainer::next_batch() {
   Batch batch;
   try {
-    if (!loader_->next(batch)) fail("[train] the loader ended epoch {} at batch {}", state_.epoch, state_.batch);
+    if (!feeder_->next(batch)) fail("[train] the loader ended epoch {} at batch {}", state_.epoch, state_.batch);
   } catch (const Error& error) {
     const bool saved = state_.step > 0 && save_last(false);
     fail("[train] step {}: {}{}", state_.step + 1, error.what(),
@@ -334,8 +350,8 @@ void Trainer::report(const std::vector<BrokenImage>& images) {
 
 Trainer::Outcome Trainer::train_batches() {
   if (state_.batch >= horizon_.steps_per_epoch || state_.step >= last_step_) return Outcome::done;
-  loader_->start(state_.epoch, state_.batch);
-  loader_->take_wait_seconds();
+  feeder_->start(state_.epoch, state_.batch);
+  feeder_->take_wait_seconds();
   while (state_.batch < horizon_.steps_per_epoch && state_.step < last_step_) {
     if (signals_.received() != 0) return Outcome::interrupted;
     const Clock::time_point start = Clock::now();
@@ -345,7 +361,7 @@ Trainer::Outcome Trainer::train_batches() {
     ++state_.batch;
     const double seconds = seconds_since(start);
     timing_.seconds += seconds;
-    timing_.data_seconds += loader_->take_wait_seconds();
+    timing_.data_seconds += feeder_->take_wait_seconds();
     timing_.images += batch.size();
     timing_.steps += 1;
     train_seconds_ += seconds;
@@ -501,6 +517,10 @@ TrainResult Trainer::run() {
   try {
     say_start();
     if (train_and_evaluate() == Outcome::interrupted) return stop();
+  } catch (const OutOfMemory& error) {
+    const std::string text = with_memory_plan(error, config_);
+    log_file_->append(text);
+    throw Error(text);
   } catch (const Error& error) {
     log_file_->append(error.what());
     throw;
@@ -515,6 +535,12 @@ TrainResult Trainer::run() {
 
 }  // namespace
 
-TrainResult train(const ExperimentConfig& config, StartMode mode) { return Trainer(config, mode).run(); }
+TrainResult train(const ExperimentConfig& config, StartMode mode) {
+  try {
+    return Trainer(config, mode).run();
+  } catch (const OutOfMemory& error) {  // while it was made
+    throw Error(with_memory_plan(error, config));
+  }
+}
 
 }  // namespace luq

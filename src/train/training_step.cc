@@ -37,7 +37,7 @@ StepOutcome training_step(const ExperimentConfig& config, ExperimentParts& parts
     ctx.micro_batch = static_cast<uint32_t>(i);
     const Batch part = count == 1 ? batch : batch.part(first, end - first);
     const double share = static_cast<double>(part.size()) / static_cast<double>(batch.size());
-    const Var logits = parts.model->forward(ctx, parts.input(part.images));
+    const Var logits = parts.model->forward(ctx, parts.input(ctx, part.images));
     const LossResult result =
         softmax_cross_entropy(ctx, logits, part.labels, static_cast<float>(config.train.label_smoothing),
                               part.other_labels, part.label_weight);

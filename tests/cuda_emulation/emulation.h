@@ -20,6 +20,8 @@ namespace luq::emulation {
 void set_seed(uint64_t seed);
 uint64_t seed();
 
+// LUQ_CUDA_EMULATED_BYTES in the environment is the size of the device's memory (8 GiB); with 0 there is no device.
+
 // Forgets a sticky error, as a new process would, with all streams' work. Device memory stays.
 void reset();
 

@@ -1,4 +1,4 @@
-// kernels/cuda/qconv.cu against the CPU's reference, with ==: sums, floats and bfloat16.
+// The 4-bit matmuls of kernels/cuda against the CPU's reference, with ==: sums, floats and bfloat16.
 #include <string>
 
 #include "kernels/cuda/qconv_plan.h"
@@ -74,7 +74,9 @@ struct Formats {
 void check_shape(const ConvShape& s, Formats formats, std::mt19937& random) {
   static const Kernels ref = cpu_kernel_tables().front().table;
   Kernels table;
-  cuda::add_qconv(table);
+  cuda::add_qconv_forward(table);
+  cuda::add_qconv_backward_data(table);
+  cuda::add_qconv_backward_weight(table);
   emulation::set_seed(random());
   const bool with_bias = random() % 2 != 0, accumulate = random() % 2 != 0;
   const size_t skip = random() % 4 == 0 ? 1 : 0;  // codes that are not aligned

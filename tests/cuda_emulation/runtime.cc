@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -59,6 +60,11 @@ cudaError_t failure(cudaError_t error, const std::string& message) {
     r.message = message + " (LUQ_CUDA_SEED=" + std::to_string(r.seed) + ")";
   }
   return r.error;
+}
+
+size_t device_bytes() {
+  static const char* given = std::getenv("LUQ_CUDA_EMULATED_BYTES");
+  return given != nullptr ? std::strtoull(given, nullptr, 10) : size_t{8} << 30;
 }
 
 CUstream_st& stream_of(cudaStream_t stream) { return stream == nullptr ? runtime().default_stream : *stream; }
@@ -200,8 +206,8 @@ const char* cudaGetErrorName(cudaError_t error) {
 cudaError_t cudaGetLastError() { return runtime().error; }
 cudaError_t cudaPeekAtLastError() { return runtime().error; }
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
+  *count = device_bytes() > 0 ? 1 : 0;
+  return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
 cudaError_t cudaGetDevice(int* device) {
@@ -210,8 +216,8 @@ cudaError_t cudaGetDevice(int* device) {
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {};
-  std::snprintf(properties->name, sizeof properties->name, "emulated on the CPU");
-  properties->totalGlobalMem = size_t{8} << 30;
+  std::snprintf(properties->name, sizeof properties->name, "emulated on the CPU, a test bed and not for training");
+  properties->totalGlobalMem = device_bytes();
   properties->sharedMemPerBlockOptin = size_t{99} << 10;
   properties->major = 8;
   properties->minor = 0;
@@ -227,8 +233,8 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  *total = size_t{8} << 30;
-  *free = *total - static_cast<size_t>(allocated_bytes());
+  *total = device_bytes();
+  *free = *total - std::min(*total, static_cast<size_t>(allocated_bytes()));
   return cudaSuccess;
 }
 
@@ -245,7 +251,13 @@ cudaError_t cudaFree(void* pointer) {
   if (!free_device(pointer)) return failure(cudaErrorInvalidValue, "cudaFree: of what is no allocation");
   return error;
 }
-cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t) { return cudaMalloc(pointer, bytes); }
+cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t stream) {
+  const cudaError_t error = cudaMalloc(pointer, bytes);
+  if (error != cudaErrorMemoryAllocation) return error;
+  // What was freed on the stream before is there for what comes after on it.
+  if (const cudaError_t late = cudaStreamSynchronize(stream); late != cudaSuccess) return late;
+  return cudaMalloc(pointer, bytes);
+}
 cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
   if (!is_allocated(pointer, 0)) return failure(cudaErrorInvalidValue, "cudaFreeAsync: of what is no allocation");
   return queue(stream, [pointer] { free_device(pointer); });
@@ -282,6 +294,7 @@ cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  if (device_bytes() == 0) return cudaErrorNoDevice;
   *stream = new CUstream_st;
   runtime().streams.insert(*stream);
   return cudaSuccess;

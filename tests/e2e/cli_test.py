@@ -61,12 +61,20 @@ class CommandLine(Program):
         self.assertIn("standard output cannot be written", process.stderr)
 
     def test_kernels_and_doctor(self):
-        lines = [line.split() for line in self.luqtrain("kernels").stdout.splitlines()]
+        def table(**options):
+            rows, _, about_cuda = self.luqtrain("kernels", **options).stdout.partition("\n\n")
+            self.assertTrue(about_cuda.startswith("CUDA: "), about_cuda)
+            return [line.split() for line in rows.splitlines()]
+
+        head, *lines = table()
+        self.assertEqual(head[:2], ["kernel", "cpu"])
         self.assertGreater(len(lines), 20)
-        self.assertTrue(all(len(line) == 2 for line in lines))
-        scalar = self.luqtrain("kernels", env={**os.environ, "LUQ_KERNELS": "ref"}).stdout
-        self.assertEqual({line.split()[1] for line in scalar.splitlines()}, {"ref", "-"})  # -: optional, not there
-        self.assertIn("fashion_mnist", self.luqtrain("doctor").stdout)
+        self.assertTrue(all(len(line) == len(head) for line in lines))
+        scalar = table(env={**os.environ, "LUQ_KERNELS": "ref"})[1:]
+        self.assertEqual({line[1] for line in scalar}, {"ref", "-"})  # -: optional, not there
+        doctor = self.luqtrain("doctor").stdout
+        self.assertIn("fashion_mnist", doctor)
+        self.assertRegex(doctor, r"(?m)^CUDA  ")
 
     def test_dry_run(self):
         words = ("--set", "data.name=synthetic", "--set", "data.synthetic.image_size=8", "--set", "seed=3", "--dry-run")

@@ -3,12 +3,14 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import unittest
+import zlib
 
 LUQTRAIN = os.environ.get("LUQTRAIN", "luqtrain")
 SOURCE = pathlib.Path(os.environ.get("LUQ_SOURCE_DIR", pathlib.Path(__file__).resolve().parents[2]))
@@ -81,6 +83,24 @@ class Checkpoint:
         return {key: self.metadata[key] for key in ("step", "epoch", "batch", "seed", "finished")}
 
 
+def write_png(path, seed, size=8):
+    """A grey image of noise."""
+    pixels = random.Random(seed)
+    rows = b"".join(b"\0" + bytes(pixels.randrange(256) for _ in range(size)) for _ in range(size))
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in ((b"IHDR", struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)),
+                          (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    path.write_bytes(data)
+
+
+def logits_of(path):
+    dtype, (images, classes), content = Checkpoint(path).tensors["logits"]
+    assert dtype == "F32"
+    values = struct.unpack(f"<{images * classes}f", content)
+    return [values[i * classes:(i + 1) * classes] for i in range(images)]
+
+
 def metrics(directory):
     return [json.loads(line) for line in (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()]
 
@@ -132,5 +152,5 @@ def main():
     unittest.main(verbosity=2)
 
 
-__all__ = ["Case", "Checkpoint", "FP32_CONFIG", "LUQ_CONFIG", "LUQTRAIN", "SMALL", "SOURCE", "arguments", "main",
-           "metrics", "run", "run_and_signal", "signal"]
+__all__ = ["Case", "Checkpoint", "FP32_CONFIG", "LUQ_CONFIG", "LUQTRAIN", "SMALL", "SOURCE", "arguments", "logits_of",
+           "main", "metrics", "run", "run_and_signal", "signal", "write_png"]

@@ -1,14 +1,13 @@
 """Weights in and out: state_dicts, starting from weights, evaluating them, predictions, exports."""
 import json
 import math
-import random
 import resource
 import shutil
 import signal
 import struct
-import zlib
 
-from harness import Case, Checkpoint, FP32_CONFIG, LUQ_CONFIG, LUQTRAIN, SMALL, SOURCE, main, run
+from harness import (Case, Checkpoint, FP32_CONFIG, LUQ_CONFIG, LUQTRAIN, SMALL, SOURCE, logits_of, main, run,
+                     write_png)
 
 
 def write_safetensors(path, tensors, metadata=None):
@@ -27,24 +26,6 @@ def state_dict_of(checkpoint):
     """The tensors that torchvision has, of a checkpoint of a run."""
     return {name: tensor for name, tensor in Checkpoint(checkpoint).tensors.items()
             if not name.startswith("optimizer.") and not name.endswith(".activation_scale")}
-
-
-def write_png(path, seed, size=8):
-    """A grey image of noise."""
-    pixels = random.Random(seed)
-    rows = b"".join(b"\0" + bytes(pixels.randrange(256) for _ in range(size)) for _ in range(size))
-    data = b"\x89PNG\r\n\x1a\n"
-    for kind, content in ((b"IHDR", struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)),
-                          (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
-        data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-    path.write_bytes(data)
-
-
-def logits_of(path):
-    dtype, (images, classes), content = Checkpoint(path).tensors["logits"]
-    assert dtype == "F32"
-    values = struct.unpack(f"<{images * classes}f", content)
-    return [values[i * classes:(i + 1) * classes] for i in range(images)]
 
 
 def protobuf(data):

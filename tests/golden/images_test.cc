@@ -11,6 +11,7 @@
 #include "luq/data/transform.h"
 #include "src/data/augment.h"
 #include "tests/catch.h"
+#include "tests/finished.h"
 
 using namespace luq;
 
@@ -50,12 +51,11 @@ TEST_CASE("Evaluation's pixels are PIL's and torchvision's within one grey level
   info.std = {1 / 255.0, 1 / 255.0, 1 / 255.0};  // so that the network's input is the pixel's value
   const Transform transform(info, {});
   Transform::Buffers buffers = transform.make_buffers();
-  std::vector<float> out(224 * 224 * 3);
   int files = 0;
   for (const auto& [name, expected] : golden.tensors) {
     if (!name.starts_with("eval/")) continue;
     INFO(name);
-    transform.evaluation(read_file(name.substr(5)), buffers, out.data());
+    const std::vector<float> out = evaluated(transform, buffers, read_file(name.substr(5)));
     REQUIRE(expected.shape() == Shape{224, 224, 3});
     const Difference found = difference(out.data(), expected);
     INFO(found.pixels << " of " << found.of << " values differ");

@@ -61,7 +61,7 @@ TEST_CASE("convert is the same in every table", "[kernels][bfloat16]") {
   for (const int64_t count : counts) {
     Guarded<float> x(count);
     for (int64_t i = 0; i < count; ++i) x[i] = bits_float(static_cast<uint32_t>(rng()));  // any bits, NaN among them
-    for_each_table([&](const Kernels& table) {
+    for_each_table({.elements = count}, [&](const Kernels& table) {
       Guarded<BFloat16> narrow(count);
       Guarded<float> wide(count);
       table.convert({.x = x.data(), .count = count, .y = narrow.data()});
@@ -82,7 +82,7 @@ TEST_CASE("Statistics and codes of bfloat16 are those of the same values in floa
       const Pair x(count, rng);
       const int64_t rows = cols > 0 ? count / cols : 1;
       const int64_t bytes = rows * packed_row_bytes(cols);
-      for_each_table([&](const Kernels& table) {
+      for_each_table({.elements = count}, [&](const Kernels& table) {
         Stats wide, narrow;
         table.stats({.x = x.wide.data(), .count = count, .stats = &wide});
         table.stats({.x = x.narrow.data(), .count = count, .stats = &narrow});
@@ -126,7 +126,7 @@ TEST_CASE("4-bit matmuls write bfloat16 as the float32 result, rounded", "[kerne
     const auto x = codes(s.n * s.h * s.w, s.c), w = codes(s.o * s.kh * s.kw, s.c_group());
     const auto dy = codes(s.n * s.oh() * s.ow(), s.o);
     const Pair bias(s.o, rng), before(s.x_size(), rng);
-    for_each_table([&](const Kernels& table) {
+    for_each_table({.multiply_adds = s.macs()}, [&](const Kernels& table) {
       Guarded<float> y(s.y_size()), dx(s.x_size());
       Guarded<BFloat16> narrow_y(s.y_size()), narrow_dx(s.x_size());
       const auto forward = [&](Floats to) {
@@ -183,7 +183,7 @@ TEST_CASE("Float convolutions on bfloat16 are near those of the same values", "[
         for (int64_t i = 0; i < dw.size(); ++i) REQUIRE(std::fabs(wide_dw[i] - dw[i]) < 1e-3);
       }
     };
-    for_each_table(check);
+    for_each_table({.multiply_adds = s.macs()}, check);
     if (__builtin_cpu_supports("avx512bw")) {  // whichever of the two the tables prefer on this CPU
       Kernels native = cpu_kernel_tables().back().table, widened = native;
       add_onednn_bfloat16(native);
@@ -204,7 +204,7 @@ TEST_CASE("Batch norm on bfloat16", "[kernels][bfloat16]") {
     Guarded<float> mean(c), variance(c), inverse_std(c);
     ref.batch_norm_stats({x.wide.data(), r, c, mean.data(), variance.data()});
     for (int64_t i = 0; i < c; ++i) inverse_std[i] = 1.0f / std::sqrt(variance[i] + 1e-5f);
-    for_each_table([&](const Kernels& table) {
+    for_each_table({.elements = count}, [&](const Kernels& table) {
       Guarded<float> own_mean(c), own_variance(c), dgamma(c), dbeta(c), ref_dgamma(c), ref_dbeta(c);
       table.batch_norm_stats({x.narrow.data(), r, c, own_mean.data(), own_variance.data()});
       for (int64_t i = 0; i < c; ++i) {
@@ -296,7 +296,7 @@ TEST_CASE("Pointwise kernels and pooling on bfloat16", "[kernels][bfloat16]") {
       clippable.set(5, NAN), clippable.set(6, -NAN), clippable.set(8, -0.0f);
       clippable.set(9, INFINITY), clippable.set(10, -INFINITY);
     }
-    for_each_table([&](const Kernels& table) {
+    for_each_table({.elements = count}, [&](const Kernels& table) {
       Guarded<BFloat16> y(count), dx(count), sum(count);
       Guarded<uint8_t> mask((count + 7) / 8);
       table.relu({a.narrow.data(), count, y.data(), mask.data()});
@@ -331,7 +331,7 @@ TEST_CASE("Pointwise kernels and pooling on bfloat16", "[kernels][bfloat16]") {
     Guarded<int32_t> index(out);
     ref.max_pool({s, x.wide.data(), y.data(), index.data()});
     ref.max_pool_backward({s, dy.wide.data(), index.data(), dx.data()});
-    for_each_table([&](const Kernels& table) {
+    for_each_table({.elements = in}, [&](const Kernels& table) {
       Guarded<BFloat16> narrow_y(out), narrow_dx(in);
       Guarded<int32_t> own_index(out);
       table.max_pool({s, x.narrow.data(), narrow_y.data(), own_index.data()});

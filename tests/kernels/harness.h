@@ -16,6 +16,7 @@
 
 #include "kernels/kernels.h"
 #include "tests/catch.h"
+#include "tests/kernels/device_table.h"
 
 namespace luq::test {
 
@@ -80,18 +81,30 @@ inline uint32_t test_seed(const std::string& test) {
   return seed;
 }
 
-// Calls body(table) for every table that this machine runs, with its name in the failure message.
-inline void for_each_table(const std::function<void(const Kernels&)>& body) {
+// Calls body(table) for every table of the CPU, with its name in the failure message.
+inline void for_each_cpu_table(const std::function<void(const Kernels&)>& body) {
   for (const NamedKernels& named : cpu_kernel_tables()) {
     INFO("table " << named.name);
     body(named.table);
   }
 }
 
-// The number of OpenMP threads while in scope.
+// And for the device's.
+inline void for_each_table(const Work& work, const std::function<void(const Kernels&)>& body) {
+  for_each_cpu_table(body);
+  for (const NamedKernels& named : device_tables(work)) {
+    INFO("table " << named.name);
+    body(named.table);
+  }
+}
+
+// The number of OpenMP threads while in scope, and an order of their own for those of an emulated device.
 class Threads {
  public:
-  explicit Threads(int count) : before_(omp_get_max_threads()) { omp_set_num_threads(count); }
+  explicit Threads(int count) : before_(omp_get_max_threads()) {
+    omp_set_num_threads(count);
+    order_device_threads(static_cast<uint64_t>(count));
+  }
   ~Threads() { omp_set_num_threads(before_); }
 
  private:

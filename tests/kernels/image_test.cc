@@ -1,7 +1,8 @@
-// Resampling against a direct evaluation of the filter, and every table against ref, to the bit; normalisation
+// Resampling against a direct evaluation of the filter, and every table against ref, to the bit; from bytes to floats
 // likewise.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "tests/kernels/harness.h"
@@ -70,7 +71,7 @@ TEST_CASE("resize is the triangle filter along rows, then along columns", "[kern
 }
 
 TEST_CASE("resize keeps what has its size, and constants", "[kernels][image]") {
-  for_each_table([](const Kernels& table) {
+  for_each_cpu_table([](const Kernels& table) {
     std::mt19937 random(3);
     Guarded<uint8_t> x(7 * 11 * 3), y(7 * 11 * 3);
     fill(x, random, false);
@@ -104,7 +105,7 @@ TEST_CASE("resize is the same to the bit in every table", "[kernels][image]") {
                              .ow = s.ow,
                              .y = expected.data()};
     ref.resize(args);
-    for_each_table([&](const Kernels& table) {
+    for_each_cpu_table([&](const Kernels& table) {
       INFO(s.h << " x " << s.w << " x " << s.c << " to " << s.oh << " x " << s.ow);
       Guarded<uint8_t> y(s.oh * s.ow * s.c, 77);
       args.y = y.data();
@@ -146,7 +147,7 @@ TEST_CASE("A part of a resize is that part of the whole", "[kernels][image]") {
         part[i * w * s.c + j] = x[((rows.begin + i) * s.w + columns.begin) * s.c + j];
       }
     }
-    for_each_table([&](const Kernels& table) {
+    for_each_cpu_table([&](const Kernels& table) {
       INFO(s.h << " x " << s.w << " x " << s.c << " to " << s.oh << " x " << s.ow << ": " << oh << " x " << ow
                << " from " << top << ", " << left);
       Guarded<uint8_t> y(oh * ow * s.c, 77);
@@ -170,42 +171,143 @@ TEST_CASE("A part of a resize is that part of the whole", "[kernels][image]") {
   }
 }
 
-TEST_CASE("normalize is exact and the same in every table", "[kernels][image]") {
-  std::mt19937 random(test_seed("normalize"));
-  for (const int64_t channels : {3, 1, 4}) {
-    const std::vector<double> mean{0.485, 0.456, 0.406, 0.1}, std{0.229, 0.224, 0.225, 1.7};
-    double scale[4], shift[4];
-    for (size_t c = 0; c < 4; ++c) {
-      scale[c] = 1 / (255 * std[c]);
-      shift[c] = -mean[c] / std[c];
+namespace {
+
+// Images with all that may be done to them, and what becomes of them, in the plainest way.
+struct ImagesCase {
+  int64_t n, h, w, c;
+  Guarded<uint8_t> x, edits;
+  ImageMix mix;
+
+  ImagesCase(int64_t n_, int64_t h_, int64_t w_, int64_t c_, ImageMix::Kind kind, std::mt19937& random)
+      : n(n_), h(h_), w(w_), c(c_), x(n_ * h_ * w_ * c_), edits(n_ * image_edit_bytes(c_)) {
+    const auto below = [&](int64_t bound) { return static_cast<int32_t>(random() % static_cast<uint32_t>(bound)); };
+    const auto place = [&](auto& part) {
+      part.top = below(h + 1);
+      part.left = below(w + 1);
+      part.height = below(h - part.top + 1);
+      part.width = below(w - part.left + 1);
+    };
+    fill(x, random, false);
+    for (int64_t i = 0; i < n; ++i) {
+      ImageEdit edit{.flip = below(2)};
+      if (below(2) == 1) place(edit);
+      std::memcpy(edits.data() + i * image_edit_bytes(c), &edit, sizeof edit);
+      auto* scales = const_cast<double*>(image_scales(image_edit(edits.data(), c, i)));
+      for (int64_t k = 0; k < c; ++k) {
+        scales[k] = 1 / (255 * (0.2 + 0.01 * below(20)));
+        scales[c + k] = -2 + 0.01 * below(200);
+      }
     }
-    for (const int64_t cols : {0, 1, 7, 8, 9, 31, 256}) {
-      const int64_t rows = 3;
-      Guarded<uint8_t> x(rows * cols * channels);
-      fill(x, random, false);
-      for (const bool flip : {false, true}) {
-        for_each_table([&](const Kernels& table) {
-          Guarded<float> y(rows * cols * channels, -9);
-          table.normalize({.x = x.data(),
-                           .rows = rows,
-                           .cols = cols,
-                           .c = channels,
-                           .scale = scale,
-                           .shift = shift,
-                           .flip = flip,
-                           .y = y.data()});
+    mix.kind = kind;
+    mix.own = 0.001f * static_cast<float>(below(1000));
+    mix.others = 1 - mix.own;
+    if (kind == ImageMix::Kind::cutmix) place(mix);
+  }
+
+  static bool inside(const auto& part, int64_t row, int64_t col) {
+    return part.top <= row && row < part.top + part.height && part.left <= col && col < part.left + part.width;
+  }
+  float unmixed(int64_t i, int64_t row, int64_t col, int64_t k) const {
+    const ImageEdit& edit = image_edit(edits.data(), c, i);
+    const double* scales = image_scales(edit);
+    const double byte = x[((i * h + row) * w + (edit.flip != 0 ? w - 1 - col : col)) * c + k];
+    return inside(edit, row, col) ? 0.0f : static_cast<float>(std::fma(byte, scales[k], scales[c + k]));
+  }
+  float expected(int64_t i, int64_t row, int64_t col, int64_t k) const {
+    const int64_t other = (i + n - 1) % n;
+    if (mix.kind == ImageMix::Kind::mixup) {
+      const float from_other = unmixed(other, row, col, k) * mix.others, from_own = unmixed(i, row, col, k) * mix.own;
+      return from_other + from_own;
+    }
+    const bool cut = mix.kind == ImageMix::Kind::cutmix && inside(mix, row, col);
+    return unmixed(cut ? other : i, row, col, k);
+  }
+  kernels::FinishImagesArgs args(int64_t first, int64_t count, kernels::Floats y) const {
+    return {.x = x.data(),
+            .n = n,
+            .h = h,
+            .w = w,
+            .c = c,
+            .edits = edits.data(),
+            .mix = mix,
+            .first = first,
+            .count = count,
+            .y = y};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("finish_images normalises as (value / 255 - mean) / std", "[kernels][image]") {
+  const double mean[] = {0.485, 0.456, 0.406}, std[] = {0.229, 0.224, 0.225};
+  Guarded<uint8_t> x(16 * 16 * 3), edits(image_edit_bytes(3));
+  for (int64_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint8_t>(i / 3);  // every value in every channel
+  const ImageEdit edit;
+  std::memcpy(edits.data(), &edit, sizeof edit);
+  auto* scales = const_cast<double*>(image_scales(image_edit(edits.data(), 3, 0)));
+  for (int c = 0; c < 3; ++c) {
+    scales[c] = 1 / (255 * std[c]);
+    scales[3 + c] = -mean[c] / std[c];
+  }
+  for_each_table({.elements = x.size()}, [&](const Kernels& table) {
+    Guarded<float> y(x.size(), -9);
+    table.finish_images({.x = x.data(),
+                         .n = 1,
+                         .h = 16,
+                         .w = 16,
+                         .c = 3,
+                         .edits = edits.data(),
+                         .mix = {},
+                         .first = 0,
+                         .count = 1,
+                         .y = y.data()});
+    for (int64_t i = 0; i < x.size(); ++i) {
+      REQUIRE(y[i] == static_cast<float>((x[i] / 255.0 - mean[i % 3]) / std[i % 3]));
+    }
+  });
+}
+
+TEST_CASE("finish_images flips, normalises, erases and mixes, the same to the bit in every table", "[kernels][image]") {
+  std::mt19937 random(test_seed("finish_images"));
+  for (const int64_t c : {3, 1, 2, 4, 5, 24}) {
+    for (const int64_t w : {1, 7, 8, 9, 31, 150}) {
+      for (const auto kind : {ImageMix::Kind::none, ImageMix::Kind::mixup, ImageMix::Kind::cutmix}) {
+        const int64_t n = 1 + static_cast<int64_t>(random() % 4u), h = w == 150 ? 18 : 3;
+        const ImagesCase images(n, h, w, c, kind, random);
+        const int64_t first = static_cast<int64_t>(random() % static_cast<uint32_t>(n)), count = n - first;
+        Guarded<float> expected(count * h * w * c);
+        Guarded<BFloat16> rounded(expected.size());
+        for (int64_t at = 0; at < expected.size(); ++at) {
+          const int64_t row = at / (w * c) % h;
+          expected[at] = images.expected(first + at / (h * w * c), row, at / c % w, at % c);
+          rounded[at] = to_bfloat16(expected[at]);
+        }
+        for_each_table({.elements = expected.size()}, [&](const Kernels& table) {
+          INFO(n << " images of " << h << " x " << w << " x " << c << ", mix " << static_cast<int>(kind) << ", from "
+                 << first);
+          Guarded<float> y(expected.size(), -9);
+          table.finish_images(images.args(first, count, y.data()));
+          REQUIRE(y.first_difference(expected) == -1);
           REQUIRE(y.intact());
-          for (int64_t i = 0; i < rows * cols * channels; ++i) {
-            const int64_t c = i % channels, col = i / channels % cols, row = i / channels / cols;
-            const double value = x[(row * cols + (flip ? cols - 1 - col : col)) * channels + c];
-            const auto expected =
-                static_cast<float>((value / 255 - mean[static_cast<size_t>(c)]) / std[static_cast<size_t>(c)]);
-            REQUIRE(y[i] == expected);
-          }
+          Guarded<BFloat16> half(expected.size(), BFloat16{7});
+          table.finish_images(images.args(first, count, half.data()));
+          REQUIRE(half.first_difference(rounded) == -1);
+          REQUIRE(half.intact());
         });
       }
     }
   }
+}
+
+TEST_CASE("finish_images makes nothing of nothing", "[kernels][image]") {
+  std::mt19937 random(5);
+  const ImagesCase images(2, 4, 5, 3, ImageMix::Kind::mixup, random);
+  for_each_table({}, [&](const Kernels& table) {
+    Guarded<float> y(0);
+    table.finish_images(images.args(1, 0, y.data()));
+    CHECK(y.intact());
+  });
 }
 
 }  // namespace luq::test

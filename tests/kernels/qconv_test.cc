@@ -93,7 +93,7 @@ std::string describe(const ConvShape& s) {
 // Runs an entry once for sums and once for floats. `give`(y, sums) makes the arguments.
 template <typename Args, typename Give>
 void check(const char* entry, const Kernel<Args>& kernel, const Ints& expected, float scale, const float* bias,
-           int64_t channels, Give give) {
+           int64_t channels, Give give, bool accumulate = false) {
   const int64_t size = static_cast<int64_t>(expected.size());
   INFO(entry << " by " << kernel.implementation);
   Guarded<int64_t> sums(size, -1);
@@ -109,11 +109,11 @@ void check(const char* entry, const Kernel<Args>& kernel, const Ints& expected, 
   CHECK(sums.intact());
 
   Guarded<float> y(size, -1.0f), expected_y(size);
-  kernel(give(y.data(), nullptr));
   for (int64_t i = 0; i < size; ++i) {
     const float product = static_cast<float>(expected[i]) * scale;
-    expected_y[i] = bias != nullptr ? product + bias[i % channels] : product;
+    expected_y[i] = bias != nullptr ? product + bias[i % channels] : accumulate ? product + y[i] : product;
   }
+  kernel(give(y.data(), nullptr));
   wrong = y.first_difference(expected_y);
   if (wrong >= 0) {
     INFO("value " << wrong << " of " << size << ": got " << y[wrong] << ", expected " << expected_y[wrong]);
@@ -137,9 +137,9 @@ void check_shape(const ConvShape& s, Formats formats, std::mt19937& random, Fill
   const Sums expected = reference(s, x.values, w.values, dy.values);
   Guarded<float> bias(s.o);
   for (int64_t o = 0; o < s.o; ++o) bias[o] = static_cast<float>(random() % 1000) / 7.0f;
-  const bool with_bias = random() % 2 != 0;
+  const bool with_bias = random() % 2 != 0, accumulate = random() % 2 != 0;
   const float scale = 0.001234f;
-  for_each_table([&](const Kernels& table) {
+  for_each_table({.multiply_adds = s.macs()}, [&](const Kernels& table) {
     check("qconv_forward", table.qconv_forward, expected.y, scale, with_bias ? bias.data() : nullptr, s.o,
           [&](float* y, int64_t* sums) {
             return QConvForwardArgs{.shape = s,
@@ -152,17 +152,20 @@ void check_shape(const ConvShape& s, Formats formats, std::mt19937& random, Fill
                                     .y = y,
                                     .sums = sums};
           });
-    check("qconv_backward_data", table.qconv_backward_data, expected.dx, scale, nullptr, 1,
-          [&](float* dx, int64_t* sums) {
-            return QConvBackwardDataArgs{.shape = s,
-                                         .dy = dy.codes.data(),
-                                         .dy_format = dy.format,
-                                         .w = w.codes.data(),
-                                         .w_format = w.format,
-                                         .scale = scale,
-                                         .dx = dx,
-                                         .sums = sums};
-          });
+    check(
+        "qconv_backward_data", table.qconv_backward_data, expected.dx, scale, nullptr, 1,
+        [&](float* dx, int64_t* sums) {
+          return QConvBackwardDataArgs{.shape = s,
+                                       .dy = dy.codes.data(),
+                                       .dy_format = dy.format,
+                                       .w = w.codes.data(),
+                                       .w_format = w.format,
+                                       .scale = scale,
+                                       .accumulate = accumulate,
+                                       .dx = dx,
+                                       .sums = sums};
+        },
+        accumulate);
     check("qconv_backward_weight", table.qconv_backward_weight, expected.dw, scale, nullptr, 1,
           [&](float* dw, int64_t* sums) {
             return QConvBackwardWeightArgs{.shape = s,
@@ -414,7 +417,7 @@ TEST_CASE("qconv: sums at and past the int32 bound", "[qconv]") {
     for (const int64_t terms : {bound, bound + 1, bound + 2048}) {
       const auto x = codes(packed_row_bytes(terms), 15), w = codes(packed_row_bytes(terms), 7);
       if (terms % 2 != 0) (*x)[x->size() - 1] &= 15, (*w)[w->size() - 1] &= 15;
-      for_each_table([&](const Kernels& table) {
+      for_each_table({.multiply_adds = terms}, [&](const Kernels& table) {
         QConvForwardArgs args{.shape = square(1, 1, terms, 1, 1),
                               .x = x->data(),
                               .x_format = Format::uint4,
@@ -436,7 +439,7 @@ TEST_CASE("qconv: sums at and past the int32 bound", "[qconv]") {
     for (const int64_t terms : {bound, bound + 1, bound + 2048}) {
       const auto dy = codes(packed_row_bytes(terms), 15), w = codes(terms, 7);
       if (terms % 2 != 0) (*dy)[dy->size() - 1] &= 15;
-      for_each_table([&](const Kernels& table) {
+      for_each_table({.multiply_adds = terms}, [&](const Kernels& table) {
         QConvBackwardDataArgs args{.shape = square(1, 1, 1, terms, 1),
                                    .dy = dy->data(),
                                    .dy_format = Format::fp4,
@@ -466,7 +469,7 @@ TEST_CASE("qconv: sums at and past the int32 bound", "[qconv]") {
       const auto x = codes(s.n * s.h * s.w, 15), dy = codes(terms, 7);
       Guarded<int64_t> all_sums(s.w_size());
       Guarded<float> dw(s.w_size());
-      for_each_table([&](const Kernels& table) {
+      for_each_table({.multiply_adds = terms}, [&](const Kernels& table) {
         QConvBackwardWeightArgs args{.shape = s,
                                      .dy = dy->data(),
                                      .dy_format = Format::fp4,
@@ -490,7 +493,7 @@ TEST_CASE("qconv: sums at and past the int32 bound", "[qconv]") {
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t i = 0; i < 6; ++i) expected[i] += x.values[row * 2 + i % 2] * dy.values[row * 3 + i / 2];
     }
-    for_each_table([&](const Kernels& table) {
+    for_each_table({.multiply_adds = 6 * rows}, [&](const Kernels& table) {
       check("qconv_backward_weight", table.qconv_backward_weight, expected, scale, nullptr, 1,
             [&](float* dw, int64_t* dw_sums) {
               return QConvBackwardWeightArgs{.shape = square(rows, 1, 2, 3, 1),
@@ -548,7 +551,7 @@ TEST_CASE("qconv: moments on the way are those of the results, for every table a
       const int64_t rows = s.n * s.oh() * s.ow();
       Guarded<float> first_mean(s.o), first_variance(s.o);
       bool first = true;
-      for_each_table([&, x_format = format](const Kernels& table) {
+      for_each_table({.multiply_adds = s.macs()}, [&, x_format = format](const Kernels& table) {
         if (!table.qconv_forward_moments) return;
         for (const int threads : {1, 2, 3}) {
           const Threads scope(threads);

@@ -125,7 +125,7 @@ TEST_CASE("Statistics follow the written order in every table, with any number o
       Guarded<float> x(count);
       fill(x, static_cast<Content>(content), rng);
       const Stats expected = stats_by_definition(x);
-      for_each_table([&](const Kernels& table) {
+      for_each_table({.elements = count}, [&](const Kernels& table) {
         for (const int threads : {1, 2, 3}) {
           const Threads scope(threads);
           Stats stats;
@@ -143,7 +143,7 @@ TEST_CASE("Statistics see one NaN or infinity anywhere", "[kernels][stats]") {
     for (const int64_t at : {0, 15, 63, 64, 4095, 4096, 9998}) {
       Guarded<float> x(9999, 1.0f);
       x[at] = bad;
-      for_each_table([&](const Kernels& table) {
+      for_each_table({.elements = x.size()}, [&](const Kernels& table) {
         Stats stats;
         table.stats({x.data(), x.size(), &stats});
         REQUIRE_FALSE(stats_finite(stats));
@@ -178,7 +178,7 @@ TEST_CASE("Codes follow the definition in every table, with any number of thread
         const int64_t row = i / cols, col = i % cols;
         expected[row * packed_row_bytes(cols) + col / 2] |= static_cast<uint8_t>(code << (col % 2 * 4));
       }
-      for_each_table([&](const Kernels& table) {
+      for_each_table({.elements = x.size()}, [&](const Kernels& table) {
         for (const int threads : {1, 3}) {
           const Threads scope(threads);
           Guarded<uint8_t> codes(expected.size(), 0xee);
@@ -195,7 +195,7 @@ TEST_CASE("Codes follow the definition in every table, with any number of thread
 
 TEST_CASE("An inverse scale of 0 gives codes of 0", "[kernels][encode]") {
   const Guarded<float> x(333, -3.0f);
-  for_each_table([&](const Kernels& table) {
+  for_each_table({.elements = x.size()}, [&](const Kernels& table) {
     for (const Encoder& encoder : kEncoders) {
       Guarded<uint8_t> codes(167, 0xee);
       encode(table, encoder, x, 1, 333, 0.0f, {1, 2, 3, 4}, codes);
@@ -211,7 +211,7 @@ TEST_CASE("Decoding gives scale times the value of the code, in every table", "[
     Guarded<uint8_t> codes(rows * packed_row_bytes(cols));
     for (int64_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(rng());
     for (const Format format : {Format::int4, Format::uint4, Format::fp4}) {
-      for_each_table([&](const Kernels& table) {
+      for_each_table({.elements = rows * cols}, [&](const Kernels& table) {
         Guarded<float> x(rows * cols);
         table.decode({codes.data(), rows, cols, format, 0.37f, x.data()});
         for (int64_t i = 0; i < x.size(); ++i) {
@@ -241,7 +241,7 @@ TEST_CASE("Random bits alone are those of the generator", "[kernels][quantize]")
       expected ^= static_cast<uint32_t>(random16(philox(key, static_cast<uint64_t>(i / 8)), static_cast<int>(i % 8)))
                   << (16 * (i % 2));
     }
-    for_each_table([&](const Kernels& table) {
+    for_each_cpu_table([&](const Kernels& table) {
       if (!table.random_bits) return;
       uint32_t all = 1;
       table.random_bits({.key = key, .count = count, .all = &all});

@@ -55,8 +55,8 @@ void require_close(const char* what, const Guarded<T>& result, const Guarded<flo
 
 // Calls check(outputs) with what `run(table)` returns for every table, when it is the same with 1, 2 and 3 threads.
 template <typename Run, typename Check>
-void in_every_table(const Run& run, const Check& check) {
-  for_each_table([&](const Kernels& table) {
+void in_every_table(const Work& work, const Run& run, const Check& check) {
+  for_each_table(work, [&](const Kernels& table) {
     const auto at = [&](int threads) {
       const Threads scope(threads);
       return run(table);
@@ -100,6 +100,7 @@ void test_layer_norm(int64_t rows, int64_t c, std::mt19937& rng) {
   // x is below 12, gamma and dy below 5; the sums over a row round some 10 times, and are divided by its deviation.
   const double xhat = 10 * kEpsilon * 12 * scale, root = std::sqrt(static_cast<double>(rows)) + 1;
   in_every_table(
+      {.elements = rows * c},
       [&](const Kernels& table) {
         auto out = std::make_unique<NormOutputs<T>>(rows, c);
         table.layer_norm({x.data(), rows, c, gamma.data(), beta.data(), kEps, out->y.data(), out->mean.data(),
@@ -164,6 +165,7 @@ void test_attention(const AttentionArgs& shape, float spread, std::mt19937& rng)
   const double score = 16 * kEpsilon * spread * spread * 4;
   const double root = std::sqrt(static_cast<double>(dim));
   in_every_table(
+      {.multiply_adds = 2 * n * heads * tokens * tokens * dim},
       [&](const Kernels& table) {
         auto out = std::make_unique<AttentionOutputs<T>>(shape);
         table.attention({n, tokens, heads, dim, qkv.data(), out->y.data(), out->log_sum.data()});
@@ -186,8 +188,18 @@ void test_attention(const AttentionArgs& shape, float spread, std::mt19937& rng)
 
 TEST_CASE("Layer norm equals ref in every table", "[kernels][layer_norm]") {
   std::mt19937 rng(test_seed("layer norm"));
-  for (const auto& [rows, c] : std::vector<std::pair<int64_t, int64_t>>{
-           {1, 1}, {1, 2}, {3, 5}, {17, 16}, {33, 8}, {64, 33}, {2, 1000}, {1000, 17}, {70, 768}, {65, 65}}) {
+  for (const auto& [rows, c] : std::vector<std::pair<int64_t, int64_t>>{{0, 16},
+                                                                        {1, 1},
+                                                                        {1, 2},
+                                                                        {3, 5},
+                                                                        {17, 16},
+                                                                        {33, 8},
+                                                                        {64, 33},
+                                                                        {2, 1000},
+                                                                        {1000, 17},
+                                                                        {70, 768},
+                                                                        {65, 65},
+                                                                        {9, 260}}) {
     test_layer_norm<float>(rows, c, rng);
     test_layer_norm<BFloat16>(rows, c, rng);
   }
@@ -204,7 +216,7 @@ TEST_CASE("GELU is within its bounds in every table", "[kernels][gelu]") {
   }
   const float special[] = {0.0f, -0.0f, 1e30f, -1e30f, INFINITY, -20.0f, 20.0f, 13.0f, -13.1f};
   for (int64_t i = 0; i < 9; ++i) x[i] = special[i];
-  for_each_table([&](const Kernels& table) {
+  for_each_table({.elements = count}, [&](const Kernels& table) {
     for (const int threads : {1, 3}) {
       const Threads scope(threads);
       Guarded<float> y(count), dx(count);
@@ -244,7 +256,7 @@ TEST_CASE("GELU of every bfloat16 is ref's, rounded", "[kernels][gelu][bfloat16]
   Guarded<BFloat16> y(count), dx(count);
   ref.gelu({x.data(), count, y.data()});
   ref.gelu_backward({x.data(), ones.data(), count, dx.data()});
-  for_each_table([&](const Kernels& table) {
+  for_each_table({.elements = count}, [&](const Kernels& table) {
     Guarded<BFloat16> other_y(count), other_dx(count);
     table.gelu({x.data(), count, other_y.data()});
     table.gelu_backward({x.data(), ones.data(), count, other_dx.data()});
@@ -276,19 +288,39 @@ TEST_CASE("Attention equals ref in every table", "[kernels][attention]") {
                                                                                  {1, 49, 1, 8},
                                                                                  {3, 48, 1, 64},
                                                                                  {1, 100, 2, 7},
-                                                                                 {1, 197, 2, 64}}) {
+                                                                                 {1, 197, 2, 64},
+                                                                                 {1, 17, 2, 24},
+                                                                                 {1, 5, 2, 64},
+                                                                                 {1, 66, 1, 70},
+                                                                                 {1, 17, 1, 132},
+                                                                                 {0, 5, 2, 8}}) {
     const AttentionArgs shape{n, tokens, heads, dim, {}, {}, {}};
     for (const float spread : {1.0f, 6.0f}) test_attention<float>(shape, spread, rng);
     test_attention<BFloat16>(shape, 1, rng);
   }
 }
 
+TEST_CASE("Attention gives keys with a score of -infinity no weight", "[kernels][attention]") {
+  const int64_t tokens = 70;  // queries 1, keys -infinity but for the last, values the number of the key
+  Guarded<float> qkv(3 * tokens);
+  for (int64_t i = 0; i < tokens; ++i) {
+    qkv[3 * i] = 1;
+    qkv[3 * i + 1] = i + 1 < tokens ? -INFINITY : 0.5f;
+    qkv[3 * i + 2] = static_cast<float>(i);
+  }
+  for_each_table({.elements = qkv.size()}, [&](const Kernels& table) {
+    Guarded<float> y(tokens);
+    table.attention({1, tokens, 1, 1, qkv.data(), y.data(), nullptr});
+    for (int64_t i = 0; i < tokens; ++i) CHECK(y[i] == static_cast<float>(tokens - 1));
+  });
+}
+
 TEST_CASE("Attention hands a NaN on to its image and head alone", "[kernels][attention]") {
   std::mt19937 rng(test_seed("attention NaN"));
-  const int64_t n = 2, tokens = 20, heads = 2, dim = 5, row = heads * dim;
+  const int64_t n = 2, tokens = 70, heads = 2, dim = 5, row = heads * dim;
   Values<float> qkv(n * tokens * 3 * row, rng);
   qkv[(tokens + 7) * 3 * row + row + dim + 2] = NAN;  // a key of the second image's second head
-  for_each_table([&](const Kernels& table) {
+  for_each_table({.elements = qkv.size()}, [&](const Kernels& table) {
     Guarded<float> y(n * tokens * row);
     table.attention({n, tokens, heads, dim, qkv.data(), y.data(), nullptr});
     for (int64_t i = 0; i < y.size(); ++i) REQUIRE(std::isnan(y[i]) == (i >= tokens * row && i % row >= dim));

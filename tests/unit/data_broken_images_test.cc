@@ -58,7 +58,7 @@ Seen run(const Files& files, LoaderOptions options, int64_t epoch = 0, int64_t f
   loader.start(epoch, first_batch);
   Seen seen;
   for (Batch batch; loader.next(batch);) {
-    CHECK(batch.images.shape() == Shape({batch.size(), 8, 8, 3}));
+    CHECK(batch.images.pixels.shape() == Shape({batch.size(), 8, 8, 3}));
     const int32_t* labels = batch.labels.data<int32_t>();
     seen.labels.emplace_back(labels, labels + batch.size());
     seen.broken.emplace_back();

@@ -8,6 +8,7 @@
 #include "kernels/kernels.h"
 #include "luq/data/loader.h"
 #include "tests/catch.h"
+#include "tests/finished.h"
 
 using namespace luq;
 
@@ -59,7 +60,7 @@ std::vector<std::vector<float>> batches(Loader& loader, int64_t epoch, int64_t f
   std::vector<std::vector<float>> all;
   loader.start(epoch, first);
   for (Batch batch; loader.next(batch);) {
-    std::vector<float> values(batch.images.data<float>(), batch.images.data<float>() + batch.images.numel());
+    std::vector<float> values = finished(batch.images);
     for (int64_t i = 0; i < batch.size(); ++i) {
       values.push_back(static_cast<float>(batch.labels.data<int32_t>()[i]));
       if (!batch.other_labels.defined()) continue;
@@ -100,14 +101,13 @@ TEST_CASE("A training image is its crop decoded, resized and normalised; scaled 
   Transform::Buffers buffers = transform.make_buffers();
   const std::vector<double> mean{0.485, 0.456, 0.406}, std{0.229, 0.224, 0.225};
   std::vector<uint8_t> bytes, pixels(24 * 24 * 3);
-  std::vector<float> out(pixels.size()), near(pixels.size());
   ImageDecoder decoder;
   Image image;
   int other = 0;
   for (int64_t index = 0; index < files.info().images; ++index) {
     files.read_file(index, bytes);
     const ImageKey key{1, 0, index};
-    transform.training(bytes, key, buffers, out.data());
+    const std::vector<float> out = trained(transform, buffers, bytes, key);
     decoder.open(bytes);
     decoder.decode(random_resized_crop(decoder.height(), decoder.width(), options, key), image);
     kernels_for({}).resize({.x = image.pixels(),
@@ -121,7 +121,7 @@ TEST_CASE("A training image is its crop decoded, resized and normalised; scaled 
     for (size_t i = 0; i < pixels.size(); ++i) {
       REQUIRE(out[i] == static_cast<float>((pixels[i] / 255.0 - mean[i % 3]) / std[i % 3]));
     }
-    scaled.training(bytes, key, buffers, near.data());
+    const std::vector<float> near = trained(scaled, buffers, bytes, key);
     double apart = 0;
     for (size_t i = 0; i < pixels.size(); ++i) apart += std::abs(static_cast<double>(near[i] - out[i]));
     CHECK(apart / static_cast<double>(pixels.size()) < 0.25);  // 14 grey levels

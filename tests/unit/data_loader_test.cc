@@ -11,6 +11,7 @@
 #include "luq/core/error.h"
 #include "luq/core/rng.h"
 #include "tests/catch.h"
+#include "tests/finished.h"
 
 using namespace luq;
 
@@ -51,9 +52,8 @@ struct Contents {
 };
 
 Contents contents(const Batch& batch) {
-  const float* images = batch.images.data<float>();
   const int32_t* labels = batch.labels.data<int32_t>();
-  return {{images, images + batch.images.numel()}, {labels, labels + batch.labels.numel()}};
+  return {finished(batch.images), {labels, labels + batch.labels.numel()}};
 }
 
 std::vector<Contents> rest_of_epoch(Loader& loader) {
@@ -142,7 +142,7 @@ TEST_CASE("Incomplete batches, drop_last and max_images", "[data]") {
     std::vector<int64_t> sizes;
     Batch batch;
     while (loader.next(batch)) {
-      REQUIRE(batch.images.shape() == Shape{batch.size(), 1, 1, 1});
+      REQUIRE(batch.images.pixels.shape() == Shape{batch.size(), 1, 1, 1});
       REQUIRE(batch.labels.dtype() == DType::int32);
       sizes.push_back(batch.size());
     }

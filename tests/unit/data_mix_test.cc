@@ -9,19 +9,20 @@
 #include "src/data/augment.h"
 #include "src/data/mix.h"
 #include "tests/catch.h"
+#include "tests/finished.h"
 
 using namespace luq;
 
 namespace {
 
 Batch small_batch(int64_t count, int64_t height = 6, int64_t width = 8) {
-  Batch batch{Tensor::empty({count, height, width, 3}), Tensor::empty({count}, DType::int32), {}, {}};
+  Tensor pixels = Tensor::empty({count, height, width, 3}, DType::uint8), labels = Tensor::empty({count}, DType::int32);
   const int64_t size = height * width * 3;
   for (int64_t i = 0; i < count; ++i) {
-    std::fill_n(batch.images.data<float>() + i * size, size, static_cast<float>(i + 1));
-    batch.labels.data<int32_t>()[i] = static_cast<int32_t>(10 * i);
+    std::fill_n(pixels.data<uint8_t>() + i * size, size, static_cast<uint8_t>(i + 1));
+    labels.data<int32_t>()[i] = static_cast<int32_t>(10 * i);
   }
-  return batch;
+  return {ImageBatch::of(pixels, 1, 0), labels};
 }
 
 }  // namespace
@@ -32,13 +33,14 @@ TEST_CASE("Mixup mixes each image with the one before it", "[data][mix]") {
   const float weight = batch.label_weight.data<float>()[0];
   REQUIRE((weight > 0 && weight < 1));
   const int32_t others[] = {30, 0, 10, 20};
+  const std::vector<float> images = finished(batch.images);
   for (int64_t i = 0; i < 4; ++i) {
     CHECK(batch.labels.data<int32_t>()[i] == 10 * i);
     CHECK(batch.other_labels.data<int32_t>()[i] == others[i]);
     CHECK(batch.label_weight.data<float>()[i] == weight);
     const auto own = static_cast<float>(i + 1), other = static_cast<float>(others[i] / 10 + 1);
     for (int64_t k = 0; k < 144; ++k) {
-      REQUIRE(batch.images.data<float>()[i * 144 + k] == Approx(weight * own + (1 - weight) * other));
+      REQUIRE(images[static_cast<size_t>(i * 144 + k)] == Approx(weight * own + (1 - weight) * other));
     }
   }
   const Batch part = batch.part(1, 2);
@@ -51,7 +53,8 @@ TEST_CASE("CutMix takes a rectangle of the image before, and weighs by its area"
   for (int64_t index = 0; index < 50; ++index) {
     Batch batch = small_batch(3);
     mix({.cutmix_alpha = 1}, {3, 1, index}, batch);
-    const float* images = batch.images.data<float>();
+    const std::vector<float> values = finished(batch.images);
+    const float* images = values.data();
     std::vector<int64_t> rows, columns;
     int64_t replaced = 0;
     for (int64_t p = 0; p < 48; ++p) {
@@ -92,8 +95,8 @@ TEST_CASE("Mixing is keyed by seed, epoch and batch; with both alphas half of th
   for (int64_t index = 0; index < 1000; ++index) {
     Batch batch = small_batch(2, 32, 32);
     mix({.mixup_alpha = 50, .cutmix_alpha = 50}, {4, 2, index}, batch);
-    const float* images = batch.images.data<float>();
-    cut += std::all_of(images, images + 32 * 32 * 3, [](float x) { return x == 1 || x == 2; });
+    const std::vector<float> images = finished(batch.images);
+    cut += std::all_of(images.begin(), images.begin() + 32 * 32 * 3, [](float x) { return x == 1 || x == 2; });
   }
   CHECK(std::abs(cut - 500) < 80);  // 5 standard deviations
   Batch plain = small_batch(2);
@@ -185,9 +188,7 @@ TEST_CASE("Augmentations reach the network's input, and wrong options are refuse
   const auto training = [&](const TransformOptions& options) {
     const Transform transform(info, options);
     Transform::Buffers buffers = transform.make_buffers();
-    std::vector<float> out(pixels.size());
-    transform.training(pixels, {7, 0, 3}, buffers, out.data());
-    return out;
+    return trained(transform, buffers, pixels, {7, 0, 3});
   };
   const std::vector<float> plain = training({});
   for (const TransformOptions& options :
@@ -210,10 +211,7 @@ TEST_CASE("Augmentations reach the network's input, and wrong options are refuse
     options.rand_augment = {1, 0};
     const Transform with(info, options);
     Transform::Buffers buffers = without.make_buffers();
-    std::vector<float> out(pixels.size()), other(pixels.size());
-    without.training(pixels, {7, 0, index}, buffers, out.data());
-    with.training(pixels, {7, 0, index}, buffers, other.data());
-    same += out == other;
+    same += trained(without, buffers, pixels, {7, 0, index}) == trained(with, buffers, pixels, {7, 0, index});
   }
   CHECK(same > 130);  // 11 of 14
 

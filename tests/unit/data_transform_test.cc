@@ -8,6 +8,7 @@
 #include "luq/core/rng.h"
 #include "luq/data/loader.h"
 #include "tests/catch.h"
+#include "tests/finished.h"
 
 using namespace luq;
 
@@ -86,13 +87,11 @@ TEST_CASE("Pad, crop, flip and normalise equal the straightforward way, to the b
       for (int64_t pad = 0; pad <= std::min(height, width); ++pad) {
         const Transform transform(info, {.pad_crop = pad, .horizontal_flip = true, .mean = {}, .std = {}});
         Transform::Buffers buffers = transform.make_buffers();
-        std::vector<float> out(pixels.size(), NAN);
-        transform.evaluation(pixels, buffers, out.data());
-        REQUIRE(out == straightforward(info, pad, pixels.data(), {pad, pad, false}));
+        REQUIRE(evaluated(transform, buffers, pixels) == straightforward(info, pad, pixels.data(), {pad, pad, false}));
         for (int64_t index = 0; index < 40; ++index) {
           const ImageKey key{5, 2, index * 40000};
-          transform.training(pixels, key, buffers, out.data());
-          REQUIRE(out == straightforward(info, pad, pixels.data(), placement_of(key, pad)));
+          REQUIRE(trained(transform, buffers, pixels, key) ==
+                  straightforward(info, pad, pixels.data(), placement_of(key, pad)));
         }
       }
     }
@@ -106,8 +105,7 @@ TEST_CASE("Places are uniform, and differ by seed, epoch and index", "[data]") {
   const uint8_t pixels[9] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
   const auto centre = [&](const Transform& transform, const ImageKey& key) {
     Transform::Buffers buffers = transform.make_buffers();
-    float out[9];
-    transform.training(pixels, key, buffers, out);
+    const std::vector<float> out = trained(transform, buffers, pixels, key);
     return static_cast<int>(std::lround(out[4])) * 2 + (out[3] > out[5] ? 1 : 0);  // which pixel, mirrored or not
   };
   const Transform with_flip(info, {.pad_crop = 1, .horizontal_flip = true, .mean = {}, .std = {}});
@@ -138,9 +136,7 @@ TEST_CASE("Padding is black: value 0 before normalisation", "[data]") {
   const uint8_t white[4] = {255, 255, 255, 255};
   int64_t black = 0;
   for (int64_t index = 0; index < 200; ++index) {
-    float out[4];
-    transform.training(white, {0, 0, index}, buffers, out);
-    for (const float value : out) {
+    for (const float value : trained(transform, buffers, white, {0, 0, index})) {
       REQUIRE((value == static_cast<float>((0 - 0.1234) / 0.3) || value == static_cast<float>((1 - 0.1234) / 0.3)));
       black += value < 0;
     }
@@ -215,12 +211,13 @@ TEST_CASE("The loader augments each image with the numbers of its seed, epoch an
       Batch batch;
       int64_t images = 0;
       while (loader.next(batch)) {
+        const std::vector<float> images_seen = finished(batch.images);
         for (int64_t i = 0; i < batch.size(); ++i, ++images) {
           const int32_t index = batch.labels.data<int32_t>()[i];
           const Placement placement = augment ? placement_of({12, epoch, index}, 2) : Placement{2, 2, false};
           uint8_t pixels[108];
           REQUIRE(dataset->read(index, pixels) == index);
-          const float* values = batch.images.data<float>() + i * 108;
+          const float* values = images_seen.data() + i * 108;
           REQUIRE(std::vector<float>(values, values + 108) == straightforward(dataset->info(), 2, pixels, placement));
         }
       }

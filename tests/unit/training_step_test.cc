@@ -167,7 +167,7 @@ TEST_CASE("training step: a norm that is not finite stops the run and leaves the
   Parameter& first = *parts.model->parameters().front();
   const float before = first.var.value().data<float>()[0];
   first.var.slot()->grad = Tensor::full(first.var.shape(), INFINITY);
-  Batch batch{Tensor::zeros({12, 8, 8, 3}), Tensor::zeros({12}, DType::int32)};
+  Batch batch{ImageBatch::of(Tensor::zeros({12, 8, 8, 3}, DType::uint8), 1, 0), Tensor::zeros({12}, DType::int32)};
   Ctx ctx = parts.context(config);
   ctx.training = true;
   CHECK_THROWS_AS(training_step(config, parts, ctx, *optimizer, batch, 0.1), Error);
@@ -187,13 +187,14 @@ TEST_CASE("training step: settings that do not fit are refused", "[training_step
 }
 
 TEST_CASE("training step: a part of a batch holds its images and labels", "[training_step]") {
-  Batch batch{Tensor::zeros({5, 2, 1, 3}), Tensor::zeros({5}, DType::int32)};
-  for (int i = 0; i < 30; ++i) batch.images.data<float>()[i] = static_cast<float>(i);
+  Batch batch{ImageBatch::of(Tensor::zeros({5, 2, 1, 3}, DType::uint8), 1, 0), Tensor::zeros({5}, DType::int32)};
+  for (int i = 0; i < 30; ++i) batch.images.pixels.data<uint8_t>()[i] = static_cast<uint8_t>(i);
   for (int i = 0; i < 5; ++i) batch.labels.data<int32_t>()[i] = i;
   const Batch part = batch.part(2, 2);
-  CHECK(part.images.shape() == Shape{2, 2, 1, 3});
-  CHECK(part.images.data<float>()[0] == 12);
-  CHECK(part.images.data<float>()[11] == 23);
+  const Tensor images = finish_images(kernels_for({}), part.images, DType::float32);
+  CHECK(images.shape() == Shape{2, 2, 1, 3});
+  CHECK(images.data<float>()[0] == 12);
+  CHECK(images.data<float>()[11] == 23);
   CHECK(part.labels.data<int32_t>()[1] == 3);
   CHECK_THROWS_AS(batch.part(4, 2), Error);
 }

@@ -8,12 +8,14 @@
 #include <vector>
 
 #include "luq/config/experiment.h"
+#include "luq/core/device.h"
 
 namespace luq::bench {
 
 using Json = nlohmann::ordered_json;
 
 struct StepOptions {
+  std::string device = "cpu";  // or cuda
   std::string model = "resnet50";
   int64_t batch = 16;
   int64_t image_size = 0, channels = 0, classes = 0;  // 0: what the model is usually trained on
@@ -27,25 +29,30 @@ struct StepOptions {
 
 // Whole training steps, each configuration in a process of its own, in turns.
 Json bench_step(const StepOptions& options);
-// What such a process runs: a step for each line of standard input, answered by "seconds loss peak_rss_bytes".
+// What such a process runs: a step for each line of standard input, answered by seconds, loss and peak memory in bytes:
+// resident in the process, or on a CUDA device in tensors.
 void run_step_worker(const std::string& configuration, const StepOptions& options);
 
 struct LayersOptions {
+  std::string device = "cpu";
   std::string model = "resnet50";
   int64_t batch = 16;
   int64_t image_size = 0, channels = 0, classes = 0;
   int64_t threads = 0;
   int64_t repeats = 7;
 };
-// The three 4-bit matmuls on every convolution shape of a model, against oneDNN's int8 and this machine's peak.
+// The three 4-bit matmuls on every convolution shape of a model, against int8 products of the same size, oneDNN's or
+// cuBLASLt's, and the machine's peak.
 Json bench_layers(const LayersOptions& options);
 
 struct KernelsOptions {
+  std::string device = "cpu";
   int64_t mebibytes = 256;  // of float32 input
   int64_t threads = 0;
   int64_t repeats = 9;
 };
-// Statistics, encoders and other passes over memory, against this machine's read bandwidth.
+// Statistics, encoders and other passes over memory, against this machine's read bandwidth; on a CUDA device against
+// the bandwidth of copies within its memory.
 Json bench_kernels(const KernelsOptions& options);
 
 struct LoaderBenchOptions {
@@ -69,6 +76,8 @@ std::string torch_program(const std::string& script);
 void fill_input(const std::string& model, int64_t& image_size, int64_t& channels, int64_t& classes);
 double median(std::vector<double> values);
 double time_once(const std::function<void()>& run);  // seconds
+// Seconds of a run on the device, of several in a row where one is short; what it leaves there is waited for.
+double time_on(Device device, const std::function<void()>& run);
 // Every operand in 4 bits, as the paper has it.
 LayerQuant luq_quantization();
 

@@ -1,8 +1,10 @@
 #include "kernels/kernels.h"
 
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <iostream>
+#include <utility>
 
 #include "luq/core/error.h"
 #include "luq/core/machine.h"
@@ -13,118 +15,215 @@
 namespace luq::bench {
 namespace {
 
-// One pass: what it does on the whole input, on this table and on ref, and the bytes that it must move.
+constexpr int64_t kChannels = 256;     // of the norms
+constexpr int64_t kChecked = 100'096;  // elements that are compared with ref, whole rows of the norms
+
+// What the passes read and write, on one device.
+struct Arrays {
+  Tensor x, y, codes, mask;
+  Tensor mean, inverse_std, gamma, beta, dgamma, dbeta;  // (kChannels)
+  Stats stats;
+
+  Arrays(const Tensor& values, Device device)
+      : x(values.to(device)),
+        y(Tensor::zeros({values.numel()}, DType::float32, device)),
+        codes(Tensor::zeros({(values.numel() + 1) / 2}, DType::uint8, device)),
+        mask(Tensor::zeros({(values.numel() + 7) / 8}, DType::uint8, device)),
+        mean(Tensor::full({kChannels}, 0.1f, device)),
+        inverse_std(Tensor::full({kChannels}, 1.7f, device)),
+        gamma(Tensor::full({kChannels}, 0.9f, device)),
+        beta(Tensor::full({kChannels}, 0.05f, device)),
+        dgamma(Tensor::zeros({kChannels}, DType::float32, device)),
+        dbeta(Tensor::zeros({kChannels}, DType::float32, device)) {}
+};
+
+const float* values(const Tensor& tensor) { return tensor.data<float>(); }
+
+void encode_int(const Kernels& k, Arrays& a, int64_t n) {
+  k.encode_int({.x = values(a.x),
+                .rows = 1,
+                .cols = n,
+                .inverse_scale = 7.5f,
+                .format = Format::int4,
+                .rounding = Rounding::nearest,
+                .key = {},
+                .codes = a.codes.data<uint8_t>()});
+}
+
+void encode_fp4(const Kernels& k, Arrays& a, int64_t n) {
+  k.encode_fp4({.x = values(a.x),
+                .rows = 1,
+                .cols = n,
+                .inverse_alpha = 64.0f,
+                .rounding = Rounding::stochastic,
+                .key = {5, 6, 7, 8},
+                .codes = a.codes.data<uint8_t>()});
+}
+
+void random_bits(const Kernels& k, Arrays&, int64_t n) {
+  uint32_t all = 0;
+  k.random_bits({.key = {5, 6, 7, 8}, .count = n, .all = &all});
+}
+
+void norm(const Kernels& k, Arrays& a, int64_t n) {
+  k.batch_norm_act({.x = values(a.x),
+                    .rows = n / kChannels,
+                    .c = kChannels,
+                    .mean = values(a.mean),
+                    .inverse_std = values(a.inverse_std),
+                    .gamma = values(a.gamma),
+                    .beta = values(a.beta),
+                    .residual = nullptr,
+                    .relu = true,
+                    .y = a.y.data<float>(),
+                    .mask = a.mask.data<uint8_t>(),
+                    .stats = &a.stats});
+}
+
+void norm_by_ref(const Kernels& ref, Arrays& a, int64_t n) {
+  ref.batch_norm_apply({values(a.x), n / kChannels, kChannels, values(a.mean), values(a.inverse_std), values(a.gamma),
+                        values(a.beta), a.y.data<float>()});
+  ref.relu({values(a.y), n, a.y.data<float>(), a.mask.data<uint8_t>()});
+}
+
+// The gradient is x too, as the mask has it.
+void norm_backward(const Kernels& k, Arrays& a, int64_t n) {
+  k.batch_norm_act_backward({.x = values(a.x),
+                             .dy = values(a.x),
+                             .rows = n / kChannels,
+                             .c = kChannels,
+                             .mean = values(a.mean),
+                             .inverse_std = values(a.inverse_std),
+                             .gamma = values(a.gamma),
+                             .training = true,
+                             .mask = std::as_const(a.mask).data<uint8_t>(),
+                             .dresidual = nullptr,
+                             .dx = a.y.data<float>(),
+                             .dgamma = a.dgamma.data<float>(),
+                             .dbeta = a.dbeta.data<float>(),
+                             .stats = &a.stats});
+}
+
+void norm_backward_by_ref(const Kernels& ref, Arrays& a, int64_t n) {
+  ref.relu_backward({values(a.x), std::as_const(a.mask).data<uint8_t>(), n, a.y.data<float>()});
+  ref.batch_norm_backward({values(a.x), values(a.y), n / kChannels, kChannels, values(a.mean), values(a.inverse_std),
+                           values(a.gamma), true, a.y.data<float>(), a.dgamma.data<float>(), a.dbeta.data<float>()});
+}
+
+bool same_stats(const Arrays& a, const Arrays& b, int64_t) {
+  return a.stats.sum_abs == b.stats.sum_abs && a.stats.sum_sq == b.stats.sum_sq &&
+         a.stats.abs_bits_max == b.stats.abs_bits_max && a.stats.nonzero == b.stats.nonzero;
+}
+bool same_codes(const Arrays& a, const Arrays& b, int64_t n) {
+  return std::memcmp(a.codes.to({}).raw(), b.codes.raw(), static_cast<size_t>((n + 1) / 2)) == 0;
+}
+bool close_values(const Arrays& a, const Arrays& b, int64_t n) {
+  const Tensor here = a.y.to({});
+  for (int64_t i = 0; i < n; ++i) {
+    const double got = static_cast<double>(values(here)[i]), expected = static_cast<double>(values(b.y)[i]);
+    if (!(std::fabs(got - expected) <= 1e-5 * (1 + std::fabs(expected)))) return false;
+  }
+  return true;
+}
+
+// One pass: the bytes that it must move for an element of x, what it does, and how ref does it.
 struct Pass {
   std::string name;
   double read_bytes, write_bytes;
-  std::function<void(const Kernels&, int64_t count)> run;
-  std::function<bool(const Kernels& ref, int64_t count)> equals_ref;  // null: nothing to compare
+  bool available;
+  std::function<void(const Kernels&, Arrays&, int64_t count)> run, by_ref;
+  std::function<bool(const Arrays&, const Arrays& ref, int64_t count)> equal;  // null: nothing to compare
 };
 
-}  // namespace
+std::vector<Pass> passes_of(const Kernels& kernels) {
+  const auto stats = [](const Kernels& k, Arrays& a, int64_t n) {
+    k.stats({.x = values(a.x), .count = n, .stats = &a.stats});
+  };
+  const auto relu = [](const Kernels& k, Arrays& a, int64_t n) {
+    k.relu({values(a.x), n, a.y.data<float>(), nullptr});
+  };
+  const auto add = [](const Kernels& k, Arrays& a, int64_t n) {
+    k.add({values(a.x), values(a.x), n, a.y.data<float>()});
+  };
+  return {{"stats", 4, 0, true, stats, stats, same_stats},
+          {"encode_int", 4, 0.5, true, encode_int, encode_int, same_codes},
+          {"encode_fp4", 4, 0.5, true, encode_fp4, encode_fp4, same_codes},
+          {"random_bits", 0, 0, bool(kernels.random_bits), random_bits, nullptr, nullptr},
+          {"relu", 4, 4, true, relu, relu, close_values},
+          {"add", 8, 4, true, add, add, close_values},
+          {"norm_act", 4, 4.125, bool(kernels.batch_norm_act), norm, norm_by_ref, close_values},
+          // The sums over x and dy come before the gradient: both are read twice.
+          {"norm_act_backward", 16.25, 4, bool(kernels.batch_norm_act_backward), norm_backward, norm_backward_by_ref,
+           close_values}};
+}
 
-Json bench_kernels(const KernelsOptions& options) {
-  if (options.mebibytes < 1 || options.repeats < 1) fail_user("[luqbench] --mebibytes, --repeats: expected 1 or more");
-  const Kernels& kernels = kernels_for({});
-  const Kernels ref = cpu_kernel_tables().front().table;
-  const int64_t count = options.mebibytes << 18, checked = std::min<int64_t>(count, 100'003);
-  Tensor x = Tensor::empty({count}), y = Tensor::empty({count});
-  Tensor codes = Tensor::empty({(count + 1) / 2}, DType::uint8),
-         other = Tensor::empty({(checked + 1) / 2}, DType::uint8);
+Tensor random_values(int64_t count) {
+  Tensor x = Tensor::empty({count});
 #pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t bits = philox({1, 2, 3, 4}, static_cast<uint64_t>(i)).word[0];
     x.data<float>()[i] = static_cast<float>(static_cast<int32_t>(bits)) * 0x1p-31f;
   }
-  std::memset(y.data<float>(), 0, static_cast<size_t>(count) * sizeof(float));
-  std::memset(codes.data<uint8_t>(), 0, static_cast<size_t>((count + 1) / 2));
+  return x;
+}
 
-  Stats stats, ref_stats;
-  const auto encode_int = [&](const Kernels& table, int64_t n, uint8_t* to) {
-    table.encode_int({.x = x.data<float>(),
-                      .rows = 1,
-                      .cols = n,
-                      .inverse_scale = 7.5f,
-                      .format = Format::int4,
-                      .rounding = Rounding::nearest,
-                      .key = {},
-                      .codes = to});
-  };
-  const auto encode_fp4 = [&](const Kernels& table, int64_t n, uint8_t* to) {
-    table.encode_fp4({.x = x.data<float>(),
-                      .rows = 1,
-                      .cols = n,
-                      .inverse_alpha = 64.0f,
-                      .rounding = Rounding::stochastic,
-                      .key = {5, 6, 7, 8},
-                      .codes = to});
-  };
-  const auto same_codes = [&](int64_t n) {
-    return std::memcmp(codes.data<uint8_t>(), other.data<uint8_t>(), static_cast<size_t>((n + 1) / 2)) == 0;
-  };
-  const std::vector<Pass> passes{
-      {"stats", 4, 0,
-       [&](const Kernels& k, int64_t n) { k.stats({.x = x.data<float>(), .count = n, .stats = &stats}); },
-       [&](const Kernels& k, int64_t n) {
-         k.stats({.x = x.data<float>(), .count = n, .stats = &ref_stats});
-         return stats.sum_abs == ref_stats.sum_abs && stats.sum_sq == ref_stats.sum_sq &&
-                stats.abs_bits_max == ref_stats.abs_bits_max && stats.nonzero == ref_stats.nonzero;
-       }},
-      {"encode_int", 4, 0.5, [&](const Kernels& k, int64_t n) { encode_int(k, n, codes.data<uint8_t>()); },
-       [&](const Kernels& k, int64_t n) { return encode_int(k, n, other.data<uint8_t>()), same_codes(n); }},
-      {"encode_fp4", 4, 0.5, [&](const Kernels& k, int64_t n) { encode_fp4(k, n, codes.data<uint8_t>()); },
-       [&](const Kernels& k, int64_t n) { return encode_fp4(k, n, other.data<uint8_t>()), same_codes(n); }},
-      {"random_bits", 0, 0,
-       [&](const Kernels& k, int64_t n) {
-         uint32_t all = 0;
-         if (k.random_bits) k.random_bits({.key = {5, 6, 7, 8}, .count = n, .all = &all});
-       },
-       nullptr},
-      {"relu", 4, 4,
-       [&](const Kernels& k, int64_t n) {
-         k.relu({x.data<float>(), n, y.data<float>(), nullptr});
-       },
-       nullptr},
-      {"add", 8, 4,
-       [&](const Kernels& k, int64_t n) {
-         k.add({x.data<float>(), y.data<float>(), n, y.data<float>()});
-       },
-       nullptr},
-  };
+}  // namespace
 
-  const MachineLimits machine = probe_machine(kernels);
-  std::cout << fmt::format(
-      "machine  {}\ninput    {} MiB of float32; median of {}, each beside a probe of reading alone\n\n",
-      to_string(machine), options.mebibytes, options.repeats);
-  std::cout << fmt::format("{:<14}{:>10}{:>10}{:>12}{:>22}\n", "kernel", "ms", "GB/s", "Gelement/s",
-                           "of reading its input");
+Json bench_kernels(const KernelsOptions& options) {
+  if (options.mebibytes < 1 || options.repeats < 1) fail_user("[luqbench] --mebibytes, --repeats: expected 1 or more");
+  const Device device = parse_device(options.device);
+  const DeviceMemory* memory = device_memory(device);
+  const Kernels& kernels = kernels_for(device);
+  const Kernels ref = cpu_kernel_tables().front().table;
+  const int64_t count = options.mebibytes << 18, checked = std::min(count, kChecked);
+  const Tensor x = random_values(count);
+  Arrays arrays(x, device), ref_arrays(x, {});
+  std::string machine_text = "copies within the device's memory";
+  if (memory == nullptr) machine_text = to_string(probe_machine(kernels));
+  std::cout << fmt::format("machine  {}\ninput    {} MiB of float32; median of {}, each beside a probe of {}\n\n",
+                           machine_text, options.mebibytes, options.repeats,
+                           memory == nullptr ? "reading alone" : "copying");
+  std::cout << fmt::format("{:<18}{:>10}{:>10}{:>12}{:>22}\n", "kernel", "ms", "GB/s", "Gelement/s",
+                           memory == nullptr ? "of reading its input" : "of copying");
   Json json;
-  json["read_bytes_per_second"] = machine.read;
-  double read_seconds = 0, random_seconds = 0, fp4_seconds = 0;
-  for (const Pass& pass : passes) {
-    if (pass.equals_ref) {
-      pass.run(kernels, checked);
-      if (!pass.equals_ref(ref, checked)) fail("[luqbench] {} differs from ref: not timed", pass.name);
+  json["device"] = options.device;
+  double probe_seconds = 0, random_seconds = 0, fp4_seconds = 0;
+  for (const Pass& pass : passes_of(kernels)) {
+    if (!pass.available) continue;
+    if (pass.equal) {
+      pass.run(kernels, arrays, checked);
+      pass.by_ref(ref, ref_arrays, checked);
+      if (!pass.equal(arrays, ref_arrays, checked)) fail("[luqbench] {} differs from ref: not timed", pass.name);
     }
-    pass.run(kernels, count);
-    std::vector<double> seconds, reads;
-    for (int64_t repeat = 0; repeat < options.repeats; ++repeat) {  // in turns with reading the same input alone
-      if (kernels.peak_read) {
-        reads.push_back(time_once([&] { read_memory(kernels, x); }));
+    pass.run(kernels, arrays, count);
+    std::vector<double> seconds, probes;
+    for (int64_t repeat = 0; repeat < options.repeats; ++repeat) {
+      if (memory != nullptr) {
+        probes.push_back(time_on(device, [&] { memory->within_device(arrays.y.raw(), arrays.x.raw(), x.bytes()); }));
+      } else if (kernels.peak_read) {
+        probes.push_back(time_once([&] { read_memory(kernels, arrays.x); }));
       }
-      seconds.push_back(time_once([&] { pass.run(kernels, count); }));
+      seconds.push_back(time_on(device, [&] { pass.run(kernels, arrays, count); }));
     }
     const double taken = median(seconds), bytes = (pass.read_bytes + pass.write_bytes) * static_cast<double>(count);
-    if (!reads.empty()) read_seconds = median(reads);
+    if (!probes.empty()) probe_seconds = median(probes);
     if (pass.name == "random_bits") random_seconds = taken;
     if (pass.name == "encode_fp4") fp4_seconds = taken;
-    const double of_reading = read_seconds * pass.read_bytes / 4 / taken;
-    std::cout << fmt::format("{:<14}{:>10.2f}{:>10.1f}{:>12.2f}{:>22.2f}\n", pass.name, taken * 1e3,
-                             bytes / taken * 1e-9, static_cast<double>(count) / taken * 1e-9, of_reading);
-    json["kernels"][pass.name] = {{"seconds", taken}, {"fraction_of_read_bandwidth", of_reading}};
+    const double probed_bytes = memory == nullptr ? 4 : 8,
+                 of_bytes = memory == nullptr ? pass.read_bytes : pass.read_bytes + pass.write_bytes;
+    const double fraction = probe_seconds * of_bytes / probed_bytes / taken;
+    std::cout << fmt::format("{:<18}{:>10.3f}{:>10.1f}{:>12.2f}{:>22.2f}\n", pass.name, taken * 1e3,
+                             bytes / taken * 1e-9, static_cast<double>(count) / taken * 1e-9, fraction);
+    json["kernels"][pass.name] = {
+        {"seconds", taken},
+        {memory == nullptr ? "fraction_of_read_bandwidth" : "fraction_of_copy_bandwidth", fraction}};
   }
-  const double longer = std::max(read_seconds, random_seconds);
-  if (longer > 0) {
+  if (probe_seconds > 0) {
+    json[memory == nullptr ? "read_bytes_per_second" : "copy_bytes_per_second"] =
+        static_cast<double>(x.bytes()) * (memory == nullptr ? 1 : 2) / probe_seconds;
+  }
+  const double longer = std::max(probe_seconds, random_seconds);
+  if (memory == nullptr && longer > 0) {
     std::cout << fmt::format(
         "\nencode_fp4 takes {:.2f} times the longer of reading its input and generating its random bits.\n",
         fp4_seconds / longer);

@@ -7,8 +7,8 @@
 #include "luq/core/machine.h"
 #include "luq/models/registry.h"
 #include "tools/luqbench/bench.h"
-#include "tools/luqbench/onednn_peers.h"
 #include "tools/luqbench/operands.h"
+#include "tools/luqbench/peers.h"
 
 namespace luq::bench {
 namespace {
@@ -45,6 +45,43 @@ std::vector<Layer> layers_of(const LayersOptions& options) {
   return found;
 }
 
+// What the operations over a rate of the machine are held against. 0: not known.
+struct Limits {
+  std::string text;
+  double int8 = 0;  // operations a second
+};
+
+Limits limits_of(Device device, const Kernels& kernels) {
+  if (device.type == DeviceType::cpu) {
+    const MachineLimits machine = probe_machine(kernels);
+    return {to_string(machine), machine.int8};
+  }
+  constexpr int64_t kSize = 8192;
+  Limits limits{"no cuBLASLt in this build", 0};
+  if (const Peer peer = cublaslt_int8_matmul(kSize, kSize, kSize)) {
+    limits.int8 = 2.0 * static_cast<double>(kSize) * kSize * kSize / time_on(device, peer);
+    limits.text = fmt::format("cuBLASLt int8 {:.0f} GOP/s in a product of {}", limits.int8 * 1e-9, kSize);
+  }
+  return limits;
+}
+
+// The library's int8 products that do as many multiply-adds as the phase.
+std::vector<Peer> peers_of(Device device, const ConvShape& s, int phase) {
+  const bool on_cpu = device.type == DeviceType::cpu;
+  std::vector<Peer> peers;
+  if (phase == 0 && on_cpu) peers.push_back(onednn_conv(s));
+  if (s.groups > 1) return peers;
+  const int64_t taps = s.kh * s.kw;
+  // The multiply-adds of a strided convolution spread over all pixels of x.
+  const int64_t spread = std::max<int64_t>(1, s.macs() / (s.n * s.h * s.w * s.c));
+  const auto matmul = on_cpu ? onednn_matmul : cublaslt_int8_matmul;
+  const Peer peer = phase == 0   ? matmul(s.n * s.oh() * s.ow(), s.o, taps * s.c)
+                    : phase == 1 ? matmul(s.n * s.h * s.w, s.c, spread)
+                                 : matmul(taps * s.c, s.o, s.n * s.oh() * s.ow());
+  if (peer) peers.push_back(peer);
+  return peers;
+}
+
 struct Phase {
   const char* name;
   double ours = 0, peers = 0;  // seconds of all layers
@@ -54,47 +91,41 @@ struct Phase {
 
 Json bench_layers(const LayersOptions& options) {
   if (options.repeats < 1) fail_user("[luqbench] --repeats: expected 1 or more, got {}", options.repeats);
-  const Kernels& kernels = kernels_for({});
-  const MachineLimits machine = probe_machine(kernels);
-  std::cout << fmt::format("machine  {}\n{}, batch {}, {}x{}x{}; median of {}, in turns with oneDNN\n\n",
-                           to_string(machine), options.model, options.batch, options.image_size, options.image_size,
-                           options.channels, options.repeats);
-  std::cout << fmt::format("{:<38}{:>5}  {:<9}{:>9}{:>9}{:>9}{:>14}{:>9}\n", "shape", "count", "phase", "ms", "GOP/s",
-                           "of peak", "oneDNN GOP/s", "ratio");
+  const Device device = parse_device(options.device);
+  const bool on_cpu = device.type == DeviceType::cpu;
+  const std::string library = on_cpu ? "onednn" : "cublaslt", library_name = on_cpu ? "oneDNN" : "cuBLASLt";
+  const Kernels& kernels = kernels_for(device);
+  const Limits machine = limits_of(device, kernels);
+  std::cout << fmt::format("machine  {}\n{}, batch {}, {}x{}x{}; median of {}, in turns with {}\n\n", machine.text,
+                           options.model, options.batch, options.image_size, options.image_size, options.channels,
+                           options.repeats, library_name);
+  std::cout << fmt::format("{:<38}{:>5}  {:<9}{:>9}{:>9}{:>9}{:>16}{:>9}\n", "shape", "count", "phase", "ms", "GOP/s",
+                           "of peak", library_name + " GOP/s", "ratio");
   Json json;
   Phase phases[3] = {{"forward"}, {"backward"}, {"update"}};
   double operations = 0;
   for (const Layer& layer : layers_of(options)) {
     const ConvShape& s = layer.shape;
-    Operands operands(s);
+    Operands operands(s, device);
     operands.check(kernels);
     const double ops = 2.0 * static_cast<double>(s.macs());
     operations += ops * static_cast<double>(layer.count);
     const std::string shape = fmt::format("{}x{}x{}x{} -> {}, {}x{} stride {}{}", s.n, s.h, s.w, s.c, s.o, s.kh, s.kw,
                                           s.stride_h, s.groups > 1 ? fmt::format(" groups {}", s.groups) : "");
     for (int phase = 0; phase < 3; ++phase) {
-      std::vector<Peer> peers;
-      const int64_t taps = s.kh * s.kw;
-      if (phase == 0) peers.push_back(conv_peer(s));
-      if (s.groups == 1) {
-        if (phase == 0) peers.push_back(matmul_peer(s.n * s.oh() * s.ow(), s.o, taps * s.c));
-        // The multiply-adds of a strided convolution spread over all pixels of x.
-        const int64_t terms = std::max<int64_t>(1, s.macs() / (s.n * s.h * s.w * s.c));
-        if (phase == 1) peers.push_back(matmul_peer(s.n * s.h * s.w, s.c, terms));
-        if (phase == 2) peers.push_back(matmul_peer(taps * s.c, s.o, s.n * s.oh() * s.ow()));
-      }
+      const std::vector<Peer> peers = peers_of(device, s, phase);
       const auto run = [&] {
         if (phase == 0) operands.forward(kernels);
         if (phase == 1) operands.backward_data(kernels);
         if (phase == 2) operands.update(kernels);
       };
       run();
-      for (Peer& peer : peers) peer.run();
+      for (const Peer& peer : peers) peer();
       std::vector<double> ours;
       std::vector<std::vector<double>> theirs(peers.size());
       for (int64_t repeat = 0; repeat < options.repeats; ++repeat) {
-        ours.push_back(time_once(run));
-        for (size_t i = 0; i < peers.size(); ++i) theirs[i].push_back(time_once([&] { peers[i].run(); }));
+        ours.push_back(time_on(device, run));
+        for (size_t i = 0; i < peers.size(); ++i) theirs[i].push_back(time_on(device, peers[i]));
       }
       const double taken = median(ours);
       double peer = 0;
@@ -104,23 +135,22 @@ Json bench_layers(const LayersOptions& options) {
       std::cout << fmt::format("{:<38}{:>5}  {:<9}{:>9.2f}{:>9.0f}{:>9.2f}", phase == 0 ? shape : "",
                                phase == 0 ? std::to_string(layer.count) : "", phases[phase].name, taken * 1e3,
                                ops / taken * 1e-9, machine.int8 > 0 ? ops / taken / machine.int8 : 0.0);
-      std::cout << (peer > 0 ? fmt::format("{:>14.0f}{:>9.2f}\n", ops / peer * 1e-9, peer / taken)
-                             : fmt::format("{:>14}{:>9}\n", "-", "-"))
+      std::cout << (peer > 0 ? fmt::format("{:>16.0f}{:>9.2f}\n", ops / peer * 1e-9, peer / taken)
+                             : fmt::format("{:>16}{:>9}\n", "-", "-"))
                 << std::flush;
       Json row{{"shape", shape}, {"count", layer.count}, {"phase", phases[phase].name}, {"seconds", taken}};
-      if (peer > 0) row["onednn_seconds"] = peer;
+      if (peer > 0) row[library + "_seconds"] = peer;
       json["layers"].push_back(std::move(row));
     }
   }
   std::cout << "\nall layers\n";
   for (const Phase& phase : phases) {
-    std::cout << fmt::format(
-        "  {:<9}{:>9.1f} ms{:>9.0f} GOP/s, {:.2f} of the peak; oneDNN {:.0f} GOP/s, ratio {:.2f}\n", phase.name,
-        phase.ours * 1e3, operations / phase.ours * 1e-9,
-        machine.int8 > 0 ? operations / phase.ours / machine.int8 : 0.0, operations / phase.peers * 1e-9,
-        phase.peers / phase.ours);
+    std::cout << fmt::format("  {:<9}{:>9.1f} ms{:>9.0f} GOP/s, {:.2f} of the peak; {} {:.0f} GOP/s, ratio {:.2f}\n",
+                             phase.name, phase.ours * 1e3, operations / phase.ours * 1e-9,
+                             machine.int8 > 0 ? operations / phase.ours / machine.int8 : 0.0, library_name,
+                             operations / phase.peers * 1e-9, phase.peers / phase.ours);
     json["all"][phase.name] = {
-        {"seconds", phase.ours}, {"onednn_seconds", phase.peers}, {"ratio", phase.peers / phase.ours}};
+        {"seconds", phase.ours}, {library + "_seconds", phase.peers}, {"ratio", phase.peers / phase.ours}};
   }
   return json;
 }

@@ -45,7 +45,10 @@ Epoch run_epoch(Loader& loader, int64_t number) {
   const double before = cpu_seconds();
   epoch.seconds = time_once([&] {
     loader.start(number);
-    for (Batch batch; loader.next(batch);) epoch.images += static_cast<double>(batch.size());
+    for (Batch batch; loader.next(batch);) {
+      finish_images(kernels_for({}), batch.images, DType::float32);
+      epoch.images += static_cast<double>(batch.size());
+    }
   });
   epoch.cpu_seconds = cpu_seconds() - before;
   return epoch;

@@ -40,6 +40,20 @@ double time_once(const std::function<void()>& run) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+double time_on(Device device, const std::function<void()>& run) {
+  const DeviceMemory* memory = device_memory(device);
+  if (memory == nullptr) return time_once(run);
+  constexpr double kShortest = 0.002;  // so that starting and waiting count little
+  for (int64_t runs = 1;; runs *= 4) {
+    memory->wait();
+    const double seconds = time_once([&] {
+      for (int64_t i = 0; i < runs; ++i) run();
+      memory->wait();
+    });
+    if (seconds >= kShortest || runs >= 1024) return seconds / static_cast<double>(runs);
+  }
+}
+
 LayerQuant luq_quantization() {
   return {.weights = {Format::int4, ScaleMethod::sawb, Rounding::nearest},
           .activations = {Format::int4, ScaleMethod::sawb, Rounding::nearest},
@@ -90,30 +104,32 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.failure_message(CLI::FailureMessage::simple);
   std::string json_file;
-  const auto add_common = [&](CLI::App& command, int64_t& threads) {
+  const auto add_common = [&](CLI::App& command, std::string& device, int64_t& threads) {
+    command.add_option("--device", device, "cpu or cuda")->capture_default_str()->check(CLI::IsMember({"cpu", "cuda"}));
     command.add_option("--threads", threads, "Threads (0: all cores)")->check(CLI::Range(0, 4096));
     command.add_option("--json", json_file, "Also write the numbers to this file");
   };
 
   KernelsOptions kernels;
   auto* kernels_command = app.add_subcommand("kernels", "Statistics, encoders and other passes over memory");
-  add_common(*kernels_command, kernels.threads);
+  add_common(*kernels_command, kernels.device, kernels.threads);
   kernels_command->add_option("--mebibytes", kernels.mebibytes, "Size of the input in float32")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 16));
   kernels_command->add_option("--repeats", kernels.repeats, "Runs of each")->capture_default_str();
 
   LayersOptions layers;
-  auto* layers_command = app.add_subcommand("layers", "The 4-bit matmuls of a model's convolutions, beside oneDNN's");
+  auto* layers_command =
+      app.add_subcommand("layers", "The 4-bit matmuls of a model's convolutions, beside oneDNN's or cuBLASLt's int8");
   add_model_options(*layers_command, layers);
-  add_common(*layers_command, layers.threads);
+  add_common(*layers_command, layers.device, layers.threads);
   layers_command->add_option("--repeats", layers.repeats, "Runs of each")->capture_default_str();
 
   StepOptions step;
   std::string worker, compare;
   auto* step_command = app.add_subcommand("step", "Whole training steps, each configuration in its own process");
   add_model_options(*step_command, step);
-  add_common(*step_command, step.threads);
+  add_common(*step_command, step.device, step.threads);
   step_command->add_option("--rounds", step.rounds, "Turns of each configuration: a step to warm up, then timed ones")
       ->capture_default_str();
   step_command->add_option("--only", step.only, "Run these configurations alone; repeatable")->allow_extra_args(false);

@@ -1,6 +1,9 @@
-#include "tools/luqbench/onednn_peers.h"
-
 #include <cstring>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <unordered_map>
+#include <utility>
+
+#include "tools/luqbench/peers.h"
 
 namespace luq::bench {
 namespace {
@@ -18,25 +21,28 @@ memory filled(const memory::desc& desc) {
   return m;
 }
 
-}  // namespace
-
-void Peer::run() {
-  static dnnl::stream stream(engine());
-  primitive.execute(stream, arguments);
-  stream.wait();
+Peer executing(dnnl::primitive primitive, std::unordered_map<int, memory> arguments) {
+  return [primitive = std::move(primitive), arguments = std::move(arguments)] {
+    static dnnl::stream stream(engine());
+    primitive.execute(stream, arguments);
+    stream.wait();
+  };
 }
 
-Peer matmul_peer(int64_t rows, int64_t columns, int64_t terms) {
+}  // namespace
+
+Peer onednn_matmul(int64_t rows, int64_t columns, int64_t terms) {
   using Type = memory::data_type;
   using Tag = memory::format_tag;
   const memory::desc a({rows, terms}, Type::u8, Tag::ab), b({terms, columns}, Type::s8, Tag::any),
       c({rows, columns}, Type::s32, Tag::ab);
   const dnnl::matmul::primitive_desc desc({a, b, c}, engine());
-  return {dnnl::matmul(desc),
-          {{DNNL_ARG_SRC, filled(a)}, {DNNL_ARG_WEIGHTS, filled(desc.weights_desc())}, {DNNL_ARG_DST, filled(c)}}};
+  return executing(
+      dnnl::matmul(desc),
+      {{DNNL_ARG_SRC, filled(a)}, {DNNL_ARG_WEIGHTS, filled(desc.weights_desc())}, {DNNL_ARG_DST, filled(c)}});
 }
 
-Peer conv_peer(const ConvShape& s) {
+Peer onednn_conv(const ConvShape& s) {
   using Type = memory::data_type;
   using Tag = memory::format_tag;
   const memory::desc x({s.n, s.c, s.h, s.w}, Type::u8, Tag::nhwc), y({s.n, s.o, s.oh(), s.ow()}, Type::s32, Tag::nhwc);
@@ -53,8 +59,9 @@ Peer conv_peer(const ConvShape& s) {
                                                         {s.pad_h, s.pad_w},
                                                         {s.pad_h, s.pad_w}},
                                                        engine());
-  return {dnnl::convolution_forward(desc),
-          {{DNNL_ARG_SRC, filled(x)}, {DNNL_ARG_WEIGHTS, filled(desc.weights_desc())}, {DNNL_ARG_DST, filled(y)}}};
+  return executing(
+      dnnl::convolution_forward(desc),
+      {{DNNL_ARG_SRC, filled(x)}, {DNNL_ARG_WEIGHTS, filled(desc.weights_desc())}, {DNNL_ARG_DST, filled(y)}});
 }
 
 }  // namespace luq::bench

@@ -1,6 +1,7 @@
 #include "tools/luqbench/operands.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/numerics.h"
 #include "luq/core/error.h"
@@ -30,20 +31,23 @@ int64_t value_at(const Tensor& codes, int64_t row, int64_t col, int64_t cols, Fo
 
 }  // namespace
 
-Operands::Operands(const ConvShape& s)
+Operands::Operands(const ConvShape& s, Device device)
     : shape_(s),
       x_(random_codes(s.n * s.h * s.w, s.c, Format::uint4, 1)),
       w_(random_codes(s.o * s.kh * s.kw, s.c_group(), Format::int4, 2)),
       dy_(random_codes(s.n * s.oh() * s.ow(), s.o, Format::fp4, 3)),
-      y_(Tensor::zeros({s.y_size()})),
-      dx_(Tensor::zeros({s.x_size()})),
-      dw_(Tensor::zeros({s.w_size()})) {}
+      x_there_(x_.to(device)),
+      w_there_(w_.to(device)),
+      dy_there_(dy_.to(device)),
+      y_(Tensor::zeros({s.y_size()}, DType::float32, device)),
+      dx_(Tensor::zeros({s.x_size()}, DType::float32, device)),
+      dw_(Tensor::zeros({s.w_size()}, DType::float32, device)) {}
 
 void Operands::forward(const Kernels& k) {
   k.qconv_forward({.shape = shape_,
-                   .x = x_.data<uint8_t>(),
+                   .x = std::as_const(x_there_).data<uint8_t>(),
                    .x_format = Format::uint4,
-                   .w = w_.data<uint8_t>(),
+                   .w = std::as_const(w_there_).data<uint8_t>(),
                    .w_format = Format::int4,
                    .scale = 1,
                    .bias = nullptr,
@@ -53,9 +57,9 @@ void Operands::forward(const Kernels& k) {
 
 void Operands::backward_data(const Kernels& k) {
   k.qconv_backward_data({.shape = shape_,
-                         .dy = dy_.data<uint8_t>(),
+                         .dy = std::as_const(dy_there_).data<uint8_t>(),
                          .dy_format = Format::fp4,
-                         .w = w_.data<uint8_t>(),
+                         .w = std::as_const(w_there_).data<uint8_t>(),
                          .w_format = Format::int4,
                          .scale = 1,
                          .dx = dx_.data<float>(),
@@ -64,9 +68,9 @@ void Operands::backward_data(const Kernels& k) {
 
 void Operands::update(const Kernels& k) {
   k.qconv_backward_weight({.shape = shape_,
-                           .dy = dy_.data<uint8_t>(),
+                           .dy = std::as_const(dy_there_).data<uint8_t>(),
                            .dy_format = Format::fp4,
-                           .x = x_.data<uint8_t>(),
+                           .x = std::as_const(x_there_).data<uint8_t>(),
                            .x_format = Format::uint4,
                            .scale = 1,
                            .dw = dw_.data<float>(),
@@ -95,6 +99,7 @@ void Operands::check(const Kernels& k) {
   forward(k);
   backward_data(k);
   update(k);
+  const Tensor y = y_.to({}), dx = dx_.to({}), dw = dw_.to({});
   const ConvShape& s = shape_;
   RngStream random(make_rng_key(9, "samples"));
   const auto draw = [&](int64_t size) {
@@ -136,9 +141,9 @@ void Operands::check(const Kernels& k) {
              sum);
       }
     };
-    expect("forward", y_.data<float>()[((n * s.oh() + y0) * s.ow() + x0) * s.o + o], sum_y);
-    expect("update", dw_.data<float>()[((o * s.kh + ky0) * s.kw + kx0) * s.c_group() + ci], sum_w);
-    expect("backward", dx_.data<float>()[((n * s.h + row) * s.w + column) * s.c + c], sum_x);
+    expect("forward", y.data<float>()[((n * s.oh() + y0) * s.ow() + x0) * s.o + o], sum_y);
+    expect("update", dw.data<float>()[((o * s.kh + ky0) * s.kw + kx0) * s.c_group() + ci], sum_w);
+    expect("backward", dx.data<float>()[((n * s.h + row) * s.w + column) * s.c + c], sum_x);
   }
 }
 

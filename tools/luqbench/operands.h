@@ -6,10 +6,10 @@
 
 namespace luq::bench {
 
-// Random codes, x in uint4, weights in int4, dy in fp4, and room for float32 results. Scales are 1.
+// Random codes, x in uint4, weights in int4, dy in fp4, and room for float32 results, on a device. Scales are 1.
 class Operands {
  public:
-  explicit Operands(const ConvShape& shape);
+  Operands(const ConvShape& shape, Device device);
 
   void forward(const Kernels& kernels);
   void backward_data(const Kernels& kernels);
@@ -25,8 +25,9 @@ class Operands {
   int64_t dy_at(int64_t n, int64_t oy, int64_t ox, int64_t o) const;
 
   ConvShape shape_;
-  Tensor x_, w_, dy_;  // codes
-  Tensor y_, dx_, dw_;
+  Tensor x_, w_, dy_;                    // codes, for the check
+  Tensor x_there_, w_there_, dy_there_;  // and on the device
+  Tensor y_, dx_, dw_;                   // on the device
 };
 
 }  // namespace luq::bench

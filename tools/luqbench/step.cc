@@ -36,6 +36,7 @@ struct Configuration {
 
 ExperimentConfig experiment(const std::string& name, const StepOptions& options) {
   ExperimentConfig config;
+  config.device = options.device;
   config.threads = options.threads;
   config.model.name = options.model;
   config.data.name = "synthetic";
@@ -64,6 +65,7 @@ void check_overrides(const std::vector<std::string>& overrides) {
     for (const auto& [key, option] : {std::pair{"model.", "--model"},
                                       {"train.batch_size=", "--batch"},
                                       {"threads=", "--threads"},
+                                      {"device=", "--device"},
                                       {"data.", "--image-size, --channels and --classes"}}) {
       if (text.starts_with(key)) fail_user("[luqbench] --set {}: here {} gives this", text, option);
     }
@@ -87,7 +89,8 @@ std::vector<Configuration> configurations(const StepOptions& options) {
                                  "--image-size", number(options.image_size),
                                  "--channels",   number(options.channels),
                                  "--classes",    number(options.classes),
-                                 "--threads",    number(options.threads)};
+                                 "--threads",    number(options.threads),
+                                 "--device",     options.device};
   std::vector<Configuration> all;
   for (const char* name : {"luq", "luq_exempt_shortcuts", "fp32", "bf16"}) {
     if (std::string_view(name) == "luq_exempt_shortcuts" && !has_shortcuts(*model)) continue;
@@ -133,14 +136,14 @@ struct Measured {
   std::unique_ptr<Process> process;
   std::vector<double> seconds;
   double first_loss = 0, loss = 0;
-  int64_t peak_rss = 0;
+  int64_t peak_memory = 0;
   std::string version;
 
   double step() {
     process->write_line("step");
     std::istringstream answer(process->read_line());
     double taken = 0;
-    if (!(answer >> taken >> loss >> peak_rss)) {
+    if (!(answer >> taken >> loss >> peak_memory)) {
       fail("[luqbench] {} {}: expected seconds, loss and memory", configuration.name, configuration.detail);
     }
     answer >> version;
@@ -182,7 +185,8 @@ void run_step_worker(const std::string& configuration, const StepOptions& option
     const StepRunner::Result result = runner.step();
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
-    std::cout << fmt::format("{} {} {}", result.seconds, result.loss, int64_t{usage.ru_maxrss} * 1024) << std::endl;
+    const int64_t peak = options.device == "cpu" ? int64_t{usage.ru_maxrss} * 1024 : runner.peak_memory();
+    std::cout << fmt::format("{} {} {}", result.seconds, result.loss, peak) << std::endl;
   }
 }
 
@@ -210,9 +214,9 @@ Json bench_step(const StepOptions& options) {
   for (Measured& measured : all) measured.process.reset();
 
   std::string text =
-      fmt::format("{}, batch {}, {}x{}x{}, {} threads, median of {} turns{}{}\n\n", options.model, options.batch,
-                  options.image_size, options.image_size, options.channels, options.threads, options.rounds,
-                  options.overrides.empty() ? "" : "; ", fmt::join(options.overrides, ", "));
+      fmt::format("{} on {}, batch {}, {}x{}x{}, {} threads, median of {} turns{}{}\n\n", options.model, options.device,
+                  options.batch, options.image_size, options.image_size, options.channels, options.threads,
+                  options.rounds, options.overrides.empty() ? "" : "; ", fmt::join(options.overrides, ", "));
   const auto rate = [&](const Measured& m) { return static_cast<double>(options.batch) / median(m.seconds); };
   std::map<std::string, const Measured*> best;
   for (const Measured& measured : all) {
@@ -228,6 +232,7 @@ Json bench_step(const StepOptions& options) {
                       "peak MiB", "x fp32", "x bf16");
   Json json;
   json["model"] = options.model;
+  json["device"] = options.device;
   json["batch"] = options.batch;
   json["image_size"] = options.image_size;
   json["threads"] = options.threads;
@@ -238,7 +243,7 @@ Json bench_step(const StepOptions& options) {
   for (const Measured& measured : all) {
     text += fmt::format("{:<22}{:<9}{:>10.2f}{:>12.1f}{:>12}  {}  {}\n", measured.configuration.name,
                         measured.configuration.detail, rate(measured), median(measured.seconds) * 1e3,
-                        measured.peak_rss >> 20, ratio(measured, fp32_peer), ratio(measured, bf16_peer));
+                        measured.peak_memory >> 20, ratio(measured, fp32_peer), ratio(measured, bf16_peer));
     if (!measured.version.empty()) json["torch_version"] = measured.version;
   }
   text += options.compare_torch
@@ -248,7 +253,7 @@ Json bench_step(const StepOptions& options) {
   std::cout << text;
   for (const auto& [name, measured] : best) {
     json["images_per_second"][name] = rate(*measured);
-    json["peak_rss_bytes"][name] = measured->peak_rss;
+    json[options.device == "cpu" ? "peak_rss_bytes" : "peak_device_bytes"][name] = measured->peak_memory;
     json["step_seconds"][name] = measured->seconds;
     if (!measured->configuration.detail.empty()) json["torch_mode"][name] = measured->configuration.detail;
   }

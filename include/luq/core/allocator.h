@@ -14,9 +14,14 @@ struct MemoryStats {
   int64_t cached_bytes = 0;  // freed and kept
 };
 
-// bytes >= 0; throws Error naming the size when the system has none left.
+// bytes >= 0; throws OutOfMemory naming the size when there is none left.
 void* allocate(int64_t bytes, Device device = {});
 void deallocate(void* pointer, int64_t bytes, Device device = {}) noexcept;
+
+// Memory of the host that a device's uploads may come from (DeviceMemory::start_upload), kept for reuse when freed;
+// thread-safe. For the CPU any memory is. Throws Error when there is none left.
+void* allocate_pinned(int64_t bytes, Device device);
+void deallocate_pinned(void* pointer, int64_t bytes, Device device) noexcept;
 
 MemoryStats memory_stats(Device device = {});
 void reset_peak_memory(Device device = {});

@@ -1,4 +1,4 @@
-// The two kinds of error that reach a user. Messages read `[where] expected ..., got ...` and say what to do.
+// The kinds of error that reach a user. Messages read `[where] expected ..., got ...` and say what to do.
 #pragma once
 
 #include <fmt/format.h>
@@ -17,6 +17,12 @@ class Error : public std::runtime_error {
 
 // A mistake in what the user gave: a key, a path, a shape, a file (exit code 2).
 class UserError : public Error {
+ public:
+  using Error::Error;
+};
+
+// There is no memory left for what was to be made; what was there before is as it was.
+class OutOfMemory : public Error {
  public:
   using Error::Error;
 };

@@ -19,6 +19,8 @@ class Tensor {
   static Tensor empty(const Shape& shape, DType dtype = DType::float32, Device device = {});
   static Tensor zeros(const Shape& shape, DType dtype = DType::float32, Device device = {});
   static Tensor full(const Shape& shape, float value, Device device = {});
+  // On the CPU, in memory that uploads to `device` may come from; contents undefined.
+  static Tensor pinned(const Shape& shape, DType dtype, Device device);
   // A copy of shape.numel() values.
   template <typename T>
   static Tensor from(const Shape& shape, const T* values);
@@ -52,6 +54,8 @@ class Tensor {
   void zero();
 
  private:
+  Tensor(const Shape& shape, DType dtype, Device device);
+
   std::shared_ptr<void> buffer_;
   Shape shape_;
   int64_t numel_ = 0;

@@ -8,6 +8,7 @@
 
 #include "luq/core/tensor.h"
 #include "luq/data/dataset.h"
+#include "luq/data/image_batch.h"
 #include "luq/data/transform.h"
 
 namespace luq {
@@ -31,6 +32,7 @@ struct LoaderOptions {
   int64_t prefetch = 4;
   uint64_t seed = 0;
   BrokenImages broken_images = BrokenImages::error;
+  Device device = {};  // batches lie in memory that uploads to it may come from
 };
 
 struct BrokenImage {
@@ -38,14 +40,14 @@ struct BrokenImage {
 };
 
 struct Batch {
-  Tensor images;  // (N, H, W, C) float32, normalised
+  ImageBatch images;
   Tensor labels;  // (N) int32
   // Mixed images (mixup, cutmix): the label of the other image, and the part of the first one. Else not defined.
   Tensor other_labels = {};              // (N) int32
   Tensor label_weight = {};              // (N) float32
   std::vector<BrokenImage> broken = {};  // that were left out or replaced
   int64_t size() const { return labels.numel(); }
-  // A copy of `count` images from `first`.
+  // `count` images from `first`, with copies of the labels; shares the pixels.
   Batch part(int64_t first, int64_t count) const;
 };
 
@@ -64,6 +66,9 @@ class Loader {
   // that is the policy, or when a hundred substitutes for it are broken too. With BrokenImages::skip a batch may be
   // empty.
   bool next(Batch& batch);
+  // The next batch where that takes no waiting; false where it is not ready, or an error, which next() then throws, and
+  // at the end of the epoch.
+  bool next_if_ready(Batch& batch);
   // Seconds spent waiting in next() since the last call of this function.
   double take_wait_seconds();
 

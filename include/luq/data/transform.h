@@ -1,13 +1,14 @@
-// From an image of a data set, a JPEG or PNG file or pixels, to what a network takes.
+// From an image of a data set, a JPEG or PNG file or pixels, to bytes of the size that a network takes, with what is
+// left to do to them.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "luq/data/dataset.h"
 #include "luq/data/image.h"
+#include "luq/data/image_batch.h"
 
 namespace luq {
 
@@ -59,7 +60,7 @@ class Transform {
   struct Buffers {
     ImageDecoder decoder;
     Image decoded;
-    std::vector<uint8_t> pixels, other;
+    std::vector<uint8_t> other;
   };
 
   // Throws UserError `[loader] ...` for options out of range and for those that the data set does not allow.
@@ -71,23 +72,27 @@ class Transform {
   int64_t channels() const { return channels_; }
 
   Buffers make_buffers() const;
-  // image: the bytes of a file where info.encoded, else the pixels (height, width, channels).
-  // out: (height(), width(), channels()), (value / 255 - mean) / std. Throws Error `[image] ...` for a broken file.
-  void evaluation(std::span<const uint8_t> image, Buffers& buffers, float* out) const;
+  // To be filled: `images` of them, for `device`.
+  ImageBatch make_batch(int64_t images, Device device = {}) const;
+  // image: the bytes of a file where info.encoded, else the pixels (height, width, channels). It becomes image `at` of
+  // the batch: finish_images() makes (value / 255 - mean) / std of it. Throws Error `[image] ...` for a broken file.
+  void evaluation(std::span<const uint8_t> image, Buffers& buffers, ImageBatch& batch, int64_t at) const;
   // The same with augmentation. Each of its kinds has a stream of random numbers of its own, so that switching one on
   // leaves the others as they are.
-  void training(std::span<const uint8_t> image, const ImageKey& key, Buffers& buffers, float* out) const;
+  void training(std::span<const uint8_t> image, const ImageKey& key, Buffers& buffers, ImageBatch& batch,
+                int64_t at) const;
 
  private:
-  void place_file(std::span<const uint8_t> file, const ImageKey* key, Buffers& buffers) const;
-  void place_pixels(std::span<const uint8_t> pixels, const ImageKey* key, Buffers& buffers) const;
-  void normalize(const Buffers& buffers, bool flip, const std::array<double, 3>& lighting, float* out) const;
+  void place(std::span<const uint8_t> image, const ImageKey* key, Buffers& buffers, uint8_t* out) const;
+  void place_file(std::span<const uint8_t> file, const ImageKey* key, Buffers& buffers, uint8_t* out) const;
+  void place_pixels(std::span<const uint8_t> pixels, const ImageKey* key, uint8_t* out) const;
 
   const Kernels* kernels_;
   TransformOptions options_;
   bool encoded_;
   int64_t height_, width_, channels_;
   std::vector<double> mean_, std_;
+  std::vector<double> scale_, shift_;  // of bytes: value * scale + shift is (value / 255 - mean) / std
 };
 
 // torchvision's RandomResizedCrop of an image: ten tries, then a crop of its centre.

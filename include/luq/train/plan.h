@@ -14,4 +14,7 @@ namespace luq {
 // train().
 std::string describe_plan(const ExperimentConfig& config);
 
+// The estimated memory alone: "812.0 MiB estimated: ...". Runs a forward pass of two images on the CPU.
+std::string describe_memory(ExperimentConfig config);
+
 }  // namespace luq

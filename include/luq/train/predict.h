@@ -16,6 +16,7 @@ struct PredictOptions {
   std::string folder;               // then its .jpg, .jpeg and .png files, with those of all folders below, by path
   std::string labels;               // file of class names, one a line; empty: the checkpoint's
   std::string logits;               // file to write; empty: none
+  std::string device;               // cpu or cuda; empty: what the checkpoint was trained on
   CheckpointWeights weights = CheckpointWeights::ema_if_stored;
 };
 

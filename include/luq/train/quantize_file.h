@@ -7,8 +7,9 @@
 namespace luq {
 
 struct QuantizeFileOptions {
-  std::string input, output;  // safetensors
-  std::string format;         // int4_sawb, uint4_sawb (clip/15), fp4_luq
+  std::string input, output;   // safetensors
+  std::string format;          // int4_sawb, uint4_sawb (clip/15), fp4_luq
+  std::string device = "cpu";  // or cuda: the same codes
   uint64_t seed = 0;
   uint64_t step = 0;
   uint32_t sample = 0;

@@ -25,6 +25,7 @@ class StepRunner {
   void record(KernelProfile* profile);
 
   int64_t batch_size() const;
+  int64_t peak_memory() const;     // bytes that tensors took on the experiment's device
   const Kernels& kernels() const;  // of the experiment
 
  private:

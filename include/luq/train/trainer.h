@@ -48,8 +48,9 @@ struct CheckpointEval {
 struct EvaluationOptions {
   std::string checkpoint;                  // a checkpoint, a packed file or a state_dict
   std::optional<ExperimentConfig> config;  // instead of the file's own
-  std::string model;  // for a state_dict without a config: its name in the zoo, in float32 on class folders of images
-  std::string data;   // instead of data.path; "": that
+  std::string model;   // for a state_dict without a config: its name in the zoo, in float32 on class folders of images
+  std::string data;    // instead of data.path; "": that
+  std::string device;  // cpu or cuda, instead of the configuration's; "": that
   CheckpointWeights weights = CheckpointWeights::ema_if_stored;
 };
 

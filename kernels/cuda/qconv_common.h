@@ -1,0 +1,138 @@
+// What the files of the 4-bit matmuls share beside products on tensor cores: values of codes, where results go,
+// operands made ready, parts of K added, and the host's side of kernels with a thread for each result.
+#pragma once
+
+#include "kernels/cuda/qconv_plan.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/kernels.h"
+#include "kernels/numerics.h"
+
+namespace luq::kernels::cuda::qconv {
+
+constexpr int kThreads = 256;
+
+// What the 16 codes of a format stand for: int8, codes 0..7 in `low`, 8..15 in `high`.
+struct Values {
+  uint32_t low[2], high[2];
+  Format format;
+  uint8_t unused[7];
+};
+
+Values values_of(Format format);
+
+__device__ inline int value_of(const Values& values, uint32_t code) {
+  const uint32_t word =
+      code < 8 ? (code < 4 ? values.low[0] : values.low[1]) : (code < 12 ? values.high[0] : values.high[1]);
+  return static_cast<int8_t>(word >> (code % 4 * 8));
+}
+
+// Where the results go.
+struct Sink {
+  void* y;
+  int64_t* sums;      // or null
+  int* partial;       // (splits, size) or null
+  const float* bias;  // (channels) or null
+  int64_t size;       // results
+  float scale;
+  int bfloat16, accumulate;
+  int quads;  // four neighbours may be written at once
+};
+
+__device__ inline float finished(const Sink& sink, int64_t channel, float sum, float old) {
+  float value = __fmul_rn(sum, sink.scale);
+  if (sink.bias != nullptr) value = __fadd_rn(value, sink.bias[channel]);
+  return sink.accumulate != 0 ? __fadd_rn(value, old) : value;
+}
+
+template <typename Sum>
+__device__ inline void store(const Sink& sink, int64_t index, int64_t channel, Sum sum) {
+  if (sink.sums != nullptr) {
+    sink.sums[index] = sum;
+  } else if (sink.bfloat16 != 0) {
+    auto* y = static_cast<BFloat16*>(sink.y) + index;
+    *y = to_bfloat16(finished(sink, channel, static_cast<float>(sum), sink.accumulate != 0 ? to_float(*y) : 0.0f));
+  } else {
+    auto* y = static_cast<float*>(sink.y) + index;
+    *y = finished(sink, channel, static_cast<float>(sum), sink.accumulate != 0 ? *y : 0.0f);
+  }
+}
+
+__device__ inline void store_one(const Sink& sink, int64_t index, int64_t channel, int sum) {
+  if (sink.partial != nullptr) {
+    sink.partial[index] = sum;
+  } else {
+    store(sink, index, channel, sum);
+  }
+}
+
+Sink sink_of(Floats y, int64_t* sums, float scale, const float* bias, bool accumulate, int64_t size);
+
+// ---- Any shape: a thread for each result ----------------------------------------------------------------------------
+
+// For shapes with nothing to add, or with indexes beyond int32.
+struct Operands {
+  const uint8_t *a, *b;
+  Values a_values, b_values;
+  int64_t a_row, b_row;  // bytes
+};
+
+void run_any(const char* name, void (*kernel)(ConvShape, int64_t, int64_t, Operands, Sink), const ConvShape& s,
+             const Operands& in, const Sink& sink);
+
+// ---- Operands made ready --------------------------------------------------------------------------------------------
+
+// Parts of the scratch memory, which is asked for once.
+class Layout {
+ public:
+  // Where `bytes` begin.
+  int64_t add(int64_t bytes) {
+    const int64_t at = bytes_;
+    bytes_ += (bytes + 255) / 256 * 256;
+    return at;
+  }
+  void allocate() { memory_ = bytes_ > 0 ? static_cast<uint8_t*>(scratch(bytes_)) : nullptr; }
+  uint8_t* at(int64_t offset) const { return memory_ + offset; }
+
+ private:
+  int64_t bytes_ = 0;
+  uint8_t* memory_ = nullptr;
+};
+
+// Activations whose groups are whole chunks: as they lie, or packed again into scratch memory.
+class Activations {
+ public:
+  Activations(const uint8_t* codes, int64_t rows, int64_t channels, int64_t groups, Layout& layout);
+  int64_t chunks() const { return chunks_; }
+  int64_t row_bytes() const { return groups_ * chunks_ * 16; }
+  const uint8_t* ready(const Layout& layout) const;
+
+ private:
+  const uint8_t* codes_;
+  int64_t rows_, channels_, groups_, chunks_, at_ = 0;
+  bool packs_ = false;
+};
+
+// Rows of weights likewise.
+class WeightRows {
+ public:
+  WeightRows(const uint8_t* codes, const ConvShape& s, int64_t merged, bool transposed, Layout& layout);
+  int64_t row_bytes() const { return s_.kh * s_.kw * chunks_ * 16; }
+  int64_t group_bytes() const { return rows_ * row_bytes(); }
+  const uint8_t* ready(const Layout& layout) const;
+
+ private:
+  const uint8_t* codes_;
+  ConvShape s_;
+  int64_t merged_, rows_ = 0, chunks_ = 0, at_ = 0;
+  bool transposed_, packs_ = false;
+};
+
+// ---- Parts of K -----------------------------------------------------------------------------------------------------
+
+// The sink of a product; `neighbours`: groups of so many results lie side by side, from multiples of it on.
+Sink sink_of_product(const Sink& sink, int64_t neighbours, const Split& split, int64_t partials, const Layout& layout);
+
+// Adds the parts, if there are several.
+void finish(const char* name, const Sink& sink, const Sink& with_parts, const Split& split, int64_t channels);
+
+}  // namespace luq::kernels::cuda::qconv

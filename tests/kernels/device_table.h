@@ -1,0 +1,43 @@
+// A device's kernels for tests whose operands lie in host memory.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace luq::test {
+
+// The device's entries for host pointers: each call copies what it reads to the device and what it writes back. There,
+// operands have the host's alignment to 16 bytes, or begin one element after that, and end where an allocation ends;
+// what is only written begins with other bytes than the host's. Throws where something wrote before an operand. One
+// device at a time.
+enum class Alignment { of_host, shifted };
+Kernels on_device(const Kernels& device_table, Device device, Alignment alignment = Alignment::of_host);
+
+// How the tests run on an emulated device; set where the build has one.
+struct DeviceEmulation {
+  uint64_t seed = 0;                          // LUQ_CUDA_SEED
+  void (*set_seed)(uint64_t seed) = nullptr;  // of the order of threads
+};
+DeviceEmulation& device_emulation();
+
+// What one call of the largest kernel of a case has to do.
+struct Work {
+  int64_t elements = 0, multiply_adds = 0;
+};
+// An emulated device runs the cases with no more than this.
+constexpr Work kMostEmulated{.elements = 1 << 16, .multiply_adds = 1 << 20};
+
+// The tables of this machine's device for host pointers, one for each alignment; none where there is no device, or
+// where that is emulated and would take too long.
+std::vector<NamedKernels> device_tables(const Work& work);
+
+// On an emulated device, threads run in another order for every `order` from here on.
+void order_device_threads(uint64_t order);
+
+// Entries of this machine's device that no call has reached.
+std::vector<std::string> device_entries_not_run();
+
+}  // namespace luq::test
