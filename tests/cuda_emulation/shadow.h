@@ -218,6 +218,13 @@ class Shadow {
     in(a.x, a.count);
     out(a.y, a.count);
   }
+  void mirror(kernels::FinishImagesArgs& a) {
+    in(a.x, a.n * a.h * a.w * a.c);
+    const auto* edits = static_cast<const uint8_t*>(a.edits);
+    in(edits, a.n * image_edit_bytes(a.c));
+    a.edits = edits;
+    out(a.y, a.count * a.h * a.w * a.c);
+  }
   void mirror(kernels::StatsArgs& a) {
     in(a.x, a.count);
     a.stats = host_stats(a.stats);
