@@ -64,20 +64,20 @@ else
 fi
 
 say "Build (Release, build/)"
-# CUDA kernels take minutes to build: only where a device is there to run them.
-if [[ -e /dev/nvidia0 ]]; then
-  cuda=AUTO
-  echo "there is /dev/nvidia0: with CUDA kernels, where nvcc and its libraries are found (LUQ_CUDA=AUTO)"
-elif command -v nvidia-smi >/dev/null; then
-  cuda=AUTO
-  echo "there is nvidia-smi: with CUDA kernels, where nvcc and its libraries are found (LUQ_CUDA=AUTO)"
-else
-  cuda=OFF
-  echo "neither /dev/nvidia0 nor nvidia-smi is there: for the CPU only (LUQ_CUDA=OFF)"
+read -ra cmake_args <<<"${LUQ_CMAKE_ARGS:-}"
+# CUDA kernels take minutes to build: unless told, only where a device is there to run them.
+if [[ ${LUQ_CMAKE_ARGS:-} != *-DLUQ_CUDA=* ]]; then
+  if [[ -e /dev/nvidia0 ]]; then
+    echo "there is /dev/nvidia0: with CUDA kernels, where nvcc and its libraries are found"
+    cmake_args+=(-DLUQ_CUDA=AUTO)
+  elif command -v nvidia-smi >/dev/null; then
+    echo "there is nvidia-smi: with CUDA kernels, where nvcc and its libraries are found"
+    cmake_args+=(-DLUQ_CUDA=AUTO)
+  else
+    echo "neither /dev/nvidia0 nor nvidia-smi is there: for the CPU only"
+    cmake_args+=(-DLUQ_CUDA=OFF)
+  fi
 fi
-cmake_args=(-DLUQ_CUDA=$cuda)
-read -ra given_args <<<"${LUQ_CMAKE_ARGS:-}"
-cmake_args+=("${given_args[@]}")
 generator=()
 [[ -f build/CMakeCache.txt ]] || generator=(-G Ninja -DLUQ_TESTS=OFF)
 targets=(luqtrain luqbench)

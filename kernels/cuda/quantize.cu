@@ -126,6 +126,13 @@ __device__ uint32_t code_of(float x, const Encoding& e, uint32_t random) {
   return fp4_code(x, e.inverse, K == Kind::fp4_nearest ? kNearestBits : random);
 }
 
+// random16 of an element that is not known to the compiler: by selection, as registers have no index.
+__device__ uint32_t random16_of(const PhiloxBlock& block, int index) {
+  const uint32_t low = (index & 4) != 0 ? block.word[2] : block.word[0];
+  const uint32_t high = (index & 4) != 0 ? block.word[3] : block.word[1];
+  return (((index & 2) != 0 ? high : low) >> ((index & 1) * 16)) & 0xffffu;
+}
+
 // Rows of an even number of elements are one row; thread i has elements 8 i .. 8 i + 7, bytes 4 i .. 4 i + 3.
 template <Kind K, typename T>
 __global__ void __launch_bounds__(kThreads) encode_even(const T* x, int64_t count, Encoding e, uint8_t* codes) {
@@ -159,7 +166,8 @@ __global__ void __launch_bounds__(kThreads)
     if (col + k >= cols) continue;
     const int64_t index = row * cols + col + k;
     const uint32_t random =
-        is_stochastic(K) ? random16(philox(e.key, static_cast<uint64_t>(index) / 8), static_cast<int>(index % 8)) : 0;
+        is_stochastic(K) ? random16_of(philox(e.key, static_cast<uint64_t>(index) / 8), static_cast<int>(index % 8))
+                         : 0;
     packed |= code_of<K>(load1(x + index), e, random) << (4 * k);
   }
   codes[byte] = static_cast<uint8_t>(packed);

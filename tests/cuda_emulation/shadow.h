@@ -218,6 +218,13 @@ class Shadow {
     in(a.x, a.count);
     out(a.y, a.count);
   }
+  void mirror(kernels::FinishImagesArgs& a) {
+    in(a.x, a.n * a.h * a.w * a.c);
+    const auto* edits = static_cast<const uint8_t*>(a.edits);
+    in(edits, a.n * image_edit_bytes(a.c));
+    a.edits = edits;
+    out(a.y, a.count * a.h * a.w * a.c);
+  }
   void mirror(kernels::StatsArgs& a) {
     in(a.x, a.count);
     a.stats = host_stats(a.stats);
@@ -556,10 +563,16 @@ class Shadow {
     out(a.w, a.count);
     out(a.m, a.count), out(a.v, a.count);
   }
+  void mirror(kernels::FinishImagesArgs& a) {
+    const auto* edits = static_cast<const uint8_t*>(a.edits);
+    in(a.x, a.n * a.h * a.w * a.c);
+    in(edits, a.n * image_edit_bytes(a.c));
+    out(a.y, a.count * a.h * a.w * a.c);
+    a.edits = edits;
+  }
 
   // Not for a device.
   void mirror(kernels::ResizeArgs&) {}
-  void mirror(kernels::NormalizeArgs&) {}
   void mirror(kernels::PeakArgs&) {}
   void mirror(kernels::PeakReadArgs&) {}
   void mirror(kernels::RandomBitsArgs&) {}

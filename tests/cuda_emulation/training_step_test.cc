@@ -218,7 +218,7 @@ TEST_CASE("cuda: the first step has the CPU's weight codes, statistics and first
       Ctx ctx = steps.context();
       ctx.training = true;
       ctx.trace = &nodes;
-      steps.parts().model->forward(ctx, steps.parts().input(batch.images));
+      steps.parts().model->forward(ctx, steps.parts().input(ctx, batch.images));
       return nodes;
     };
     const std::vector<TraceNode> nodes = traced(here), other = traced(there);

@@ -9,10 +9,12 @@
 
 namespace luq::device {
 
-// The kernel's shared memory, of the size that the launch gave: one struct of arrays.
+// The kernel's shared memory, of the size that the launch gave: one struct of arrays. The name of an unused register
+// in the PTX tells tools/cuda_table.py the size.
 template <typename T>
 __device__ __forceinline__ T& shared_memory() {
   extern __shared__ __align__(128) unsigned char luq_shared[];
+  asm volatile("{ .reg .b32 luq_shared_%0; }" ::"n"(sizeof(T)));
   return *reinterpret_cast<T*>(luq_shared);
 }
 
