@@ -43,13 +43,14 @@ double BatchFeeder::take_wait_seconds() { return loader_.take_wait_seconds() + s
 
 // To ahead_.
 void BatchFeeder::upload(Batch&& batch) {
-  ImageBatch there = batch.images;
-  for (Tensor ImageBatch::*const part : {&ImageBatch::pixels, &ImageBatch::edits}) {
-    const Tensor& from = batch.images.*part;
-    there.*part = Tensor::empty(from.shape(), from.dtype(), device_);
-    memory_->start_upload((there.*part).raw(), from.raw(), from.bytes());
-  }
-  copied_.push_back(std::exchange(batch.images, std::move(there)));
+  const ImageBatch& from = batch.images;
+  ImageBatch there = from;
+  there.pixels = Tensor::empty(from.pixels.shape(), from.pixels.dtype(), device_);
+  there.edits = Tensor::empty(from.edits.shape(), from.edits.dtype(), device_);
+  copied_.push_back(from);
+  memory_->start_upload(there.pixels.raw(), from.pixels.raw(), from.pixels.bytes());
+  memory_->start_upload(there.edits.raw(), from.edits.raw(), from.edits.bytes());
+  batch.images = std::move(there);
   ahead_ = std::move(batch);
 }
 

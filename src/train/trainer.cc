@@ -326,12 +326,17 @@ void Trainer::train_step(const Batch& batch) {
 // A broken image stops the run where it stands, so that it goes on from there when the image is repaired.
 Batch Trainer::next_batch() {
   Batch batch;
+  const auto without_batch = [this](const Error& error) {
+    const bool saved = state_.step > 0 && save_last(false);
+    return fmt::format("[train] step {}: {}{}", state_.step + 1, error.what(),
+                       saved ? fmt::format("; step {} is saved, and --resume goes on from there", state_.step) : "");
+  };
   try {
     if (!feeder_->next(batch)) fail("[train] the loader ended epoch {} at batch {}", state_.epoch, state_.batch);
+  } catch (const OutOfMemory& error) {
+    throw OutOfMemory(without_batch(error));
   } catch (const Error& error) {
-    const bool saved = state_.step > 0 && save_last(false);
-    fail("[train] step {}: {}{}", state_.step + 1, error.what(),
-         saved ? fmt::format("; step {} is saved, and --resume goes on from there", state_.step) : "");
+    throw Error(without_batch(error));
   }
   report(batch.broken);
   state_.window.broken_images += static_cast<int64_t>(batch.broken.size());
