@@ -132,7 +132,7 @@ TEST_CASE("cuda: every kernel of training steps does what ref does with its oper
     // A transformer's head starts at 0, and no gradient comes through it at the first step.
     for (int step = 0; step < (config.model.name == "small_vit" ? 2 : 1); ++step) steps.step();
     Ctx ctx = steps.context();
-    steps.parts().model->forward(ctx, steps.parts().input(steps.next().images));  // an evaluation
+    steps.parts().model->forward(ctx, steps.parts().input(ctx, steps.next().images));  // an evaluation
     for (const auto& [name, count] : shadow.counts()) {
       INFO(name << ": " << count.wrong << " of " << count.calls << " calls are wrong, the first: " << count.first);
       CHECK(count.wrong == 0);
