@@ -51,7 +51,7 @@ std::string describe_kernels() {
   const auto cuda = has_cuda ? describe(tables.back().table) : cpu;
   const auto row = [has_cuda](const std::string& entry, const std::string& on_cpu, const std::string& on_cuda) {
     return has_cuda ? fmt::format("{:<28} {:<12} {}\n", entry, on_cpu, on_cuda)
-                 : fmt::format("{:<28} {}\n", entry, on_cpu);
+                    : fmt::format("{:<28} {}\n", entry, on_cpu);
   };
   std::string text = row("kernel", "cpu", "cuda"), missing;
   for (size_t i = 0; i < cpu.size(); ++i) {
