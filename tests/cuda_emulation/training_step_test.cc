@@ -316,17 +316,16 @@ TEST_CASE("cuda: five steps on both devices of one process", "[cuda][training]")
   // are 1e-6 away, show how much of a difference such a change makes by itself; on codes it may be that of a whole step
   // between codes. All runs go through the same chain of entries, since fused ones round to bfloat16 less often.
   constexpr int kSteps = 5, kOthers = 4;
-  const Kernels& device_table = kernels_for(kCuda);
-  Kernels cpu_table = kernels_for({});
+  Kernels device_table = kernels_for(kCuda), cpu_table = kernels_for({});
 #define LUQ_SAME_CHAIN(name, Args) \
-  if (!device_table.name) cpu_table.name = {};
+  if (!device_table.name || !cpu_table.name) device_table.name = cpu_table.name = {};
   LUQ_OPTIONAL_KERNEL_ENTRIES(LUQ_SAME_CHAIN)
 #undef LUQ_SAME_CHAIN
   for (const std::string& model : small_models()) {
     for (const Arithmetic arithmetic : arithmetics_of(model)) {
       const auto made = [&](const std::string& device, uint64_t perturbation) {
         auto steps = std::make_unique<Steps>(experiment(model, arithmetic, device));
-        if (device == "cpu") steps->use(cpu_table);
+        steps->use(device == "cpu" ? cpu_table : device_table);
         if (perturbation == 0) return steps;
         RngStream random(make_rng_key(perturbation, "perturbation"));
         for (Parameter* parameter : steps->parameters()) {
