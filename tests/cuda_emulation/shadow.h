@@ -563,14 +563,6 @@ class Shadow {
     out(a.w, a.count);
     out(a.m, a.count), out(a.v, a.count);
   }
-  void mirror(kernels::FinishImagesArgs& a) {
-    const auto* edits = static_cast<const uint8_t*>(a.edits);
-    in(a.x, a.n * a.h * a.w * a.c);
-    in(edits, a.n * image_edit_bytes(a.c));
-    out(a.y, a.count * a.h * a.w * a.c);
-    a.edits = edits;
-  }
-
   // Not for a device.
   void mirror(kernels::ResizeArgs&) {}
   void mirror(kernels::PeakArgs&) {}
