@@ -72,7 +72,7 @@ CUstream_st& stream_of(cudaStream_t stream) { return stream == nullptr ? runtime
 // Work of any stream whose turn it may be, until `done`.
 cudaError_t run_until(const std::function<bool()>& done) {
   Runtime& r = runtime();
-  if (r.error != cudaSuccess) return r.error;
+  if (r.error != cudaSuccess || done()) return r.error;
   const OpenDevice open;
   while (!done()) {
     std::vector<CUstream_st*> ready;
