@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <luq_cuda/libraries.h>
 
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/tables.h"
@@ -18,8 +19,8 @@ double gibibytes(size_t bytes) { return static_cast<double>(bytes) / (1 << 30); 
 }  // namespace
 
 std::string description() {
-  const std::string versions =
-      fmt::format("driver for CUDA {}, runtime {}", version(cudaDriverGetVersion), version(cudaRuntimeGetVersion));
+  const std::string versions = fmt::format("driver for CUDA {}, runtime {}{}", version(cudaDriverGetVersion),
+                                           version(cudaRuntimeGetVersion), library_versions());
   int devices = 0;
   cudaError_t error = cudaGetDeviceCount(&devices);
   cudaDeviceProp device{};

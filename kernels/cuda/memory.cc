@@ -20,7 +20,16 @@ void* staging() {
   return memory;
 }
 
+// Of itself the pool gives what is free back to the system whenever the device is waited for.
+void keep_freed_memory() {
+  cudaMemPool_t pool = nullptr;
+  uint64_t most = UINT64_MAX;
+  check(cudaDeviceGetDefaultMemPool(&pool, 0), "looking for the pool of device memory");
+  check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &most), "setting up the pool of device memory");
+}
+
 void* allocate(int64_t bytes) {
+  [[maybe_unused]] static const bool once = (keep_freed_memory(), true);
   void* pointer = nullptr;
   const cudaError_t error = cudaMallocAsync(&pointer, static_cast<size_t>(std::max<int64_t>(bytes, 1)), stream());
   if (error == cudaErrorMemoryAllocation) {

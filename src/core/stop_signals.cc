@@ -36,8 +36,12 @@ StopSignals::StopSignals() {
 
 StopSignals::~StopSignals() {
   --living;
-  ::sigaction(SIGINT, &old_interrupt_, nullptr);
-  ::sigaction(SIGTERM, &old_terminate_, nullptr);
+  // A program that was stopped and had no handler of its own may be told so again while it ends.
+  const auto give_back = [](int number, const struct sigaction& old) {
+    if (received_signal == 0 || old.sa_handler != SIG_DFL) ::sigaction(number, &old, nullptr);
+  };
+  give_back(SIGINT, old_interrupt_);
+  give_back(SIGTERM, old_terminate_);
 }
 
 int StopSignals::received() const { return received_signal; }

@@ -2,6 +2,7 @@
 // is the float32 result, rounded once.
 
 #include <cmath>
+#include <string_view>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -180,7 +181,11 @@ TEST_CASE("Float convolutions on bfloat16 are near those of the same values", "[
         table.conv_backward_weight({s, dy.narrow.data(), x.narrow.data(), wide_dw.data()});
         require_rounded(narrow_y, y, 1e-4);
         require_rounded(narrow_dx, dx, 1e-4);
-        for (int64_t i = 0; i < dw.size(); ++i) REQUIRE(std::fabs(wide_dw[i] - dw[i]) < 1e-3);
+        // cuDNN and cuBLASLt may round it to bfloat16 on the way.
+        const bool by_library = std::string_view(table.conv_backward_weight.implementation) == "cudnn";
+        for (int64_t i = 0; i < dw.size(); ++i) {
+          REQUIRE(std::fabs(wide_dw[i] - dw[i]) < 1e-3 + (by_library ? 0x1p-8 * std::fabs(dw[i]) : 0));
+        }
       }
     };
     for_each_table({.multiply_adds = s.macs()}, check);

@@ -1,5 +1,7 @@
 #include "tests/kernels/device_table.h"
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <map>
@@ -346,7 +348,7 @@ struct Target {
   const DeviceMemory* memory = nullptr;
   std::map<std::string, int64_t> calls;
 };
-Target target;
+Target targets[kPlaces];
 
 // What a device may have; the other entries are the host's.
 #define LUQ_DEVICE_KERNEL_ENTRIES(X)                \
@@ -356,8 +358,9 @@ Target target;
   X(batch_norm_act_backward, BatchNormActBackwardArgs)
 
 #define LUQ_DEFINE_ADAPTER(name, Args)             \
-  template <Alignment kAlignment>                  \
+  template <int kPlace, Alignment kAlignment>      \
   void run_##name(const Args& args) {              \
+    Target& target = targets[kPlace];              \
     Args there = args;                             \
     Operands operands(*target.memory, kAlignment); \
     stage(operands, there);                        \
@@ -368,20 +371,33 @@ Target target;
 LUQ_DEVICE_KERNEL_ENTRIES(LUQ_DEFINE_ADAPTER)
 #undef LUQ_DEFINE_ADAPTER
 
-}  // namespace
-
-Kernels on_device(const Kernels& table, Device device, Alignment alignment) {
-  target.table = table;
-  target.memory = luq::device_memory(device);
+template <int kPlace, Alignment kAlignment>
+Kernels adapters(const Kernels& table) {
   Kernels adapted;
-#define LUQ_ADAPT(name, Args)                                                                     \
-  if (table.name) {                                                                               \
-    const bool shifted = alignment == Alignment::shifted;                                         \
-    adapted.name.run = shifted ? run_##name<Alignment::shifted> : run_##name<Alignment::of_host>; \
-    adapted.name.implementation = table.name.implementation;                                      \
+#define LUQ_ADAPT(name, Args)                                \
+  if (table.name) {                                          \
+    adapted.name.run = run_##name<kPlace, kAlignment>;       \
+    adapted.name.implementation = table.name.implementation; \
   }
   LUQ_DEVICE_KERNEL_ENTRIES(LUQ_ADAPT)
 #undef LUQ_ADAPT
+  return adapted;
+}
+
+int64_t most_elements() {
+  const char* given = std::getenv("LUQ_TEST_WORK");
+  return given != nullptr ? std::atoll(given) : INT64_MAX / 16;
+}
+
+}  // namespace
+
+Kernels on_device(const Kernels& table, Device device, int place, Alignment alignment) {
+  targets[place].table = table;
+  targets[place].memory = luq::device_memory(device);
+  const bool shifted = alignment == Alignment::shifted;
+  const Kernels adapted =
+      place == 0 ? (shifted ? adapters<0, Alignment::shifted>(table) : adapters<0, Alignment::of_host>(table))
+                 : (shifted ? adapters<1, Alignment::shifted>(table) : adapters<1, Alignment::of_host>(table));
   if (describe(adapted) != describe(table)) {
     throw std::runtime_error("the device has an entry that tests/kernels/device_table.cc has no adapter for");
   }
@@ -396,17 +412,37 @@ DeviceEmulation& device_emulation() {
 std::vector<NamedKernels> device_tables(const Work& work) {
   constexpr Device kCuda{DeviceType::cuda, 0};
   static const bool there = is_available(kCuda);
+  static const int64_t given = most_elements();
   const bool is_emulated = device_emulation().set_seed != nullptr;
-  const bool is_small = work.elements <= kMostEmulated.elements && work.multiply_adds <= kMostEmulated.multiply_adds;
-  if (!there || (is_emulated && !is_small)) return {};
+  const int64_t elements = is_emulated ? std::min(kMostEmulated.elements, given) : given;
+  const int64_t multiply_adds = is_emulated ? std::min(kMostEmulated.multiply_adds, 16 * given) : 16 * given;
+  if (!there || work.elements > elements || work.multiply_adds > multiply_adds) return {};
   static const std::vector<NamedKernels> tables = [&] {
-    const std::string name = is_emulated ? "cuda, LUQ_CUDA_SEED=" + std::to_string(device_emulation().seed) : "cuda";
-    return std::vector<NamedKernels>{
-        {name, on_device(kernels_for(kCuda), kCuda)},
-        {name + ", operands shifted", on_device(kernels_for(kCuda), kCuda, Alignment::shifted)}};
+    static_cast<void>(kernels_for(kCuda));  // which opens the libraries
+    std::vector<NamedKernels> made;
+    int place = 0;
+    for (const NamedKernels& table : cuda_kernel_tables()) {
+      const std::string name =
+          table.name + (is_emulated ? ", LUQ_CUDA_SEED=" + std::to_string(device_emulation().seed) : "");
+      made.push_back({name, on_device(table.table, kCuda, place)});
+      made.push_back({name + ", operands shifted", on_device(table.table, kCuda, place, Alignment::shifted)});
+      ++place;
+    }
+    return made;
   }();
   order_device_threads(0);
+  static size_t turn = 0;
+  if (is_emulated) return {tables[turn++ % tables.size()]};
   return tables;
+}
+
+bool only_device_tables() {
+  const char* given = std::getenv("LUQ_TEST_TABLES");
+  if (given == nullptr) return false;
+  if (std::string(given) != "cuda")
+    throw std::runtime_error("LUQ_TEST_TABLES: expected cuda, got " + std::string(given));
+  if (!is_available({DeviceType::cuda, 0})) throw std::runtime_error("LUQ_TEST_TABLES=cuda: there is no device");
+  return true;
 }
 
 void order_device_threads(uint64_t order) {
@@ -417,8 +453,10 @@ void order_device_threads(uint64_t order) {
 std::vector<std::string> device_entries_not_run() {
   std::vector<std::string> missing;
   if (device_tables({}).empty()) return missing;
-  for (const auto& [entry, implementation] : describe(target.table)) {
-    if (implementation != "-" && target.calls[entry] == 0) missing.push_back(entry);
+  for (const Target& target : targets) {
+    for (const auto& [entry, implementation] : describe(target.table)) {
+      if (target.memory != nullptr && implementation != "-" && target.calls.count(entry) == 0) missing.push_back(entry);
+    }
   }
   return missing;
 }

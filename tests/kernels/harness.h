@@ -91,7 +91,7 @@ inline void for_each_cpu_table(const std::function<void(const Kernels&)>& body) 
 
 // And for the device's.
 inline void for_each_table(const Work& work, const std::function<void(const Kernels&)>& body) {
-  for_each_cpu_table(body);
+  if (!only_device_tables()) for_each_cpu_table(body);
   for (const NamedKernels& named : device_tables(work)) {
     INFO("table " << named.name);
     body(named.table);

@@ -5,6 +5,7 @@
 // Beside bfloat16 the weights are rounded to it in scratch memory. A bias is added to sums of float32, and the gradient
 // of the weights is one: cublasLt gives these. cuDNN may give bfloat16 alone; then a result with a bias is rounded
 // twice, and the gradient of the weights once, as in PyTorch's mixed precision.
+#include <fmt/format.h>
 #include <luq_cuda/libraries.h>
 
 #include <cstring>
@@ -194,6 +195,12 @@ void add_libraries(Kernels& table) {
 void open_libraries() {
   cublaslt();
   cudnn();
+}
+
+std::string library_versions() {
+  const size_t conv = cudnnGetVersion(), matmul = cublasLtGetVersion();
+  return fmt::format("; cuDNN {}.{}.{}, cublasLt {}.{}.{}", conv / 10000, conv / 100 % 100, conv % 100, matmul / 10000,
+                     matmul / 100 % 100, matmul % 100);
 }
 
 }  // namespace luq::kernels::cuda

@@ -1,6 +1,8 @@
 // cuDNN and cublasLt for float convolutions and matrix products, over the kernels of conv.cu.
 #pragma once
 
+#include <string>
+
 #include "kernels/kernels.h"
 
 namespace luq::kernels::cuda {
@@ -11,5 +13,7 @@ constexpr bool kHasLibraries = true;
 void add_libraries(Kernels& table);
 // Makes the libraries' handles, so that one that is missing or too old is told at start. Throws Error.
 void open_libraries();
+// "; cuDNN 9.19.0, cublasLt 13.1.0"
+std::string library_versions();
 
 }  // namespace luq::kernels::cuda

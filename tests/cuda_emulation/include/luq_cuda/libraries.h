@@ -1,6 +1,8 @@
 // There are no libraries under emulation: float layers run on the kernels of conv.cu.
 #pragma once
 
+#include <string>
+
 #include "kernels/kernels.h"
 
 namespace luq::kernels::cuda {
@@ -9,5 +11,6 @@ constexpr bool kHasLibraries = false;
 
 inline void add_libraries(Kernels&) {}
 inline void open_libraries() {}
+inline std::string library_versions() { return ""; }
 
 }  // namespace luq::kernels::cuda
