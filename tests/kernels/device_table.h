@@ -29,7 +29,7 @@ struct Work {
   int64_t elements = 0, multiply_adds = 0;
 };
 // An emulated device runs the cases with no more than this, and each with one alignment, in turns.
-constexpr Work kMostEmulated{.elements = 1 << 14, .multiply_adds = 1 << 17};
+constexpr Work kMostEmulated{.elements = 1 << 16, .multiply_adds = 1 << 17};
 
 // The tables of this machine's device for host pointers, with and without libraries, each with both alignments; none
 // where there is no device, or where the case is too large for it. LUQ_TEST_WORK=N, for checkers that slow a device
