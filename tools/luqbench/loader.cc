@@ -1,6 +1,7 @@
 // The loader against torchvision's on the same files, epochs in turns. On a machine that does other things too, images
 // per second of CPU say more than images per second.
 #include <fmt/core.h>
+#include <omp.h>
 #include <sys/resource.h>
 
 #include <memory>
@@ -67,6 +68,7 @@ Epoch read_epoch(Process& process) {
 }  // namespace
 
 Json bench_loader(const LoaderBenchOptions& options) {
+  omp_set_num_threads(1);  // others would spin while the loader is waited for, which is no work of its
   const std::shared_ptr<const Dataset> dataset = open_dataset("image_folder", options.path, Split::train);
   const int64_t images = options.images > 0 ? std::min(options.images, dataset->info().images) : dataset->info().images;
   std::vector<Contender> contenders;
