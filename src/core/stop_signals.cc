@@ -1,6 +1,7 @@
 #include "src/core/stop_signals.h"
 
 #include <ctime>
+#include <initializer_list>
 
 namespace luq {
 namespace {
@@ -32,6 +33,11 @@ StopSignals::StopSignals() {
   sigemptyset(&action.sa_mask);
   ::sigaction(SIGINT, &action, &old_interrupt_);
   ::sigaction(SIGTERM, &action, &old_terminate_);
+  // Left by one before that had been stopped: what was there before it is the default.
+  if (living > 1) return;
+  for (struct sigaction* old : {&old_interrupt_, &old_terminate_}) {
+    if (old->sa_handler == remember) old->sa_handler = SIG_DFL;
+  }
 }
 
 StopSignals::~StopSignals() {

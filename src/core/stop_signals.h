@@ -6,7 +6,8 @@
 namespace luq {
 
 // While one lives, the first SIGINT or SIGTERM is remembered, and one that comes a second or more later ends the
-// process as usual. One inside another knows what the outer one received.
+// process as usual. One inside another knows what the outer one received. Afterwards the handlers from before are back,
+// but for the default of a process that was told to stop: that comes back a second after the signal.
 class StopSignals {
  public:
   StopSignals();
