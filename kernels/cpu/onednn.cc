@@ -16,10 +16,10 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <string>
+#include <tuple>
 #include <unordered_map>
 #include <vector>
 
@@ -49,27 +49,6 @@ struct Part {
   dnnl::primitive primitive;
   memory::desc x, w, y, bias;
 };
-
-using Key = std::array<int64_t, 16>;
-
-Key key_of(const ConvShape& s, Phase phase, Type type) {
-  return {s.n,
-          s.h,
-          s.w,
-          s.c,
-          s.o,
-          s.kh,
-          s.kw,
-          s.stride_h,
-          s.stride_w,
-          s.pad_h,
-          s.pad_w,
-          s.dilation_h,
-          s.dilation_w,
-          s.groups,
-          static_cast<int64_t>(phase),
-          static_cast<int64_t>(type)};
-}
 
 bool is_matrix_product(const ConvShape& s) {
   return s.kh == 1 && s.kw == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_h == 0 && s.pad_w == 0 && s.groups == 1;
@@ -146,8 +125,8 @@ Part make_convolution(const ConvShape& s, Phase phase, Type type) {
 
 // The calling thread's part; made while it counts as single-threaded, so that oneDNN plans for one thread.
 const Part& part_for(const ConvShape& s, Phase phase, Type type) {
-  thread_local std::map<Key, Part> cache;
-  const Key key = key_of(s, phase, type);
+  thread_local std::map<std::tuple<ConvShape, Phase, Type>, Part> cache;
+  const std::tuple key(s, phase, type);
   auto found = cache.find(key);
   if (found == cache.end()) {
     if (cache.size() >= kCachedPrimitives) cache.clear();

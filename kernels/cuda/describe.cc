@@ -1,17 +1,17 @@
 #include <fmt/format.h>
 #include <luq_cuda/libraries.h>
 
+#include "kernels/cuda/device_facts.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/tables.h"
 
 namespace luq::kernels::cuda {
 namespace {
 
-// 12040 is 12.4.
 std::string version(cudaError_t (*ask)(int*)) {
   int number = 0;
   if (ask(&number) != cudaSuccess || number == 0) return "none";
-  return fmt::format("{}.{}", number / 1000, number % 1000 / 10);
+  return version_text(number);
 }
 
 double gibibytes(size_t bytes) { return static_cast<double>(bytes) / (1 << 30); }

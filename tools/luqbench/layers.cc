@@ -26,7 +26,7 @@ std::vector<Layer> layers_of(const LayersOptions& options) {
   kernels.qconv_forward.run = [](const kernels::QConvForwardArgs& a) {
     std::memset(a.y.data, 0, static_cast<size_t>(a.shape.y_size()) * sizeof(float));
     for (Layer& layer : found) {
-      if (std::memcmp(&layer.shape, &a.shape, sizeof(ConvShape)) == 0) {
+      if (layer.shape == a.shape) {
         ++layer.count;
         return;
       }

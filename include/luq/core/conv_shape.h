@@ -1,6 +1,7 @@
 // The geometry of a 2-d convolution. A linear layer is one with h = w = kh = kw = 1 and n = rows.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 
 namespace luq {
@@ -23,6 +24,7 @@ struct ConvShape {
   constexpr int64_t y_size() const { return n * oh() * ow() * o; }
   // Multiply-accumulates of one of the three matmuls; padding counted as if it were data.
   constexpr int64_t macs() const { return y_size() * kh * kw * c_group(); }
+  friend auto operator<=>(const ConvShape&, const ConvShape&) = default;
 };
 
 }  // namespace luq

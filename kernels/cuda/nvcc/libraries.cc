@@ -38,20 +38,14 @@ cudnnHandle_t cudnn() {
   return handle;
 }
 
-// The table's entries before add_libraries.
-struct Plain {
-  Kernel<ConvForwardArgs> forward;
-  Kernel<ConvBackwardDataArgs> backward_data;
-  Kernel<ConvBackwardWeightArgs> backward_weight;
-  Kernel<ConvertArgs> convert;
-};
-Plain plain;
+Kernels plain;  // the table before add_libraries
 
 struct Problem {
   ConvPass pass;
   ConvShape shape;
   bool bfloat16;      // operands
   bool wants_floats;  // the result in float32 all the same, if it can be had
+  friend auto operator<=>(const Problem&, const Problem&) = default;
 };
 
 struct Plan {
@@ -75,31 +69,12 @@ Plan find_plan(const Problem& p, bool float_result) {
 
 // Found once for each problem: heuristics take milliseconds, and engines may be compiled.
 const Plan& plan_for(const Problem& p) {
-  const ConvShape& s = p.shape;
-  using Key = std::array<int64_t, 17>;
-  static std::map<Key, Plan> plans;
-  const Key key{static_cast<int64_t>(p.pass),
-                p.bfloat16,
-                p.wants_floats,
-                s.n,
-                s.h,
-                s.w,
-                s.c,
-                s.o,
-                s.kh,
-                s.kw,
-                s.stride_h,
-                s.stride_w,
-                s.pad_h,
-                s.pad_w,
-                s.dilation_h,
-                s.dilation_w,
-                s.groups};
-  const auto found = plans.find(key);
+  static std::map<Problem, Plan> plans;
+  const auto found = plans.find(p);
   if (found != plans.end()) return found->second;
   Plan plan = find_plan(p, p.wants_floats);
   if (!plan && p.wants_floats) plan = find_plan(p, false);
-  return plans.emplace(key, std::move(plan)).first->second;
+  return plans.emplace(p, std::move(plan)).first->second;
 }
 
 bool aligned(std::initializer_list<const void*> pointers) {
@@ -136,9 +111,9 @@ const void* weights_of(const float* w, int64_t count, bool bfloat16, BFloat16* n
 void conv_forward(const ConvForwardArgs& a) {
   const ConvShape& s = a.shape;
   const bool bfloat16 = a.x.bfloat16, wants_floats = bfloat16 && a.bias != nullptr;
-  if (is_empty(s) || !aligned({a.x.data, a.w, a.y.data})) return plain.forward(a);
+  if (is_empty(s) || !aligned({a.x.data, a.w, a.y.data})) return plain.conv_forward(a);
   const Plan& plan = plan_for({ConvPass::forward, s, bfloat16, wants_floats});
-  if (!plan) return plain.forward(a);
+  if (!plan) return plain.conv_forward(a);
   const bool has_sums = wants_floats && !plan.gives_bfloat16;
   const Pieces memory = pieces(plan.workspace_bytes(), bfloat16 ? s.w_size() : 0, has_sums ? s.y_size() * 4 : 0);
   const void* w = weights_of(a.w, s.w_size(), bfloat16, memory.weights);
@@ -154,9 +129,9 @@ void conv_forward(const ConvForwardArgs& a) {
 void conv_backward_data(const ConvBackwardDataArgs& a) {
   const ConvShape& s = a.shape;
   const bool bfloat16 = a.dy.bfloat16;
-  if (is_empty(s) || !aligned({a.dy.data, a.w, a.dx.data})) return plain.backward_data(a);
+  if (is_empty(s) || !aligned({a.dy.data, a.w, a.dx.data})) return plain.conv_backward_data(a);
   const Plan& plan = plan_for({ConvPass::backward_data, s, bfloat16, false});
-  if (!plan) return plain.backward_data(a);
+  if (!plan) return plain.conv_backward_data(a);
   const Pieces memory = pieces(plan.workspace_bytes(), bfloat16 ? s.w_size() : 0, 0);
   const void* w = weights_of(a.w, s.w_size(), bfloat16, memory.weights);
   if (plan.matmul) {
@@ -169,9 +144,9 @@ void conv_backward_data(const ConvBackwardDataArgs& a) {
 void conv_backward_weight(const ConvBackwardWeightArgs& a) {
   const ConvShape& s = a.shape;
   const bool bfloat16 = a.dy.bfloat16;
-  if (is_empty(s) || !aligned({a.dy.data, a.x.data, a.dw})) return plain.backward_weight(a);
+  if (is_empty(s) || !aligned({a.dy.data, a.x.data, a.dw})) return plain.conv_backward_weight(a);
   const Plan& plan = plan_for({ConvPass::backward_weight, s, bfloat16, bfloat16});
-  if (!plan) return plain.backward_weight(a);
+  if (!plan) return plain.conv_backward_weight(a);
   const bool narrow = plan.gives_bfloat16;
   const Pieces memory = pieces(plan.workspace_bytes(), 0, narrow ? s.w_size() * 2 : 0);
   void* dw = narrow ? memory.results : static_cast<void*>(a.dw);
@@ -186,7 +161,7 @@ void conv_backward_weight(const ConvBackwardWeightArgs& a) {
 }  // namespace
 
 void add_libraries(Kernels& table) {
-  plain = {table.conv_forward, table.conv_backward_data, table.conv_backward_weight, table.convert};
+  plain = table;
   table.conv_forward = {conv_forward, "cudnn"};
   table.conv_backward_data = {conv_backward_data, "cudnn"};
   table.conv_backward_weight = {conv_backward_weight, "cudnn"};
