@@ -80,6 +80,12 @@ struct StatsArgs {
   Stats* stats;  // out; the order of the sums is fixed, see numerics.h
 };
 
+// Statistics of many tensors of float32 at once: what stats gives of each. A device waits once, not for each.
+struct StatsManyArgs {
+  const StatsArgs* tensors;  // (count), on the host
+  int64_t count;
+};
+
 struct EncodeIntArgs {
   ConstFloats x;  // (rows, cols)
   int64_t rows, cols;
@@ -540,6 +546,7 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
 #define LUQ_HOST_KERNEL_ENTRIES(X) X(resize, ResizeArgs)
 
 #define LUQ_OPTIONAL_KERNEL_ENTRIES(X)                 \
+  X(stats_many, StatsManyArgs)                         \
   X(qconv_forward_moments, QConvForwardMomentsArgs)    \
   X(batch_norm_act, BatchNormActArgs)                  \
   X(batch_norm_act_backward, BatchNormActBackwardArgs) \

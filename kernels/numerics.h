@@ -24,11 +24,15 @@ constexpr int kFp4MaxExponent = 7;          // exponent codes 1..7 are 1, 2, ...
 constexpr float kFp4MaxMagnitude = 64.0f;   // 2^6: alpha = max|x| / 64
 constexpr int64_t kStatsChunk = 4096;       // elements per chunk of the statistics
 constexpr int kStatsLanes = 64;             // float lanes a chunk is summed in: lane = index in chunk % 64
+constexpr int kStatsGroup = 256;            // chunks whose results are folded together
 constexpr uint32_t kNearestBits = 0x8000u;  // stands in for the random bits when rounding to nearest
 
 // Sums over a tensor in one fixed order: in a chunk, lane l adds |x| (and x*x, one multiplication and one addition, no
 // fma) of elements l, l + 64, ... in float32 from 0; lanes are then folded 64 -> 32 -> ... -> 1 (lane i += lane i +
-// half) in float32; the chunks' results are added in double, in chunk order.
+// half) in float32. The chunks' results, as doubles, are folded in the same way in groups of 256 consecutive ones, of
+// which the last is filled with 0: result i += result i + 128, i + 64, ...; the groups' results likewise, until one is
+// left. (A tree is as exact as a sum from left to right, or more so, and takes a GPU microseconds instead of
+// milliseconds.)
 using luq::Stats;
 
 LUQ_HOST_DEVICE inline uint32_t float_bits(float x) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/chunk_tree.h"
 #include "kernels/cpu/simd_avx2.h"
 #include "kernels/tables.h"
 

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "kernels/chunk_tree.h"
 #include "kernels/cpu/simd_avx512.h"
 #include "kernels/tables.h"
 

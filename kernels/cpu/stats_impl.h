@@ -69,8 +69,9 @@ Stats chunk_statistics(int64_t total, MakeSource source) {
   stats.count = total;
   int64_t nonzero = 0;
   uint32_t abs_bits_max = 0;
-  // Chunks are summed in groups, so that their results fit on the stack; the order of the doubles stays that of chunks.
+  // Chunks are summed in groups, so that their results fit on the stack; the tree gets them in order.
   constexpr int64_t kGroup = 4096;
+  ChunkTree tree;
   ChunkSums sums[kGroup];
   const int64_t chunks = (total + kStatsChunk - 1) / kStatsChunk;
   for (int64_t first = 0; first < chunks; first += kGroup) {
@@ -85,10 +86,10 @@ Stats chunk_statistics(int64_t total, MakeSource source) {
       if (extremes.abs_bits_max > abs_bits_max) abs_bits_max = extremes.abs_bits_max;
     }
     for (int64_t chunk = 0; chunk < group; ++chunk) {
-      stats.sum_abs += static_cast<double>(sums[chunk].abs);
-      stats.sum_sq += static_cast<double>(sums[chunk].sq);
+      tree.add(static_cast<double>(sums[chunk].abs), static_cast<double>(sums[chunk].sq));
     }
   }
+  tree.store_totals(stats);
   stats.nonzero = nonzero;
   stats.abs_bits_max = abs_bits_max;
   return stats;

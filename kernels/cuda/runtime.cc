@@ -29,6 +29,17 @@ cudaStream_t stream() {
 
 void synchronize(const char* what) { check(cudaStreamSynchronize(stream()), what); }
 
+const void* read_back_bytes(const void* device, int64_t bytes, const char* what) {
+  static void* const memory = [] {
+    void* pinned = nullptr;
+    check(cudaMallocHost(&pinned, kMostReadBack), "allocating pinned memory");
+    return pinned;
+  }();
+  check(cudaMemcpyAsync(memory, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream()), what);
+  synchronize(what);
+  return memory;
+}
+
 void* scratch(int64_t bytes) {
   static void* memory = nullptr;
   static int64_t size = 0;

@@ -5,6 +5,7 @@
 #include <luq_cuda/launch_name.h>
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 
 namespace luq::kernels::cuda {
@@ -25,12 +26,15 @@ T* scratch_of(int64_t count) {
   return static_cast<T*>(scratch(count * static_cast<int64_t>(sizeof(T))));
 }
 
-// Copies one value back, and waits for it.
+// Copies `bytes`, at most kMostReadBack, back into pinned memory, and waits for them. They are there until the next
+// call.
+constexpr int64_t kMostReadBack = 8192;
+const void* read_back_bytes(const void* device, int64_t bytes, const char* what);
 template <typename T>
 T read_back(const T* device, const char* what) {
+  static_assert(sizeof(T) <= kMostReadBack);
   T value;
-  check(cudaMemcpyAsync(&value, device, sizeof value, cudaMemcpyDeviceToHost, stream()), what);
-  synchronize(what);
+  std::memcpy(&value, read_back_bytes(device, sizeof value, what), sizeof value);
   return value;
 }
 

@@ -2,7 +2,7 @@
 // load where they are aligned, and float32 where they are computed with.
 #pragma once
 
-#include <cuda_runtime.h>
+#include <luq_cuda/ptx.h>
 
 #include "kernels/kernels.h"
 #include "kernels/numerics.h"
@@ -75,7 +75,7 @@ struct Packed {
       for (int i = 0; i < N; ++i) p.word[i] = float_bits(value[i]);
     } else {
       for (int i = 0; i < N; i += 2) {
-        p.word[i / 2] = to_bfloat16(value[i]).bits | static_cast<uint32_t>(to_bfloat16(value[i + 1]).bits) << 16;
+        p.word[i / 2] = luq::device::two_bfloat16(value[i], value[i + 1]);
       }
     }
     return p;

@@ -1,8 +1,8 @@
 // Statistics, encoders and decoder, scalar and normative: numerics.h applied element by element.
 //
-// The order of the statistics' sums is the contract (numerics.h); chunks are independent, so threads take whole chunks
-// and the chunks' results are added in order afterwards.
+// The order of the statistics' sums is the contract (numerics.h).
 
+#include "kernels/chunk_tree.h"
 #include "kernels/ref/as_float.h"
 #include "kernels/tables.h"
 
@@ -41,14 +41,15 @@ ChunkSums sum_chunk(ConstFloats x, int64_t first, int64_t count) {
 void stats(const StatsArgs& a) {
   Stats total;
   total.count = a.count;
+  ChunkTree tree;
   for (int64_t first = 0; first < a.count; first += kStatsChunk) {
     const int64_t left = a.count - first;
     const ChunkSums sums = sum_chunk(a.x, first, left < kStatsChunk ? left : kStatsChunk);
-    total.sum_abs += static_cast<double>(sums.abs);
-    total.sum_sq += static_cast<double>(sums.sq);
+    tree.add(static_cast<double>(sums.abs), static_cast<double>(sums.sq));
     total.nonzero += sums.nonzero;
     if (sums.abs_bits_max > total.abs_bits_max) total.abs_bits_max = sums.abs_bits_max;
   }
+  tree.store_totals(total);
   *a.stats = total;
 }
 

@@ -48,6 +48,11 @@ ComputeUnit unit(ConstFloats x) { return x.bfloat16 ? ComputeUnit::bfloat16 : Co
 
 Cost cost(const ConvertArgs& a) { return flat(a.count, 6); }
 Cost cost(const StatsArgs& a) { return flat(a.count, size(a.x)); }
+Cost cost(const StatsManyArgs& a) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < a.count; ++i) count += a.tensors[i].count;
+  return flat(count, 4);
+}
 Cost cost(const EncodeIntArgs& a) { return flat(a.rows * a.cols, size(a.x) + kCode); }
 Cost cost(const EncodeFp4Args& a) { return flat(a.rows * a.cols, size(a.x) + kCode); }
 Cost cost(const DecodeArgs& a) { return flat(a.rows * a.cols, 4 + kCode); }
@@ -117,12 +122,15 @@ struct KernelProfile::State {
   Kernels original, timed;
   std::map<std::tuple<std::string, const char*, std::string>, KernelRecord> records;
   std::string phase;
+  const DeviceMemory* memory = nullptr;
   static State* active;
 
   template <typename Args, Kernel<Args> Kernels::*Entry>
   void run(const char* name, const Args& args) {
+    if (memory != nullptr) memory->wait();
     const auto start = std::chrono::steady_clock::now();
     (original.*Entry)(args);
+    if (memory != nullptr) memory->wait();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const Cost spent = cost(args);
     KernelRecord& record = records[{phase, name, spent.shape}];
@@ -140,10 +148,11 @@ struct KernelProfile::State {
 
 KernelProfile::State* KernelProfile::State::active = nullptr;
 
-KernelProfile::KernelProfile(const Kernels& kernels) : state_(std::make_unique<State>()) {
+KernelProfile::KernelProfile(const Kernels& kernels, Device device) : state_(std::make_unique<State>()) {
   if (State::active != nullptr) fail("[profile] only one profile may record at a time");
   State::active = state_.get();
   state_->original = state_->timed = kernels;
+  state_->memory = device_memory(device);
 #define LUQ_TIME_ENTRY(name, Args) \
   if (kernels.name)                \
     state_->timed.name.run = [](const Args& args) { State::active->run<Args, &Kernels::name>(#name, args); };

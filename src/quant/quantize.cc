@@ -42,6 +42,17 @@ float quantization_scale(const Kernels& kernels, const Tensor& x, const QuantSpe
   return kernels::invert_scale(scale) == 0.0f ? 0.0f : scale;
 }
 
+std::unordered_map<const void*, Stats> statistics_of(const Kernels& kernels, const std::vector<Tensor>& tensors) {
+  std::unordered_map<const void*, Stats> statistics;
+  if (!kernels.stats_many) return statistics;
+  std::vector<kernels::StatsArgs> wanted;
+  for (const Tensor& x : tensors) {
+    wanted.push_back({.x = x.data<float>(), .count = x.numel(), .stats = &statistics[x.raw()]});
+  }
+  kernels.stats_many({.tensors = wanted.data(), .count = static_cast<int64_t>(wanted.size())});
+  return statistics;
+}
+
 QTensor quantize(const Kernels& kernels, const Tensor& x, const QuantSpec& spec, bool non_negative, const RngKey& key,
                  std::string_view where, std::optional<float> scale, const std::optional<Stats>& known) {
   QTensor q;

@@ -61,7 +61,7 @@ std::string profile_report(const ExperimentConfig& config, const ProfileOptions&
   StepRunner runner(config);
   const MachineLimits machine = probe_machine(runner.kernels());
   for (int i = 0; i < kWarmUp; ++i) runner.step();
-  KernelProfile profile(runner.kernels());
+  KernelProfile profile(runner.kernels(), parse_device(config.device));
   runner.record(&profile);
   std::vector<double> times;
   for (int64_t i = 0; i < options.steps; ++i) times.push_back(runner.step().seconds);

@@ -183,7 +183,10 @@ __global__ void multiply_tile(const int8_t* a, const int8_t* b, int* c) {
   unsigned ra[4], rb[2];
   if (Ldmatrix) {
     device::load_matrix_x4(ra, &shared.a[lane % 16][lane / 16 * 16]);
-    device::load_matrix_x2(rb, &shared.b[lane % 8][lane / 8 % 2 * 16]);
+    unsigned both[4];
+    device::load_matrix_x4(both, &shared.b[lane % 8][lane / 8 % 2 * 16]);
+    rb[0] = both[0];
+    rb[1] = both[1];
   } else {
     for (int i = 0; i < 4; ++i) memcpy(&ra[i], &shared.a[group + i % 2 * 8][quarter * 4 + i / 2 * 16], 4);
     for (int i = 0; i < 2; ++i) memcpy(&rb[i], &shared.b[group][quarter * 4 + i * 16], 4);
@@ -196,6 +199,25 @@ __global__ void multiply_tile(const int8_t* a, const int8_t* b, int* c) {
   int rc[4] = {};
   device::mma_s8(rc, ra, rb, rc);
   for (int i = 0; i < 4; ++i) c[(group + i / 2 * 8) * 8 + quarter * 2 + i % 2] = rc[i];
+}
+
+struct MatricesShared {
+  alignas(16) uint16_t rows[4][8][8];
+};
+
+// y (4 matrices, 8 columns, 8 rows) = x (4 matrices, 8 rows, 8 columns), transposed.
+__global__ void transpose_matrices(const uint16_t* x, uint16_t* y) {
+  auto& shared = device::shared_memory<MatricesShared>();
+  const int lane = static_cast<int>(threadIdx.x);
+  for (int i = lane; i < 256; i += 32) shared.rows[i / 64][i / 8 % 8][i % 8] = x[i];
+  __syncwarp();
+  unsigned words[4];
+  device::load_matrix_x4_transposed(words, shared.rows[lane / 8][lane % 8]);
+  for (int m = 0; m < 4; ++m) {
+    uint16_t* column = y + m * 64 + lane / 4 * 8 + lane % 4 * 2;
+    column[0] = static_cast<uint16_t>(words[m]);
+    column[1] = static_cast<uint16_t>(words[m] >> 16);
+  }
 }
 
 // ---- Mistakes
@@ -266,6 +288,17 @@ TEST_CASE("mma and ldmatrix have the fragments of the PTX manual", "[emulation]"
   CHECK(product(multiply_tile<false, false>) == expected);
   CHECK(product(multiply_tile<false, true>) == expected);
   CHECK(product(multiply_tile<true, false>) != expected);  // a wrong fragment index
+}
+
+TEST_CASE("Matrices are transposed by units of 16 bits", "[emulation]") {
+  std::vector<uint16_t> x(4 * 8 * 8), expected(x.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    x[i] = static_cast<uint16_t>(i * 257 + 3);
+    expected[i / 64 * 64 + i % 8 * 8 + i / 8 % 8] = x[i];
+  }
+  const DeviceArray<uint16_t> dx(x), dy(x.size());
+  launch("transpose", transpose_matrices, 1, 32, sizeof(MatricesShared), nullptr, dx.data(), dy.data());
+  CHECK(dy.host() == expected);
 }
 
 TEST_CASE("A barrier that not all reach is an error with the thread", "[emulation]") {

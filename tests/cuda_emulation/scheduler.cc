@@ -440,16 +440,23 @@ void mma_s8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const i
   }
 }
 
-void load_matrix(unsigned* r, int matrices, const void* shared_row) {
+void load_matrix(unsigned* r, int matrices, bool transposed, const void* shared_row) {
   const unsigned lane = running("load_matrix").lane;
   const auto all = meet("load_matrix", 0xffffffffu, &shared_row, sizeof shared_row);
-  for (int m = 0; m < matrices; ++m) {
-    const void* row = nullptr;
-    std::memcpy(&row, (*all)[static_cast<unsigned>(m) * 8 + lane / 4].data(), sizeof row);
-    if (!in_shared(row, 16) || reinterpret_cast<uintptr_t>(row) % 16 != 0) {
+  const auto element = [&](int matrix, unsigned row, unsigned column) {
+    const char* begin = nullptr;
+    std::memcpy(&begin, (*all)[static_cast<unsigned>(matrix) * 8 + row].data(), sizeof begin);
+    if (!in_shared(begin, 16) || reinterpret_cast<uintptr_t>(begin) % 16 != 0) {
       refuse("load_matrix of what is not 16 aligned bytes of shared memory");
     }
-    std::memcpy(r + m, static_cast<const char*>(row) + lane % 4 * 4, 4);
+    uint16_t value = 0;
+    std::memcpy(&value, begin + column * 2, 2);
+    return unsigned{value};
+  };
+  const unsigned line = lane / 4, place = lane % 4 * 2;
+  for (int m = 0; m < matrices; ++m) {
+    r[m] = transposed ? element(m, place, line) | element(m, place + 1, line) << 16
+                      : element(m, line, place) | element(m, line, place + 1) << 16;
   }
 }
 

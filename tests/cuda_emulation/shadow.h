@@ -125,6 +125,7 @@ class Shadow {
     copies_.clear();
     results_.clear();
     stats_there_ = dx_stats_ = nullptr;
+    many_there_.clear();
     correct_there_ = nullptr;
     Args mirrored = args;
     mirror(mirrored);
@@ -202,6 +203,9 @@ class Shadow {
                ", within " + std::to_string(bound);
       }
     }
+    for (size_t i = 0; i < many_there_.size(); ++i) {
+      if (!same(*many_there_[i], many_here_[i])) return "statistics of tensor " + std::to_string(i);
+    }
     if (dx_stats_ != nullptr) {
       in(dx_there_, dx_count_);
       ref_.stats({dx_there_, dx_count_, &stats_here_});
@@ -232,6 +236,19 @@ class Shadow {
   void mirror(kernels::EncodeIntArgs& a) {
     in(a.x, a.rows * a.cols);
     out(a.codes, a.rows * packed_row_bytes(a.cols));
+  }
+  void mirror(kernels::StatsManyArgs& a) {
+    many_.assign(a.tensors, a.tensors + a.count);
+    many_here_.resize(many_.size());
+    for (size_t i = 0; i < many_.size(); ++i) {
+      many_there_.push_back(many_[i].stats);
+      in(many_[i].x, many_[i].count);
+      many_[i].stats = &many_here_[i];
+    }
+    a.tensors = many_.data();
+  }
+  void by_ref(const Kernel<kernels::StatsManyArgs>&, const kernels::StatsManyArgs& a) {
+    for (int64_t i = 0; i < a.count; ++i) ref_.stats(a.tensors[i]);
   }
   void mirror(kernels::EncodeFp4Args& a) {
     in(a.x, a.rows * a.cols);
@@ -574,6 +591,9 @@ class Shadow {
   std::deque<std::vector<uint64_t>> copies_;
   std::vector<Result> results_;
   const Stats* stats_there_ = nullptr;
+  std::vector<kernels::StatsArgs> many_;
+  std::vector<Stats> many_here_;
+  std::vector<const Stats*> many_there_;
   Stats stats_here_;
   const Stats* dx_stats_ = nullptr;
   kernels::ConstFloats dx_there_;

@@ -110,6 +110,12 @@ void stage(Operands& o, ConvertArgs& a) {
   o.out(a.y, a.count);
 }
 void stage(Operands& o, StatsArgs& a) { o.in(a.x, a.count); }
+void stage(Operands& o, StatsManyArgs& a) {
+  static std::vector<StatsArgs> tensors;  // while the entry runs
+  tensors.assign(a.tensors, a.tensors + a.count);
+  for (StatsArgs& one : tensors) stage(o, one);
+  a.tensors = tensors.data();
+}
 void stage(Operands& o, EncodeIntArgs& a) {
   o.in(a.x, a.rows * a.cols);
   o.out(a.codes, packed(a.rows, a.cols));
@@ -353,6 +359,7 @@ Target targets[kPlaces];
 // What a device may have; the other entries are the host's.
 #define LUQ_DEVICE_KERNEL_ENTRIES(X)                \
   LUQ_REQUIRED_KERNEL_ENTRIES(X)                    \
+  X(stats_many, StatsManyArgs)                      \
   X(qconv_forward_moments, QConvForwardMomentsArgs) \
   X(batch_norm_act, BatchNormActArgs)               \
   X(batch_norm_act_backward, BatchNormActBackwardArgs)

@@ -652,6 +652,7 @@ TEST_CASE("batch_norm_finish, moving_average and copy_rows do what they say", "[
 
 TEST_CASE("Every entry of the contract has a case in these files", "[kernels]") {
   const std::set<std::string> tested{"stats",
+                                     "stats_many",
                                      "encode_int",
                                      "encode_fp4",
                                      "decode",  // quantize_test.cc

@@ -1,6 +1,7 @@
 // Statistics, encoders and decoder: every table against ref, bit for bit, and ref against the definitions.
 
 #include <cmath>
+#include <deque>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -37,6 +38,7 @@ bool same(const Stats& a, const Stats& b) {
 Stats stats_by_definition(const Guarded<float>& x) {
   Stats stats;
   stats.count = x.size();
+  std::vector<double> abs_results, sq_results;
   for (int64_t begin = 0; begin < x.size(); begin += 4096) {
     std::vector<float> abs_lane(64), sq_lane(64);
     for (int64_t i = begin; i < std::min<int64_t>(begin + 4096, x.size()); ++i) {
@@ -51,9 +53,25 @@ Stats stats_by_definition(const Guarded<float>& x) {
         sq_lane[lane] += sq_lane[lane + lanes];
       }
     }
-    stats.sum_abs += abs_lane[0];
-    stats.sum_sq += sq_lane[0];
+    abs_results.push_back(static_cast<double>(abs_lane[0]));
+    sq_results.push_back(static_cast<double>(sq_lane[0]));
   }
+  const auto total = [](std::vector<double> results) {
+    do {
+      results.resize((results.size() + 255) / 256 * 256);
+      std::vector<double> folded;
+      for (size_t begin = 0; begin < results.size(); begin += 256) {
+        for (size_t half = 128; half > 0; half /= 2) {
+          for (size_t i = begin; i < begin + half; ++i) results[i] += results[i + half];
+        }
+        folded.push_back(results[begin]);
+      }
+      results = folded;
+    } while (results.size() > 1);
+    return results.empty() ? 0.0 : results[0];
+  };
+  stats.sum_abs = total(abs_results);
+  stats.sum_sq = total(sq_results);
   return stats;
 }
 
@@ -138,6 +156,30 @@ TEST_CASE("Statistics follow the written order in every table, with any number o
   }
 }
 
+TEST_CASE("Statistics of many tensors are those of each", "[kernels][stats]") {
+  std::mt19937 rng(test_seed("many stats"));
+  std::vector<int64_t> counts{0, 5, 4096, 0, 4097, 12001};
+  for (int i = 0; i < 140; ++i) counts.push_back(static_cast<int64_t>(rng() % 400));  // more than one launch takes
+  counts.push_back(4096 * 300 + 7);
+  std::deque<Guarded<float>> x;
+  std::vector<Stats> expected;
+  for (const int64_t count : counts) {
+    x.emplace_back(count);
+    fill(x.back(), Content::gaussian, rng);
+    expected.push_back(stats_by_definition(x.back()));
+  }
+  for_each_table({.elements = 4096 * 300}, [&](const Kernels& table) {
+    if (!table.stats_many) return;
+    std::vector<Stats> stats(counts.size());
+    std::vector<kernels::StatsArgs> tensors;
+    for (size_t i = 0; i < counts.size(); ++i) tensors.push_back({x[i].data(), counts[i], &stats[i]});
+    table.stats_many({.tensors = tensors.data(), .count = static_cast<int64_t>(tensors.size())});
+    for (size_t i = 0; i < counts.size(); ++i) {
+      INFO("tensor " << i << " of " << counts[i]);
+      REQUIRE(same(stats[i], expected[i]));
+    }
+  });
+}
 TEST_CASE("Statistics see one NaN or infinity anywhere", "[kernels][stats]") {
   for (const float bad : {NAN, -NAN, INFINITY, -INFINITY}) {
     for (const int64_t at : {0, 15, 63, 64, 4095, 4096, 9998}) {

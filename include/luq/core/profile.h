@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "luq/core/device.h"
+
 namespace luq {
 
 struct Kernels;
@@ -26,10 +28,11 @@ struct KernelRecord {
   double bytes = 0;       // operands read and results written, once each
 };
 
-// While it lives, calls through kernels() are recorded, from any one thread at a time. Only one may live.
+// While it lives, calls through kernels() are recorded, from any one thread at a time. Only one may live. Each call to
+// a device is waited for, so that its time is what the device spends, not what it takes to ask.
 class KernelProfile {
  public:
-  explicit KernelProfile(const Kernels& kernels);
+  KernelProfile(const Kernels& kernels, Device device);
   ~KernelProfile();
   KernelProfile(const KernelProfile&) = delete;
   KernelProfile& operator=(const KernelProfile&) = delete;

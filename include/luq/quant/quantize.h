@@ -3,6 +3,8 @@
 
 #include <optional>
 #include <string_view>
+#include <unordered_map>
+#include <vector>
 
 #include "luq/core/rng.h"
 #include "luq/core/statistics.h"
@@ -26,6 +28,9 @@ struct QuantSpec {
 // known: the statistics of x where they have been taken already.
 float quantization_scale(const Kernels& kernels, const Tensor& x, const QuantSpec& spec, bool non_negative,
                          std::string_view where, const std::optional<Stats>& known = std::nullopt);
+
+// Statistics of tensors of float32, by their memory, where the device takes them all at once; else none.
+std::unordered_map<const void*, Stats> statistics_of(const Kernels& kernels, const std::vector<Tensor>& tensors);
 
 // Codes of x. scale: use this one (running activation scales) in place of the tensor's own; values beyond clip.
 // key: random bits of stochastic rounding. Throws like quantization_scale.

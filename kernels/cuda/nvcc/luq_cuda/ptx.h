@@ -6,6 +6,8 @@
 
 // Before a loop whose arrays must lie in registers.
 #define LUQ_UNROLL _Pragma("unroll")
+// Before one whose body is long and rarely runs.
+#define LUQ_UNROLL_NOT _Pragma("unroll 1")
 
 namespace luq::device {
 
@@ -33,9 +35,12 @@ __device__ __forceinline__ void load_matrix_x4(unsigned (&r)[4], const void* sha
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address));
 }
-__device__ __forceinline__ void load_matrix_x2(unsigned (&r)[2], const void* shared_row) {
+// The same, transposed: lane l gets elements 2 (l % 4) and 2 (l % 4) + 1 of column l / 4. ldmatrix.x4.trans.
+__device__ __forceinline__ void load_matrix_x4_transposed(unsigned (&r)[4], const void* shared_row) {
   const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared_row));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
 }
 
 // 16 bytes to shared memory, of which the first `filled` come from global memory and the rest are 0. They arrive at the
@@ -56,6 +61,14 @@ __device__ __forceinline__ void wait_for_copies() {
 __device__ __forceinline__ unsigned permute_bytes(unsigned x, unsigned y, unsigned selector) {
   unsigned result;
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(x), "r"(y), "r"(selector));
+  return result;
+}
+
+// Two of them rounded to bfloat16 as to_bfloat16 does, the first in the lower half; of a NaN, which stays one, the bits
+// may differ. cvt.rn.bf16x2.f32.
+__device__ __forceinline__ unsigned two_bfloat16(float first, float second) {
+  unsigned result;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(second), "f"(first));
   return result;
 }
 

@@ -3,8 +3,12 @@
 
 #include <cuda_runtime.h>
 
+#include "luq/core/bfloat16.h"
+
 // Before a loop whose arrays must lie in registers.
 #define LUQ_UNROLL
+// Before one whose body is long and rarely runs.
+#define LUQ_UNROLL_NOT
 
 namespace luq::emulation {
 
@@ -15,7 +19,7 @@ void commit_copies();
 void wait_for_copies(int groups_left);
 // Warp-wide: lane's operands in, its part of the result out.
 void mma_s8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const int (&c)[4]);
-void load_matrix(unsigned* r, int matrices, const void* shared_row);
+void load_matrix(unsigned* r, int matrices, bool transposed, const void* shared_row);
 // Throws unless the access lies in device memory, aligned.
 void check_global(const void* pointer, size_t bytes, const char* what);
 
@@ -35,8 +39,13 @@ inline void mma_s8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], 
 }
 
 // Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8. ldmatrix.x4.
-inline void load_matrix_x4(unsigned (&r)[4], const void* shared_row) { emulation::load_matrix(r, 4, shared_row); }
-inline void load_matrix_x2(unsigned (&r)[2], const void* shared_row) { emulation::load_matrix(r, 2, shared_row); }
+inline void load_matrix_x4(unsigned (&r)[4], const void* shared_row) {
+  emulation::load_matrix(r, 4, false, shared_row);
+}
+// The same, transposed: lane l gets elements 2 (l % 4) and 2 (l % 4) + 1 of column l / 4. ldmatrix.x4.trans.
+inline void load_matrix_x4_transposed(unsigned (&r)[4], const void* shared_row) {
+  emulation::load_matrix(r, 4, true, shared_row);
+}
 
 // 16 bytes to shared memory, of which the first `filled` come from global memory and the rest are 0. They arrive at the
 // wait, not before. cp.async.cg.
@@ -62,6 +71,12 @@ inline unsigned permute_bytes(unsigned x, unsigned y, unsigned selector) {
     result |= byte << (8 * i);
   }
   return result;
+}
+
+// Two of them rounded to bfloat16 as to_bfloat16 does, the first in the lower half; of a NaN, which stays one, the bits
+// may differ. cvt.rn.bf16x2.f32.
+inline unsigned two_bfloat16(float first, float second) {
+  return to_bfloat16(first).bits | unsigned{to_bfloat16(second).bits} << 16;
 }
 
 // 16 bytes that no kernel writes meanwhile. ld.global.nc.
