@@ -110,7 +110,8 @@ Kernels plain_cuda() {
   kernels::cuda::add_qconv_backward_data(table);
   kernels::cuda::add_qconv_backward_weight(table);
   kernels::cuda::add_conv(table);
-  kernels::cuda::add_norm(table);
+  kernels::cuda::add_batch_norm(table);
+  kernels::cuda::add_layer_norm(table);
   kernels::cuda::add_pointwise(table);
   kernels::cuda::add_rows(table);
   kernels::cuda::add_pool(table);

@@ -3,8 +3,8 @@
 // A block of 256 threads has a tile of up to 32 units of N neighbouring columns and a chunk of rows: `width` threads
 // beside each other have the units of a row, `lanes` of such groups take rows in turn. A thread has 8 to 128 rows,
 // kBatch of which it loads before it adds any. The lanes fold in pairs in shared memory, all in float32. A second
-// kernel adds the chunks in double: 32 threads a column, each every 32nd chunk in order, folded in pairs. It ends with
-// what a caller makes of a column's two sums.
+// kernel adds the chunks in double: 128 threads a column, each every 128th chunk in order, folded in pairs. It ends
+// with what a caller makes of a column's two sums.
 //
 // Bytes: what is summed, once, and 16 for a column of a chunk.
 #pragma once
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = 0; i < 2 * N; ++i) to[i / N * c + i % N] = shared.sums[i][thread];
 }
 
-constexpr int kAddColumns = 8, kAddLanes = kThreads / kAddColumns;
+constexpr int kAddColumns = 2, kAddLanes = kThreads / kAddColumns, kAddLoads = 4;
 
 struct AddShared {
   double sums[2][kAddLanes][kAddColumns];
@@ -113,7 +113,21 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t column = int64_t{blockIdx.x} * kAddColumns + place;
   double first = 0, second = 0;
   if (column < c) {
-    for (int64_t chunk = lane; chunk < chunks; chunk += kAddLanes) {
+    int64_t chunk = lane;
+    for (; chunk + (kAddLoads - 1) * kAddLanes < chunks; chunk += kAddLoads * kAddLanes) {
+      float loaded[2][kAddLoads];
+      LUQ_UNROLL
+      for (int i = 0; i < kAddLoads; ++i) {
+        loaded[0][i] = partials[(chunk + i * kAddLanes) * 2 * c + column];
+        loaded[1][i] = partials[(chunk + i * kAddLanes) * 2 * c + c + column];
+      }
+      LUQ_UNROLL
+      for (int i = 0; i < kAddLoads; ++i) {
+        first += static_cast<double>(loaded[0][i]);
+        second += static_cast<double>(loaded[1][i]);
+      }
+    }
+    for (; chunk < chunks; chunk += kAddLanes) {
       first += static_cast<double>(partials[chunk * 2 * c + column]);
       second += static_cast<double>(partials[chunk * 2 * c + c + column]);
     }
@@ -129,6 +143,18 @@ __global__ void __launch_bounds__(kThreads)
   }
   if (lane == 0 && column < c) finish.column(column, shared.sums[0][0][place], shared.sums[1][0][place]);
 }
+
+// The gradients of a norm's gamma and beta: the sums of dy (x - mean) and dy.
+struct StoreGradients {
+  const float* inverse_std;  // null: 1
+  float *dgamma, *dbeta;
+
+  __device__ void column(int64_t column, double sum, double product) const {
+    dbeta[column] = static_cast<float>(sum);
+    dgamma[column] =
+        static_cast<float>(inverse_std != nullptr ? product * static_cast<double>(inverse_std[column]) : product);
+  }
+};
 
 template <int N, typename Source, typename Finish>
 void sum_over_rows(const char* name, const Source& source, int64_t rows, int64_t c, const Finish& finish) {

@@ -11,8 +11,9 @@ void add_quantize(Kernels& table);
 void add_qconv_forward(Kernels& table);
 void add_qconv_backward_data(Kernels& table);
 void add_qconv_backward_weight(Kernels& table);
-void add_conv(Kernels& table);       // float convolutions, plain and deterministic
-void add_norm(Kernels& table);       // batch norm and layer norm
+void add_conv(Kernels& table);  // float convolutions, plain and deterministic
+void add_batch_norm(Kernels& table);
+void add_layer_norm(Kernels& table);
 void add_pointwise(Kernels& table);  // convert, ReLU, GELU, add, dropout, column sums
 void add_rows(Kernels& table);       // copies of rows, moving average, the end of batch norm's moments
 void add_pool(Kernels& table);

@@ -1,5 +1,5 @@
-// The fused kernels of kernels/cuda/norm.cu on bfloat16 against the chain in float32 that they stand for, with ==:
-// closer than tests/kernels/ looks, where tables may round differently.
+// The fused kernels of kernels/cuda/batch_norm.cu on bfloat16 against the chain in float32 that they stand for, with
+// ==: closer than tests/kernels/ looks, where tables may round differently.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -19,7 +19,8 @@ namespace {
 const Kernels& cuda_table() {
   static const Kernels table = [] {
     Kernels t;
-    cuda::add_norm(t);
+    cuda::add_batch_norm(t);
+    cuda::add_layer_norm(t);
     cuda::add_pointwise(t);
     cuda::add_quantize(t);
     return t;

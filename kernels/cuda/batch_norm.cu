@@ -1,4 +1,4 @@
-// Batch norm, with what follows it in a network, and layer norm: bound by memory.
+// Batch norm, with what follows it in a network: bound by memory.
 //
 // Batch norm's kernels keep a thread at its columns, in the tiling of columns.h, so that the parameters of 8 channels
 // are read once and then lie in registers. Where c is no multiple of 8 or a pointer not aligned to 16 bytes, sums have
@@ -7,17 +7,17 @@
 //
 // Forward: one pass for the moments, of x - x[0], so that a mean far from 0 costs no digits; one for the rest: apply,
 // add, ReLU and mask. Backward: one pass for the sums of dy and dy (x - mean), which also writes dy where the mask is
-// set; one for dx. Statistics of results are taken by the statistics' own kernels, one more read, most of it from L2.
-// Bytes an element of bfloat16: 2 for the moments, 4.125 (6.125 with a residual) forward, 4.125 (6.125) and 6.125
-// backward, and 2 for statistics.
+// set; one for dx. Bytes an element of bfloat16: 2 for the moments, 4.125 (6.125 with a residual) forward, 4.125
+// (6.125) and 6.125 backward.
+//
+// Where statistics of the results are wanted, the last pass has their order: 8 threads walk a chunk of 4096 elements,
+// each with 8 of its 64 lanes, and find their channels' parameters in shared memory, 12 or 16 bytes an element of it.
+// Beyond 2048 channels, and where c is no multiple of 8, the statistics' own kernels read the results again.
 //
 // Fused and plain kernels are the same, so results of the chain in float32 are those of the fused kernel, to the bit.
-//
-// Layer norm: a warp has a row, which it walks two or three times; the first walk comes from memory and the others from
-// L1. Its parameters' gradients are sums over rows as batch norm's are. Bytes an element of bfloat16: 4 forward, 4 and
-// 6 backward.
 #include <cmath>
 
+#include "kernels/cuda/chunk_sums.h"
 #include "kernels/cuda/columns.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/tables.h"
@@ -179,6 +179,99 @@ __global__ void __launch_bounds__(kThreads) forward_columns(Forward<T> a, int64_
   for (; row < p.end; row += t.lanes, at += step) columns.template run<1>(a, at, step);
 }
 
+// ---- With statistics of the results ---------------------------------------------------------------------------------
+
+constexpr int kMostColumns = 2048;  // whose parameters shared memory has
+
+template <typename Op>
+struct ParameterShared {
+  float values[Op::kParameters][kMostColumns];
+};
+
+// Op: kParameters; put_parameters(values); Loaded, what load(at) reads of 8 elements; finish(at, loaded, parameters of
+// their channels), which writes the results and returns them. c is a multiple of 8.
+template <typename Op>
+__global__ void __launch_bounds__(kThreads) chunk_pass(Op op, int64_t count, int c, ChunkSums* sums) {
+  constexpr int kLoads = 4, kLanes = kUnit, kChunkThreads = LaneSums<kLanes>::kThreads;
+  auto& shared = luq::device::shared_memory<ParameterShared<Op>>();
+  for (int column = static_cast<int>(threadIdx.x); column < c; column += kThreads)
+    op.put_parameters(column, shared.values);
+  __syncthreads();
+  const int t = static_cast<int>(threadIdx.x % kChunkThreads);
+  const int64_t chunk = int64_t{blockIdx.x} * (kThreads / kChunkThreads) + threadIdx.x / kChunkThreads;
+  int64_t at = chunk * kStatsChunk + t * kLanes;
+  const int64_t left = count - at, most = kStatsChunk - t * kLanes;
+  const int units = left <= 0 ? 0 : static_cast<int>(((left < most ? left : most) + kStatsLanes - 1) / kStatsLanes);
+  int column = static_cast<int>(at % c);
+  const int advance = kStatsLanes % c;
+  LaneSums<kLanes> lanes;
+  const auto finish = [&](const typename Op::Loaded& loaded, int64_t here) {
+    Packed<float, kUnit> parameters[Op::kParameters];
+    for (int p = 0; p < Op::kParameters; ++p) parameters[p] = Packed<float, kUnit>::load(shared.values[p] + column);
+    column += advance;
+    if (column >= c) column -= c;
+    const auto stored = op.finish(here, loaded, parameters);
+    for (int k = 0; k < kUnit; ++k) lanes.add(k, stored[k]);
+  };
+  int unit = 0;
+  for (; unit + kLoads <= units; unit += kLoads, at += kLoads * kStatsLanes) {
+    typename Op::Loaded loaded[kLoads];
+    LUQ_UNROLL
+    for (int i = 0; i < kLoads; ++i) loaded[i] = op.load(at + i * kStatsLanes);
+    LUQ_UNROLL
+    for (int i = 0; i < kLoads; ++i) finish(loaded[i], at + i * kStatsLanes);
+  }
+  for (; unit < units; ++unit, at += kStatsLanes) finish(op.load(at), at);
+  const ChunkSums all = lanes.fold();
+  if (t == 0 && chunk * kStatsChunk < count) sums[chunk] = all;
+}
+
+template <typename Op>
+Stats run_chunk_pass(const char* name, const Op& op, int64_t count, int64_t c) {
+  ChunkSums* sums = chunk_sums_for(count);
+  constexpr int64_t kChunksOfBlock = kThreads / LaneSums<kUnit>::kThreads;
+  launch(name, chunk_pass<Op>,
+         {.blocks = blocks_for(count, kStatsChunk * kChunksOfBlock),
+          .threads = kThreads,
+          .shared_bytes = sizeof(ParameterShared<Op>)},
+         op, count, static_cast<int>(c), sums);
+  return add_up_chunks(count);
+}
+
+template <typename T, bool kResidual>
+struct ForwardChunks {
+  static constexpr int kParameters = 3;
+  struct Loaded {
+    Packed<T, kUnit> x, residual;
+  };
+  Forward<T> a;
+
+  __device__ void put_parameters(int column, float (&values)[kParameters][kMostColumns]) const {
+    values[0][column] = a.mean[column];
+    values[1][column] = a.inverse_std[column] * a.gamma[column];
+    values[2][column] = a.beta[column];
+  }
+  __device__ Loaded load(int64_t at) const {
+    Loaded loaded;
+    loaded.x = Packed<T, kUnit>::load(a.x + at);
+    if (kResidual) loaded.residual = Packed<T, kUnit>::load(a.residual + at);
+    return loaded;
+  }
+  __device__ Packed<T, kUnit> finish(int64_t at, const Loaded& loaded,
+                                     const Packed<float, kUnit> (&parameters)[kParameters]) const {
+    float value[kUnit];
+    for (int k = 0; k < kUnit; ++k) {
+      value[k] = (loaded.x[k] - parameters[0][k]) * parameters[1][k] + parameters[2][k];
+      if (kResidual) value[k] += loaded.residual[k];
+      value[k] = a.activated(value[k]);
+    }
+    const auto stored = Packed<T, kUnit>::of(value);
+    stored.store(a.y + at);
+    if (a.mask != nullptr) a.mask[at / kUnit] = a.passed(stored, stored_bits(a.ceiling, a.x));
+    return stored;
+  }
+};
+
 // By the statistics' own kernels, of quantize.cu.
 void take_stats(const ConstFloats& x, int64_t count, Stats* stats) {
   static const Kernels quantizers = [] {
@@ -204,6 +297,11 @@ void batch_norm_act_of(const char* name, const BatchNormActArgs& a) {
                            .ceiling = a.ceiling > 0 ? a.ceiling : 0.0f};
   const int64_t count = a.rows * a.c;
   const bool aligned = are_aligned(forward.x, forward.residual, forward.y);
+  if (a.c % kUnit == 0 && a.c <= kMostColumns && aligned && a.stats != nullptr) {
+    *a.stats = a.residual ? run_chunk_pass(name, ForwardChunks<T, true>{forward}, count, a.c)
+                          : run_chunk_pass(name, ForwardChunks<T, false>{forward}, count, a.c);
+    return;
+  }
   if (a.c % kUnit == 0 && aligned && are_aligned(a.mean, a.inverse_std, a.gamma, a.beta)) {
     const ColumnTiling t = tile_columns(a.rows, a.c, kUnit);
     launch(name, a.residual ? forward_columns<T, true> : forward_columns<T, false>,
@@ -279,17 +377,6 @@ struct BackwardTerms {
     for (int k = 0; k < N; ++k) columns.mean[k] = mean[column + k];
     columns.dresidual = dresidual;
     return columns;
-  }
-};
-
-struct StoreGradients {
-  const float* inverse_std;  // null: 1
-  float *dgamma, *dbeta;
-
-  __device__ void column(int64_t column, double sum, double product) const {
-    dbeta[column] = static_cast<float>(sum);
-    dgamma[column] =
-        static_cast<float>(inverse_std != nullptr ? product * static_cast<double>(inverse_std[column]) : product);
   }
 };
 
@@ -375,6 +462,38 @@ __global__ void __launch_bounds__(kThreads) backward_columns(Backward<T> a, int6
 }
 
 template <typename T>
+struct BackwardChunks {
+  static constexpr int kParameters = 4;
+  struct Loaded {
+    Packed<T, kUnit> x, dy;
+    uint32_t passed;
+  };
+  Backward<T> a;
+
+  __device__ void put_parameters(int column, float (&values)[kParameters][kMostColumns]) const {
+    const Slope slope = a.slope_of(column);
+    values[0][column] = slope.mean;
+    values[1][column] = slope.factor;
+    values[2][column] = slope.dy_mean;
+    values[3][column] = slope.slope;
+  }
+  __device__ Loaded load(int64_t at) const {
+    return {Packed<T, kUnit>::load(a.x + at), Packed<T, kUnit>::load(a.dy + at), mask_at<kUnit>(a.mask, at)};
+  }
+  __device__ Packed<T, kUnit> finish(int64_t at, const Loaded& loaded,
+                                     const Packed<float, kUnit> (&p)[kParameters]) const {
+    float gradient[kUnit];
+    for (int k = 0; k < kUnit; ++k) {
+      const float dy = (loaded.passed >> k & 1u) != 0 ? loaded.dy[k] : 0.0f;
+      gradient[k] = Slope{p[0][k], p[1][k], p[2][k], p[3][k]}.gradient(loaded.x[k], dy);
+    }
+    const auto stored = Packed<T, kUnit>::of(gradient);
+    stored.store(a.dx + at);
+    return stored;
+  }
+};
+
+template <typename T>
 void batch_norm_act_backward_of(const char* name, const BatchNormActBackwardArgs& a) {
   const T *x = a.x.as<T>(), *dy = a.dy.as<T>();
   T *dx = a.dx.as<T>(), *dresidual = a.dresidual.as<T>();
@@ -396,6 +515,10 @@ void batch_norm_act_backward_of(const char* name, const BatchNormActBackwardArgs
   if (a.c % kUnit == 0 && aligned) {
     const ColumnTiling t = tile_columns(a.rows, a.c, kUnit);
     sum_over_rows<kUnit>(name, BackwardTerms<T, kUnit>{x, dy, a.mask, a.mean, dresidual}, a.rows, a.c, store);
+    if (a.c <= kMostColumns && a.stats != nullptr) {
+      *a.stats = run_chunk_pass(name, BackwardChunks<T>{backward}, count, a.c);
+      return;
+    }
     launch(name, backward_columns<T>, {.blocks = t.blocks(), .threads = kThreads}, backward, a.rows, t);
   } else {
     sum_over_rows<1>(name, BackwardTerms<T, 1>{x, dy, a.mask, a.mean, dresidual}, a.rows, a.c, store);
@@ -429,164 +552,14 @@ void batch_norm_backward(const BatchNormBackwardArgs& a) {
                : batch_norm_act_backward_of<float>("batch_norm_backward", plain);
 }
 
-// ---- Layer norm -----------------------------------------------------------------------------------------------------
-
-constexpr int kWarp = 32;
-
-__device__ float sum_of_warp(float value) {
-  for (int apart = kWarp / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(0xffffffffu, value, apart);
-  return value;
-}
-
-// The sum of N values, in pairs.
-template <int N>
-__device__ float sum_of(float (&value)[N]) {
-  for (int half = N / 2; half > 0; half /= 2) {
-    for (int k = 0; k < half; ++k) value[k] += value[k + half];
-  }
-  return value[0];
-}
-
-template <typename T, int N>
-__global__ void __launch_bounds__(kThreads)
-    layer_norm_rows(const T* x, int64_t rows, int64_t c, const float* gamma, const float* beta, float eps, T* y,
-                    float* means, float* inverse_stds) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t row = int64_t{blockIdx.x} * (kThreads / kWarp) + static_cast<int>(threadIdx.x) / kWarp;
-  if (row >= rows) return;  // a whole warp, or nobody
-  const T* from = x + row * c;
-  const float per_column = 1.0f / static_cast<float>(c);
-  float sum = 0, squares = 0;
-  for (int64_t i = lane * N; i < c; i += kWarp * N) {
-    const auto packed = Packed<T, N>::load(from + i);
-    float value[N];
-    for (int k = 0; k < N; ++k) value[k] = packed[k];
-    sum += sum_of(value);
-  }
-  const float mean = sum_of_warp(sum) * per_column;
-  for (int64_t i = lane * N; i < c; i += kWarp * N) {
-    const auto packed = Packed<T, N>::load(from + i);
-    float value[N];
-    for (int k = 0; k < N; ++k) value[k] = (packed[k] - mean) * (packed[k] - mean);
-    squares += sum_of(value);
-  }
-  const float inverse_std = 1.0f / sqrtf(sum_of_warp(squares) * per_column + eps);
-  for (int64_t i = lane * N; i < c; i += kWarp * N) {
-    const auto packed = Packed<T, N>::load(from + i);
-    const auto scale = Packed<float, N>::load(gamma + i), shift = Packed<float, N>::load(beta + i);
-    float value[N];
-    for (int k = 0; k < N; ++k) value[k] = (packed[k] - mean) * inverse_std * scale[k] + shift[k];
-    Packed<T, N>::of(value).store(y + row * c + i);
-  }
-  if (lane != 0) return;
-  if (means != nullptr) means[row] = mean;
-  if (inverse_stds != nullptr) inverse_stds[row] = inverse_std;
-}
-
-// With g = dy gamma: dx = inverse_std (g - mean of g - xhat mean of (g xhat)).
-template <typename T, int N>
-__global__ void __launch_bounds__(kThreads)
-    layer_norm_backward_rows(const T* x, const T* dy, int64_t rows, int64_t c, const float* means,
-                             const float* inverse_stds, const float* gamma, T* dx) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t row = int64_t{blockIdx.x} * (kThreads / kWarp) + static_cast<int>(threadIdx.x) / kWarp;
-  if (row >= rows) return;  // a whole warp, or nobody
-  const int64_t begin = row * c;
-  const float mean = means[row], inverse_std = inverse_stds[row], per_column = 1.0f / static_cast<float>(c);
-  float sum = 0, product = 0;
-  for (int64_t i = lane * N; i < c; i += kWarp * N) {
-    const auto values = Packed<T, N>::load(x + begin + i), gradients = Packed<T, N>::load(dy + begin + i);
-    const auto scale = Packed<float, N>::load(gamma + i);
-    float g[N], with_xhat[N];
-    for (int k = 0; k < N; ++k) {
-      g[k] = gradients[k] * scale[k];
-      with_xhat[k] = g[k] * ((values[k] - mean) * inverse_std);
-    }
-    sum += sum_of(g);
-    product += sum_of(with_xhat);
-  }
-  const float g_mean = sum_of_warp(sum) * per_column, slope = sum_of_warp(product) * per_column;
-  for (int64_t i = lane * N; i < c; i += kWarp * N) {
-    const auto values = Packed<T, N>::load(x + begin + i), gradients = Packed<T, N>::load(dy + begin + i);
-    const auto scale = Packed<float, N>::load(gamma + i);
-    float result[N];
-    for (int k = 0; k < N; ++k) {
-      const float xhat = (values[k] - mean) * inverse_std;
-      result[k] = inverse_std * ((gradients[k] * scale[k] - g_mean) - xhat * slope);
-    }
-    Packed<T, N>::of(result).store(dx + begin + i);
-  }
-}
-
-template <typename T, int N>
-struct LayerNormTerms {
-  static constexpr int kBatch = N == 1 ? 4 : 2;
-  struct Row {
-    Packed<T, N> x, dy;
-    float mean, inverse_std;
-  };
-  struct Columns {
-    __device__ void add(const Row& row, int64_t, float (&sums)[2][N]) const {
-      for (int k = 0; k < N; ++k) {
-        sums[0][k] += row.dy[k];
-        sums[1][k] = fmaf(row.dy[k], (row.x[k] - row.mean) * row.inverse_std, sums[1][k]);
-      }
-    }
-  };
-  const T *x, *dy;
-  const float *mean, *inverse_std;
-
-  __device__ Row load(int64_t row, int64_t at) const {
-    return {Packed<T, N>::load(x + at), Packed<T, N>::load(dy + at), mean[row], inverse_std[row]};
-  }
-  __device__ Columns columns(int64_t) const { return {}; }
-};
-
-LaunchShape a_warp_each(int64_t rows) { return {.blocks = blocks_for(rows, kThreads / kWarp), .threads = kThreads}; }
-
-template <typename T>
-void layer_norm_of(const LayerNormArgs& a) {
-  const bool aligned = are_aligned(a.x.data, a.y.data, a.gamma, a.beta);
-  const auto kernel = aligned && a.c % 8 == 0 && a.c >= 256 ? layer_norm_rows<T, 8>
-                      : aligned && a.c % 4 == 0             ? layer_norm_rows<T, 4>
-                                                            : layer_norm_rows<T, 1>;
-  launch("layer_norm", kernel, a_warp_each(a.rows), a.x.as<T>(), a.rows, a.c, a.gamma, a.beta, a.eps, a.y.as<T>(),
-         a.mean, a.inverse_std);
-}
-void layer_norm(const LayerNormArgs& a) { a.x.bfloat16 ? layer_norm_of<BFloat16>(a) : layer_norm_of<float>(a); }
-
-// The sums first: dx may be where dy is.
-template <typename T>
-void layer_norm_backward_of(const LayerNormBackwardArgs& a) {
-  const T *x = a.x.as<T>(), *dy = a.dy.as<T>();
-  const StoreGradients store{nullptr, a.dgamma, a.dbeta};
-  if (a.c % kUnit == 0 && are_aligned(x, dy)) {
-    sum_over_rows<kUnit>("layer_norm_backward", LayerNormTerms<T, kUnit>{x, dy, a.mean, a.inverse_std}, a.rows, a.c,
-                         store);
-  } else {
-    sum_over_rows<1>("layer_norm_backward", LayerNormTerms<T, 1>{x, dy, a.mean, a.inverse_std}, a.rows, a.c, store);
-  }
-  const bool aligned = are_aligned(a.x.data, a.dy.data, a.dx.data, a.gamma);
-  const auto kernel = aligned && a.c % 8 == 0 && a.c >= 256 ? layer_norm_backward_rows<T, 8>
-                      : aligned && a.c % 4 == 0             ? layer_norm_backward_rows<T, 4>
-                                                            : layer_norm_backward_rows<T, 1>;
-  launch("layer_norm_backward", kernel, a_warp_each(a.rows), x, dy, a.rows, a.c, a.mean, a.inverse_std, a.gamma,
-         a.dx.as<T>());
-}
-void layer_norm_backward(const LayerNormBackwardArgs& a) {
-  a.x.bfloat16 ? layer_norm_backward_of<BFloat16>(a) : layer_norm_backward_of<float>(a);
-}
-
 }  // namespace
 
-void add_norm(Kernels& table) {
+void add_batch_norm(Kernels& table) {
   table.batch_norm_stats = {batch_norm_stats, "cuda"};
   table.batch_norm_apply = {batch_norm_apply, "cuda"};
   table.batch_norm_backward = {batch_norm_backward, "cuda"};
   table.batch_norm_act = {batch_norm_act, "cuda"};
   table.batch_norm_act_backward = {batch_norm_act_backward, "cuda"};
-  table.layer_norm = {layer_norm, "cuda"};
-  table.layer_norm_backward = {layer_norm_backward, "cuda"};
 }
 
 }  // namespace luq::kernels::cuda
