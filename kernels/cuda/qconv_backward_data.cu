@@ -43,7 +43,10 @@ void backward_data(const QConvBackwardDataArgs& a) {
   const int64_t phases_h = std::min(s.stride_h, s.h), phases_w = std::min(s.stride_w, s.w);
   Layout layout;
   const Activations dy(a.dy, s.n * s.oh() * s.ow(), s.o, groups, layout);
-  const WeightRows w(a.w, s, merged, true, layout);
+  const bool integers = a.w_format == Format::int4;
+  const int shift = integers ? shift_of(Decoder::int4) : 0;
+  const WeightRows w(a.w, s, merged, integers ? WeightRows::Order::transposed_apart : WeightRows::Order::transposed,
+                     layout);
   // Phase 0 has the most outputs, and no phase more taps than all divided by the period.
   const auto axis_h = [&](int64_t phase) {
     return backward_axis(s.h, s.oh(), s.kh, s.stride_h, s.pad_h, s.dilation_h, phase);
@@ -56,9 +59,9 @@ void backward_data(const QConvBackwardDataArgs& a) {
   for (int64_t phase = 0; phase < phases_h; ++phase) taps_h = std::max<int64_t>(taps_h, axis_h(phase).taps);
   for (int64_t phase = 0; phase < phases_w; ++phase) taps_w = std::max<int64_t>(taps_w, axis_w(phase).taps);
   const int64_t products = groups * phases_h * phases_w, m = s.n * axis_h(0).rows * axis_w(0).rows;
-  const Tile tile = choose_tile(groups, m, n);
-  const Split split = choose_split(products * tiles_of(tile, m, n), tiles_along_k(taps_h * taps_w),
-                                   max_int32_terms(a.dy_format, a.w_format), sink.size);
+  const Tile tile = choose_tile(groups, m, n, false);
+  const Split split = choose_split(tile, products * tiles_of(tile, m, n), tiles_along_k(taps_h * taps_w),
+                                   max_int32_terms(a.dy_format, a.w_format) >> shift, sink.size);
   const int64_t partials = layout.add(split.splits > 1 ? split.splits * sink.size * 4 : 0);
   layout.allocate();
   Patches p{.a = dy.ready(layout),
@@ -67,23 +70,31 @@ void backward_data(const QConvBackwardDataArgs& a) {
             .b_values = w_values,
             .y = {},
             .x = {},
-            .a_pixel = dy.row_bytes(),
-            .b_row = w.row_bytes(),
-            .b_group = w.group_bytes(),
+            .y_rows = {},
+            .x_rows = {},
+            .x_taps = {},
+            .chunks = Divisor(dy.chunks()),
+            .a_pixel = static_cast<uint32_t>(dy.row_bytes() / 16),
+            .b_row = static_cast<uint32_t>(w.row_bytes() / 16),
+            .b_group = static_cast<uint32_t>(w.group_bytes() / 16),
             .m = 0,
             .n = static_cast<int>(n),
-            .chunks = static_cast<int>(dy.chunks()),
             .kernel_w = static_cast<int>(s.kw),
-            .channels = static_cast<int>(s.c),
-            .unused = 0};
-  const Sink parts = sink_of_product(sink, n, split, partials, layout);
+            .channels = static_cast<int>(s.c)};
+  Sink parts = sink_of_product(sink, n, split, partials, layout);
+  const int left = scale_takes(parts, shift) ? 0 : shift;
+  const auto run = integers ? run_tile<PatchGather, Decoder::table, Decoder::int4, Patches>
+                            : run_tile<PatchGather, Decoder::table, Decoder::table, Patches>;
   for (int64_t phase = 0; phase < phases_h * phases_w; ++phase) {
     p.y = axis_h(phase / phases_w);
     p.x = axis_w(phase % phases_w);
+    p.y_rows = Divisor(p.y.rows);
+    p.x_rows = Divisor(p.x.rows);
+    p.x_taps = Divisor(p.x.taps);
     const int64_t here = s.n * p.y.rows * p.x.rows;
     p.m = static_cast<int>(here);
-    const Grid grid = grid_of(tile, here, n, tiles_along_k(int64_t{p.y.taps} * p.x.taps), split.splits);
-    run_tile<PatchGather>(tile, "qconv_backward_data", p, grid, groups, parts);
+    const Grid grid = grid_of(tile, here, n, tiles_along_k(int64_t{p.y.taps} * p.x.taps), split.splits, left);
+    run(tile, "qconv_backward_data", p, grid, groups, parts);
   }
   finish("qconv_backward_data, parts", sink, parts, split, s.c);
 }

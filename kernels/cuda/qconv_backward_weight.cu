@@ -31,40 +31,74 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // A: channels of dy; B: taps and, in a tap, chunks of channels of x. Along K lie pixels, which the image has as rows: a
-// tile of 64 pixels is copied as it is and transposed on the way to int8. Byte i of word q of a row is pixel q + 16 i,
-// for A and for B.
+// tile of 64 pixels is copied as it is, 16 bytes of a pixel an item. ldmatrix transposes units of two bytes, four
+// channels: lane l has channels 4 (l / 4) .. 4 (l / 4) + 3 of pixels 2 (l % 4) and 2 (l % 4) + 1 of each 8, and the
+// rest is done in registers. So a fragment's rows are every fourth channel.
 struct Pixels {
   const uint8_t *a, *b;
   Values a_values, b_values;
   int64_t a_pixel, b_pixel;  // bytes
   int pixels, oh, ow, h, w;  // pixels of dy
   int stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, kernel_w, taps;
-  int images, rows, columns;  // what 64 pixels are
+  int images, rows, columns;  // what 64 pixels are, in pixels of x: image rows, rows, columns
+  int row_end, image_end;     // columns and rows of x that a row and an image of dy span
   int m, a_chunks, b_chunks;  // of a wide group
   int c, o;                   // of a group
   int unused;
 };
 
-template <typename S>
+// Codes of four channels of two pixels (the first in the lower half), and of two more, as four words, one a channel, of
+// four pixels each.
+template <Decoder D>
+__device__ inline void decode_channels(const Values& values, uint32_t two, uint32_t more, unsigned (&channels)[4]) {
+  using luq::device::permute_bytes;
+  if constexpr (D == Decoder::table) {
+    uint32_t a, b, c, d;
+    decode_by_table(values, two, a, b);
+    decode_by_table(values, more, c, d);
+    const uint32_t low0 = permute_bytes(a, b, 0x5140), low1 = permute_bytes(c, d, 0x5140);
+    const uint32_t high0 = permute_bytes(a, b, 0x7362), high1 = permute_bytes(c, d, 0x7362);
+    channels[0] = permute_bytes(low0, low1, 0x5410);
+    channels[1] = permute_bytes(low0, low1, 0x7632);
+    channels[2] = permute_bytes(high0, high1, 0x5410);
+    channels[3] = permute_bytes(high0, high1, 0x7632);
+  } else {
+    uint32_t even0, odd0, even1, odd1;
+    decode<D>(values, two, even0, odd0);
+    decode<D>(values, more, even1, odd1);
+    channels[0] = permute_bytes(even0, even1, 0x6420);
+    channels[1] = permute_bytes(odd0, odd1, 0x6420);
+    channels[2] = permute_bytes(even0, even1, 0x7531);
+    channels[3] = permute_bytes(odd0, odd1, 0x7531);
+  }
+}
+
+// kSame: a pixel of dy is the same pixel of x, and there is one tap.
+template <typename S, Decoder A, Decoder B, bool kSame>
 class PixelGather {
  public:
   using Parameters = Pixels;
+  using Tile = S;
+  static constexpr int kBlocks = S::blocks(A, B);
 
   __device__ PixelGather(const Pixels& p, int group, int m_tile, int n_tile, int k_tile) : p_(p), group_(group) {
     const int t = static_cast<int>(threadIdx.x), chunk = t % 2 + t / 128 * 2;
-    pixel_ = k_tile * kTileK + t / 2 % kTileK;
-    x_ = pixel_ % p.ow;
-    y_ = pixel_ / p.ow % p.oh;
-    image_ = pixel_ / p.ow / p.oh;
+    const int pixel = k_tile * kTileK + t / 2 % kTileK;
+    if (!kSame) {
+      x_ = pixel % p.ow * p.stride_w;
+      y_ = pixel / p.ow % p.oh * p.stride_h;
+      image_ = pixel / p.ow / p.oh * p.h;
+    }
     const int a_chunk = m_tile * (S::kM / kChunk) + chunk;
     for (int i = 0; i < S::kItemsM; ++i) {
       const int here = a_chunk + i * kStep;
-      a_[i] = chunk + i * kStep < S::kM / kChunk && here < p.a_chunks ? (group * p.a_chunks + here) * 16 : -1;
+      a_left_[i] = chunk + i * kStep < S::kM / kChunk && here < p.a_chunks ? p.pixels - pixel : 0;
+      a_from_[i] = p.a + pixel * p.a_pixel + (group * p.a_chunks + here) * 16;
     }
     for (int i = 0; i < S::kItemsN; ++i) {
       const int here = n_tile * (S::kN / kChunk) + chunk + i * kStep, tap = here / p.b_chunks;
-      const bool inside = chunk + i * kStep < S::kN / kChunk && tap < p.taps;
-      b_[i] = inside ? (group * p.b_chunks + here % p.b_chunks) * 16 : -1;
+      b_left_[i] = chunk + i * kStep < S::kN / kChunk && tap < p.taps ? p.pixels - pixel : 0;
+      b_from_[i] = p.b + (kSame ? pixel * p.b_pixel : 0) + (group * p.b_chunks + here % p.b_chunks) * 16;
       down_[i] = tap / p.kernel_w * p.dilation_h - p.pad_h;
       right_[i] = tap % p.kernel_w * p.dilation_w - p.pad_w;
     }
@@ -72,42 +106,81 @@ class PixelGather {
 
   __device__ void copy(uint4* raw) {
     const int t = static_cast<int>(threadIdx.x), chunk = t % 2 + t / 128 * 2, pixel = t / 2 % kTileK;
-    const bool any = pixel_ < p_.pixels;
     for (int i = 0; i < S::kItemsM; ++i) {
       if (chunk + i * kStep >= S::kM / kChunk) continue;
-      const bool inside = any && a_[i] >= 0;
-      const uint8_t* from = p_.a + (inside ? pixel_ * p_.a_pixel + a_[i] : 0);
-      luq::device::copy_async16(raw + (chunk + i * kStep) * kTileK + pixel, from, inside ? 16 : 0);
+      const bool inside = a_left_[i] > 0;
+      luq::device::copy_async16(raw + (chunk + i * kStep) * kTileK + pixel, inside ? a_from_[i] : p_.a,
+                                inside ? 16 : 0);
+      a_from_[i] += kTileK * p_.a_pixel;
+      a_left_[i] -= kTileK;
     }
     for (int i = 0; i < S::kItemsN; ++i) {
       if (chunk + i * kStep >= S::kN / kChunk) continue;
-      const int y = y_ * p_.stride_h + down_[i], x = x_ * p_.stride_w + right_[i];
-      const bool inside = any && b_[i] >= 0 && static_cast<unsigned>(y) < static_cast<unsigned>(p_.h) &&
-                          static_cast<unsigned>(x) < static_cast<unsigned>(p_.w);
-      const uint8_t* from = p_.b + (inside ? ((image_ * p_.h + y) * p_.w + x) * p_.b_pixel + b_[i] : 0);
-      luq::device::copy_async16(raw + S::kM * 2 + (chunk + i * kStep) * kTileK + pixel, from, inside ? 16 : 0);
+      bool inside = b_left_[i] > 0;
+      b_left_[i] -= kTileK;
+      const uint8_t* from = b_from_[i];
+      if (kSame) {
+        b_from_[i] += kTileK * p_.b_pixel;
+      } else {
+        const int y = y_ + down_[i], x = x_ + right_[i];
+        inside = inside && static_cast<unsigned>(y) < static_cast<unsigned>(p_.h) &&
+                 static_cast<unsigned>(x) < static_cast<unsigned>(p_.w);
+        from += ((image_ + y) * p_.w + x) * p_.b_pixel;
+      }
+      luq::device::copy_async16(raw + S::kM * 2 + (chunk + i * kStep) * kTileK + pixel, inside ? from : p_.b,
+                                inside ? 16 : 0);
     }
-    pixel_ += kTileK;
+    if (kSame) return;
     x_ += p_.columns;
     y_ += p_.rows;
     image_ += p_.images;
-    if (x_ >= p_.ow) {
-      x_ -= p_.ow;
-      ++y_;
+    if (x_ >= p_.row_end) {
+      x_ -= p_.row_end;
+      y_ += p_.stride_h;
     }
-    if (y_ >= p_.oh) {
-      y_ -= p_.oh;
-      ++image_;
+    if (y_ >= p_.image_end) {
+      y_ -= p_.image_end;
+      image_ += p_.h;
     }
   }
 
-  __device__ void decode(const uint4* raw, uint4* values) const {
-    const int t = static_cast<int>(threadIdx.x);
-    for (int i = 0; i < S::kItemsM; ++i) transpose_item(p_.a_values, raw, values, t + i * S::kThreads);
-    for (int i = 0; i < S::kItemsN; ++i) {
-      const int item = t + i * S::kThreads;
-      if (item < S::kN * 2) transpose_item(p_.b_values, raw + S::kM * 2, values + S::kM * 4, item);
+  // Word i: of pixels 8 i + 2 (l % 4) and the next.
+  __device__ void load_rows(const uint4* raw, int i, int step, Words& words) const {
+    const int warp = static_cast<int>(threadIdx.x / 32), chunk = warp / S::kWarpsN * (S::kWarpM / kChunk) + i;
+    luq::device::load_matrix_x4_transposed(words, raw + chunk * kTileK + step * 32 + threadIdx.x % 32);
+  }
+  __device__ void load_columns(const uint4* raw, int strip, int step, Words& words) const {
+    const int warp = static_cast<int>(threadIdx.x / 32), chunk = warp % S::kWarpsN * (S::kWarpN / kChunk) + strip;
+    luq::device::load_matrix_x4_transposed(words, raw + S::kM * 2 + chunk * kTileK + step * 32 + threadIdx.x % 32);
+  }
+
+  __device__ void decode_rows(const Words& words, RowBlocks& blocks) const {
+    unsigned first[4], second[4];
+    decode_channels<A>(p_.a_values, words[0], words[1], first);
+    decode_channels<A>(p_.a_values, words[2], words[3], second);
+    LUQ_UNROLL
+    for (int channel = 0; channel < 4; ++channel) {
+      blocks[channel / 2][channel % 2] = first[channel];
+      blocks[channel / 2][channel % 2 + 2] = second[channel];
     }
+  }
+  __device__ void decode_columns(const Words& words, ColumnBlocks& blocks) const {
+    unsigned first[4], second[4];
+    decode_channels<B>(p_.b_values, words[0], words[1], first);
+    decode_channels<B>(p_.b_values, words[2], words[3], second);
+    LUQ_UNROLL
+    for (int channel = 0; channel < 4; ++channel) {
+      blocks[channel][0] = first[channel];
+      blocks[channel][1] = second[channel];
+    }
+  }
+
+  // Of the warp's rows, that of block i, half h, in lanes of which l / 4 is g.
+  __device__ static int row_of(int i, int h, int g) { return i / 2 * 32 + g * 4 + i % 2 * 2 + h; }
+  // Column k of the lane's 8 of a strip: block j has the channels j, j + 4, j + 8, ....
+  template <int kBlocks>
+  __device__ static int result(const int (&sum)[kBlocks][4], int strip, int h, int k) {
+    return sum[strip * 4 + k % 4][h * 2 + k / 4];
   }
 
   __device__ Place row(int m) const {
@@ -122,33 +195,25 @@ class PixelGather {
  private:
   static constexpr int kStep = S::kThreads / kTileK;  // chunks between a thread's items
 
-  // 8 channels of pixels q, q + 16, q + 32, q + 48.
-  __device__ static void transpose_item(const Values& table, const uint4* raw, uint4* values, int item) {
-    const int word = item % 4, q = item / 4 % 16, chunk = item / 64;
-    const auto* codes = reinterpret_cast<const uint32_t*>(raw + chunk * kTileK) + q * 4 + word;
-    const uint32_t v0 = codes[0], v1 = codes[64], v2 = codes[128], v3 = codes[192];
-    constexpr uint32_t kEven = 0x0f0f0f0fu;
-    // Byte j: channel 2 j (even) or 2 j + 1 (odd) of two pixels.
-    const uint32_t even01 = (v0 & kEven) | ((v1 & kEven) << 4), odd01 = ((v0 >> 4) & kEven) | (v1 & ~kEven);
-    const uint32_t even23 = (v2 & kEven) | ((v3 & kEven) << 4), odd23 = ((v2 >> 4) & kEven) | (v3 & ~kEven);
-    auto* bytes = reinterpret_cast<uint32_t*>(values);
-    const auto put = [&](uint32_t two_channels, int first, int second) {
-      uint32_t low, high;
-      decode8(table, two_channels, low, high);
-      const int row = chunk * kChunk + word * 8;
-      bytes[piece_at(row + first, q / 4) * 4 + q % 4] = low;
-      bytes[piece_at(row + second, q / 4) * 4 + q % 4] = high;
-    };
-    put(luq::device::permute_bytes(even01, even23, 0x5140), 0, 2);
-    put(luq::device::permute_bytes(even01, even23, 0x7362), 4, 6);
-    put(luq::device::permute_bytes(odd01, odd23, 0x5140), 1, 3);
-    put(luq::device::permute_bytes(odd01, odd23, 0x7362), 5, 7);
-  }
-
   const Pixels& p_;
-  int group_, pixel_, x_, y_, image_;
-  int a_[S::kItemsM], b_[S::kItemsN], down_[S::kItemsN], right_[S::kItemsN];
+  int group_;
+  int x_, y_, image_;  // of x, where tap 0 without padding is; image_: its first row among those of all images
+  const uint8_t *a_from_[S::kItemsM], *b_from_[S::kItemsN];
+  int a_left_[S::kItemsM], b_left_[S::kItemsN];  // pixels from the thread's next one on
+  int down_[S::kItemsN], right_[S::kItemsN];
 };
+
+template <typename S, Decoder A, Decoder B>
+using SamePixels = PixelGather<S, A, B, true>;
+template <typename S, Decoder A, Decoder B>
+using AnyPixels = PixelGather<S, A, B, false>;
+
+template <template <typename, Decoder, Decoder> typename Gather>
+auto run_for(Decoder x_decoder) {
+  return x_decoder == Decoder::uint4  ? run_tile<Gather, Decoder::table, Decoder::uint4, Pixels>
+         : x_decoder == Decoder::int4 ? run_tile<Gather, Decoder::table, Decoder::int4, Pixels>
+                                      : run_tile<Gather, Decoder::table, Decoder::table, Pixels>;
+}
 
 void backward_weight(const QConvBackwardWeightArgs& a) {
   const ConvShape& s = a.shape;
@@ -164,9 +229,11 @@ void backward_weight(const QConvBackwardWeightArgs& a) {
   const Activations dy(a.dy, pixels, s.o, groups, layout), x(a.x, s.n * s.h * s.w, s.c, groups, layout);
   const int64_t m = merged * s.o_group(), n = s.kh * s.kw * x.chunks() * kChunk;
   const int64_t k_tiles = divide_up(pixels, kTileK);
-  const Tile tile = choose_tile(groups * std::max<int64_t>(k_tiles / kMinTilesOfSplit, 1), m, n);
-  const Split split =
-      choose_split(groups * tiles_of(tile, m, n), k_tiles, max_int32_terms(a.dy_format, a.x_format), sink.size);
+  const Tile tile = choose_tile(groups * std::max<int64_t>(k_tiles / kMinTilesOfSplit, 1), m, n, true);
+  const Decoder x_decoder = decoder_of(a.x_format);
+  const int shift = shift_of(x_decoder);
+  const Split split = choose_split(tile, groups * tiles_of(tile, m, n), k_tiles,
+                                   max_int32_terms(a.dy_format, a.x_format) >> shift, sink.size);
   const int64_t partials = layout.add(split.splits > 1 ? split.splits * sink.size * 4 : 0);
   layout.allocate();
   const auto i = [](int64_t value) { return static_cast<int>(value); };
@@ -189,17 +256,22 @@ void backward_weight(const QConvBackwardWeightArgs& a) {
                  .dilation_w = i(s.dilation_w),
                  .kernel_w = i(s.kw),
                  .taps = i(s.kh * s.kw),
-                 .images = i(kTileK / (oh * ow)),
-                 .rows = i(kTileK % (oh * ow) / ow),
-                 .columns = i(kTileK % ow),
+                 .images = i(kTileK / (oh * ow) * s.h),
+                 .rows = i(kTileK % (oh * ow) / ow * s.stride_h),
+                 .columns = i(kTileK % ow * s.stride_w),
+                 .row_end = i(ow * s.stride_w),
+                 .image_end = i(oh * s.stride_h),
                  .m = i(m),
                  .a_chunks = i(dy.chunks()),
                  .b_chunks = i(x.chunks()),
                  .c = i(s.c_group()),
                  .o = i(s.o_group()),
                  .unused = 0};
-  const Sink parts = sink_of_product(sink, s.c_group(), split, partials, layout);
-  run_tile<PixelGather>(tile, "qconv_backward_weight", p, grid_of(tile, m, n, k_tiles, split.splits), groups, parts);
+  Sink parts = sink_of_product(sink, s.c_group(), split, partials, layout);
+  const int left = scale_takes(parts, shift) ? 0 : shift;
+  const bool same = s.kh == 1 && s.kw == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_h == 0 && s.pad_w == 0;
+  const auto run = same ? run_for<SamePixels>(x_decoder) : run_for<AnyPixels>(x_decoder);
+  run(tile, "qconv_backward_weight", p, grid_of(tile, m, n, k_tiles, split.splits, left), groups, parts);
   finish("qconv_backward_weight, parts", sink, parts, split, s.o);
 }
 

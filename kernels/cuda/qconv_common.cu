@@ -33,7 +33,7 @@ struct Weights {
   int64_t row_bytes;   // of c/groups codes
   int groups, merged;  // wide groups, and groups in each
   int c, o;            // of a group
-  int taps, words, transposed, unused;
+  int taps, words, transposed, apart;
 };
 
 __global__ void __launch_bounds__(kThreads) pack_weights(Weights w) {
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads) pack_weights(Weights w) {
   const auto group = static_cast<int>(rest);
   uint32_t packed = 0;
   for (int i = 0; i < 8; ++i) {
-    const int column = word * 8 + i;
+    const int column = word * 8 + (w.apart != 0 ? i % 2 * 4 + i / 2 : i);
     const int c = w.transposed != 0 ? row : column, o = w.transposed != 0 ? column : row;
     if (column >= width || c / w.c != o / w.o) continue;
     const uint8_t* codes = w.from + ((int64_t{group} * w.merged * w.o + o) * w.taps + tap) * w.row_bytes;
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) add_parts(Sink sink, const int* part
   store(sink, index, index % channels, sum);
 }
 
-bool aligned(const void* pointer, uintptr_t bytes = 16) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
+bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
 }  // namespace
 
@@ -96,7 +96,7 @@ Sink sink_of(Floats y, int64_t* sums, float scale, const float* bias, bool accum
           .scale = scale,
           .bfloat16 = y.bfloat16,
           .accumulate = accumulate,
-          .quads = 0};
+          .eights = 0};
 }
 
 void run_any(const char* name, void (*kernel)(ConvShape, int64_t, int64_t, Operands, Sink), const ConvShape& s,
@@ -125,8 +125,9 @@ const uint8_t* Activations::ready(const Layout& layout) const {
   return layout.at(at_);
 }
 
-WeightRows::WeightRows(const uint8_t* codes, const ConvShape& s, int64_t merged, bool transposed, Layout& layout)
-    : codes_(codes), s_(s), merged_(merged), transposed_(transposed) {
+WeightRows::WeightRows(const uint8_t* codes, const ConvShape& s, int64_t merged, Order order, Layout& layout)
+    : codes_(codes), s_(s), merged_(merged), order_(order) {
+  const bool transposed = order != Order::as_they_are;
   rows_ = merged * (transposed ? s.c_group() : s.o_group());
   chunks_ = chunks_of(merged * (transposed ? s.o_group() : s.c_group()));
   packs_ = transposed || merged > 1 || s.c_group() % kChunk != 0 || !aligned(codes);
@@ -144,8 +145,8 @@ const uint8_t* WeightRows::ready(const Layout& layout) const {
                   .o = static_cast<int>(s_.o_group()),
                   .taps = static_cast<int>(s_.kh * s_.kw),
                   .words = static_cast<int>(chunks_ * 4),
-                  .transposed = transposed_,
-                  .unused = 0};
+                  .transposed = order_ != Order::as_they_are,
+                  .apart = order_ == Order::transposed_apart};
   const int64_t words = s_.groups / merged_ * group_bytes() / 4;
   launch("qconv, packing weights", pack_weights, {.blocks = blocks_for(words, kThreads), .threads = kThreads}, w);
   return layout.at(at_);
@@ -153,12 +154,12 @@ const uint8_t* WeightRows::ready(const Layout& layout) const {
 
 Sink sink_of_product(const Sink& sink, int64_t neighbours, const Split& split, int64_t partials, const Layout& layout) {
   Sink result = sink;
-  const bool quads = neighbours % 4 == 0;
+  const bool eights = neighbours % 8 == 0;
   if (split.splits == 1) {
-    result.quads = quads && sink.sums == nullptr && aligned(sink.y, sink.bfloat16 != 0 ? 8 : 16);
+    result.eights = eights && sink.sums == nullptr && aligned(sink.y);
   } else {
     result.partial = reinterpret_cast<int*>(layout.at(partials));
-    result.quads = quads;
+    result.eights = eights;
   }
   return result;
 }

@@ -11,6 +11,31 @@ namespace luq::kernels::cuda::qconv {
 
 constexpr int kThreads = 256;
 
+// Division of 0 .. 2^31 - 1 by a number of the host's: a multiplication. Granlund and Montgomery 1994, theorem 4.2.
+struct Divisor {
+  int value = 1;
+  uint32_t factor = 0, shift = 0;
+
+  Divisor() = default;
+  explicit Divisor(int64_t divisor) : value(static_cast<int>(divisor)) {
+    if (divisor <= 1) return;
+    while ((int64_t{1} << shift) < divisor) ++shift;
+    factor = static_cast<uint32_t>(((uint64_t{1} << (31 + shift)) + static_cast<uint64_t>(divisor) - 1) /
+                                   static_cast<uint64_t>(divisor));
+    --shift;
+  }
+  __host__ __device__ int divide(int n) const {
+    if (value <= 1) return n;
+    return static_cast<int>(static_cast<uint32_t>(uint64_t{static_cast<uint32_t>(n)} * factor >> 32) >> shift);
+  }
+  // The remainder; n becomes the quotient.
+  __host__ __device__ int next(int& n) const {
+    const int quotient = divide(n), rest = n - quotient * value;
+    n = quotient;
+    return rest;
+  }
+};
+
 // What the 16 codes of a format stand for: int8, codes 0..7 in `low`, 8..15 in `high`.
 struct Values {
   uint32_t low[2], high[2];
@@ -35,7 +60,7 @@ struct Sink {
   int64_t size;       // results
   float scale;
   int bfloat16, accumulate;
-  int quads;  // four neighbours may be written at once
+  int eights;  // eight neighbours may be written at once
 };
 
 __device__ inline float finished(const Sink& sink, int64_t channel, float sum, float old) {
@@ -112,10 +137,12 @@ class Activations {
   bool packs_ = false;
 };
 
-// Rows of weights likewise.
+// Rows of weights likewise. Apart: what is packed has the codes of 8 in the order 0 4 1 5 2 6 3 7, so that those at
+// even places are the first four.
 class WeightRows {
  public:
-  WeightRows(const uint8_t* codes, const ConvShape& s, int64_t merged, bool transposed, Layout& layout);
+  enum class Order { as_they_are, transposed, transposed_apart };
+  WeightRows(const uint8_t* codes, const ConvShape& s, int64_t merged, Order order, Layout& layout);
   int64_t row_bytes() const { return s_.kh * s_.kw * chunks_ * 16; }
   int64_t group_bytes() const { return rows_ * row_bytes(); }
   const uint8_t* ready(const Layout& layout) const;
@@ -124,7 +151,8 @@ class WeightRows {
   const uint8_t* codes_;
   ConvShape s_;
   int64_t merged_, rows_ = 0, chunks_ = 0, at_ = 0;
-  bool transposed_, packs_ = false;
+  Order order_;
+  bool packs_ = false;
 };
 
 // ---- Parts of K -----------------------------------------------------------------------------------------------------

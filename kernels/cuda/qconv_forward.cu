@@ -44,11 +44,14 @@ void forward(const QConvForwardArgs& a) {
   const int64_t m = s.n * s.oh() * s.ow(), n = merged * s.o_group();
   Layout layout;
   const Activations x(a.x, s.n * s.h * s.w, s.c, groups, layout);
-  const WeightRows w(a.w, s, merged, false, layout);
+  const WeightRows w(a.w, s, merged, WeightRows::Order::as_they_are, layout);
   const int64_t k_tiles = divide_up(s.kh * s.kw * x.chunks() * kChunk, kTileK);
-  const Tile tile = choose_tile(groups, m, n);
-  const Split split =
-      choose_split(groups * tiles_of(tile, m, n), k_tiles, max_int32_terms(a.x_format, a.w_format), sink.size);
+  const Tile tile = choose_tile(groups, m, n, false);
+  const Decoder x_decoder = decoder_of(a.x_format);
+  const bool integers = a.w_format == Format::int4 && x_decoder != Decoder::table;
+  const int shift = integers ? shift_of(x_decoder) + shift_of(Decoder::int4) : 0;
+  const Split split = choose_split(tile, groups * tiles_of(tile, m, n), k_tiles,
+                                   max_int32_terms(a.x_format, a.w_format) >> shift, sink.size);
   const int64_t partials = layout.add(split.splits > 1 ? split.splits * sink.size * 4 : 0);
   layout.allocate();
   const Patches p{.a = x.ready(layout),
@@ -57,17 +60,23 @@ void forward(const QConvForwardArgs& a) {
                   .b_values = w_values,
                   .y = forward_axis(s.h, s.oh(), s.kh, s.stride_h, s.pad_h, s.dilation_h),
                   .x = forward_axis(s.w, s.ow(), s.kw, s.stride_w, s.pad_w, s.dilation_w),
-                  .a_pixel = x.row_bytes(),
-                  .b_row = w.row_bytes(),
-                  .b_group = w.group_bytes(),
+                  .y_rows = Divisor(s.oh()),
+                  .x_rows = Divisor(s.ow()),
+                  .x_taps = Divisor(s.kw),
+                  .chunks = Divisor(x.chunks()),
+                  .a_pixel = static_cast<uint32_t>(x.row_bytes() / 16),
+                  .b_row = static_cast<uint32_t>(w.row_bytes() / 16),
+                  .b_group = static_cast<uint32_t>(w.group_bytes() / 16),
                   .m = static_cast<int>(m),
                   .n = static_cast<int>(n),
-                  .chunks = static_cast<int>(x.chunks()),
                   .kernel_w = static_cast<int>(s.kw),
-                  .channels = static_cast<int>(s.o),
-                  .unused = 0};
-  const Sink parts = sink_of_product(sink, n, split, partials, layout);
-  run_tile<PatchGather>(tile, "qconv_forward", p, grid_of(tile, m, n, k_tiles, split.splits), groups, parts);
+                  .channels = static_cast<int>(s.o)};
+  Sink parts = sink_of_product(sink, n, split, partials, layout);
+  const int left = scale_takes(parts, shift) ? 0 : shift;
+  const auto run = !integers                     ? run_tile<PatchGather, Decoder::table, Decoder::table, Patches>
+                   : x_decoder == Decoder::uint4 ? run_tile<PatchGather, Decoder::uint4, Decoder::int4, Patches>
+                                                 : run_tile<PatchGather, Decoder::int4, Decoder::int4, Patches>;
+  run(tile, "qconv_forward", p, grid_of(tile, m, n, k_tiles, split.splits, left), groups, parts);
   finish("qconv_forward, parts", sink, parts, split, s.o);
 }
 

@@ -6,80 +6,116 @@
 namespace luq::kernels::cuda::qconv {
 
 // A: patches of an image; B: rows of weights. Along K lie taps, and in a tap chunks of channels, so a row of a tile is
-// two chunks, and thread t has the chunks t % 2 of its rows: it copies them and it decodes them.
+// two chunks, of which thread t copies the chunks t % 2. Where A is outside of the image, or beyond the last tap, it is
+// 0, and B whatever lies there; of columns beyond the last one nobody reads the results. Where B is decoded by its bits
+// and A by a table, B is packed apart (WeightRows), so that both have the same order.
 struct Patches {
   const uint8_t *a, *b;
   Values a_values, b_values;
   Axis y, x;
-  int64_t a_pixel, b_row, b_group;  // bytes
-  int m, n;                         // of one group
-  int chunks, kernel_w;             // chunks of a tap
-  int channels, unused;             // of the output
+  Divisor y_rows, x_rows, x_taps, chunks;  // chunks of a tap
+  uint32_t a_pixel, b_row, b_group;        // chunks
+  int m, n;                                // of one group
+  int kernel_w, channels;                  // channels of the output
 };
 
-template <typename S>
+// The place of a chunk among those of A or of B. Neither 8 neighbouring rows, which one matrix of A has, nor rows
+// r, r + 1, r + 8, r + 9, ..., r + 25, which one of B has, meet in a bank.
+__device__ inline int chunk_at(int row, int chunk) {
+  const int turn = ((row >> 2 ^ row >> 4) & 1) | (row >> 3 & 1) << 2;
+  return row / 4 * 8 + ((row % 4 * 2 + chunk) ^ turn);
+}
+
+template <typename S, Decoder A, Decoder B>
 class PatchGather {
  public:
   using Parameters = Patches;
+  using Tile = S;
+  static constexpr int kBlocks = S::blocks(A, B);
 
   __device__ PatchGather(const Patches& p, int group, int m_tile, int n_tile, int k_tile) : p_(p), group_(group) {
-    const int t = static_cast<int>(threadIdx.x);
+    const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
+    LUQ_UNROLL
     for (int i = 0; i < S::kItemsM; ++i) {
       const int m = m_tile * S::kM + (t + i * S::kThreads) / 2;
-      const int column = m % p.x.rows, row = m / p.x.rows % p.y.rows, image = m / p.x.rows / p.y.rows;
+      int image = m;
+      const int column = p.x_rows.next(image), row = p.y_rows.next(image);
       y_[i] = m < p.m ? row * p.y.step + p.y.offset : kNowhere;
       x_[i] = column * p.x.step + p.x.offset;
       pixel_[i] = m < p.m ? (image * p.y.source + y_[i]) * p.x.source + x_[i] : 0;
     }
-    first_n_ = n_tile * S::kN;
-    int chunk = k_tile * (kTileK / kChunk) + t % 2;
-    chunk_ = chunk % p.chunks;
-    chunk /= p.chunks;
-    tap_x_ = p.x.taps > 0 ? chunk % p.x.taps : 0;
-    tap_y_ = p.x.taps > 0 ? chunk / p.x.taps : 0;
+    LUQ_UNROLL
+    for (int i = 0; i < S::kItemsN; ++i) {
+      const int n = n_tile * S::kN + (t + i * S::kThreads) / 2;
+      b_from_[i] = static_cast<uint32_t>(group * p.b_group + (n < p.n ? n : 0) * p.b_row);
+    }
+    tap_ = k_tile * (kTileK / kChunk) + t % 2;
+    chunk_ = p.chunks.next(tap_);
+    enter_tap();
+    // Matrix i has 8 rows from 8 i on, and columns 2 i, 2 i + 1, 8 + 2 i, 8 + 2 i + 1, ....
+    const int row = warp / S::kWarpsN * S::kWarpM + lane;
+    const int column = warp % S::kWarpsN * S::kWarpN + lane % 8 / 2 * 8 + lane / 8 * 2 + lane % 2;
+    for (int step = 0; step < 2; ++step) {
+      a_at_[step] = chunk_at(row, step);
+      b_at_[step] = S::kM * 2 + chunk_at(column, step);
+    }
   }
 
   // The next tile.
   __device__ void copy(uint4* raw) {
     const int t = static_cast<int>(threadIdx.x);
-    const bool any = tap_y_ < p_.y.taps;
-    const int down = tap_y_ * p_.y.offset_step, right = tap_x_ * p_.x.offset_step;
-    const uint8_t* a = p_.a + (int64_t{group_} * p_.chunks + chunk_) * 16;
+    LUQ_UNROLL
     for (int i = 0; i < S::kItemsM; ++i) {
-      const bool inside = any && static_cast<unsigned>(y_[i] + down) < static_cast<unsigned>(p_.y.source) &&
-                          static_cast<unsigned>(x_[i] + right) < static_cast<unsigned>(p_.x.source);
-      const int64_t pixel = inside ? pixel_[i] + down * p_.x.source + right : 0;
-      luq::device::copy_async16(raw + t + i * S::kThreads, a + pixel * p_.a_pixel, inside ? 16 : 0);
+      const int item = t + i * S::kThreads;
+      luq::device::copy_async16(raw + chunk_at(item / 2, item % 2), chunk_of(p_.a, a_from_[i]), a_inside_[i] ? 16 : 0);
     }
-    const int tap = (p_.y.tap_first + tap_y_ * p_.y.tap_step) * p_.kernel_w + p_.x.tap_first + tap_x_ * p_.x.tap_step;
-    const uint8_t* b = p_.b + group_ * p_.b_group + (int64_t{tap} * p_.chunks + chunk_) * 16;
-    for (int i = 0; i < S::kItemsN; ++i) {
-      const int item = t + i * S::kThreads, n = first_n_ + item / 2;
-      if (item >= S::kN * 2) continue;
-      const bool inside = any && n < p_.n;
-      luq::device::copy_async16(raw + S::kM * 2 + item, inside ? b + n * p_.b_row : p_.b, inside ? 16 : 0);
-    }
-    chunk_ += kTileK / kChunk;
-    while (chunk_ >= p_.chunks) {
-      chunk_ -= p_.chunks;
-      if (++tap_x_ < p_.x.taps) continue;
-      tap_x_ = 0;
-      ++tap_y_;
-    }
-  }
-
-  __device__ void decode(const uint4* raw, uint4* values) const {
-    const int t = static_cast<int>(threadIdx.x);
-    for (int i = 0; i < S::kItemsM; ++i) decode_item(p_.a_values, raw, values, t + i * S::kThreads);
+    LUQ_UNROLL
     for (int i = 0; i < S::kItemsN; ++i) {
       const int item = t + i * S::kThreads;
-      if (item < S::kN * 2) decode_item(p_.b_values, raw + S::kM * 2, values + S::kM * 4, item);
+      if (S::kN * 2 % S::kThreads != 0 && item >= S::kN * 2) continue;
+      luq::device::copy_async16(raw + S::kM * 2 + chunk_at(item / 2, item % 2), chunk_of(p_.b, b_from_[i] + b_tap_));
     }
+    chunk_ += kTileK / kChunk;
+    if (chunk_ < p_.chunks.value) return;
+    do {
+      chunk_ -= p_.chunks.value;
+      ++tap_;
+    } while (chunk_ >= p_.chunks.value);
+    enter_tap();
+  }
+
+  // Word i: of row or column l / 4 of matrix i, 8 codes along K.
+  __device__ void load_rows(const uint4* raw, int i, int step, Words& words) const {
+    luq::device::load_matrix_x4(words, raw + i * 64 + a_at_[step]);
+  }
+  __device__ void load_columns(const uint4* raw, int strip, int step, Words& words) const {
+    luq::device::load_matrix_x4(words, raw + strip * 64 + b_at_[step]);
+  }
+
+  __device__ void decode_rows(const Words& words, RowBlocks& blocks) const {
+    LUQ_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      LUQ_UNROLL
+      for (int h = 0; h < 2; ++h) decode<A>(p_.a_values, words[i * 2 + h], blocks[i][h], blocks[i][h + 2]);
+    }
+  }
+  __device__ void decode_columns(const Words& words, ColumnBlocks& blocks) const {
+    LUQ_UNROLL
+    for (int j = 0; j < 4; ++j) decode<B>(p_.b_values, words[j], blocks[j][0], blocks[j][1]);
+  }
+
+  // Of the warp's rows, that of block i, half h, in lanes of which l / 4 is g.
+  __device__ static int row_of(int i, int h, int g) { return i * 16 + h * 8 + g; }
+  // Column k of the lane's 8 of a strip: blocks of columns are 2 j, 2 j + 1, 8 + 2 j, 8 + 2 j + 1, ....
+  template <int kBlocks>
+  __device__ static int result(const int (&sum)[kBlocks][4], int strip, int h, int k) {
+    return sum[strip * 4 + k / 2][h * 2 + k % 2];
   }
 
   __device__ Place row(int m) const {
     if (m >= p_.m) return {-1, 0, 0};
-    const int column = m % p_.x.rows, row = m / p_.x.rows % p_.y.rows, image = m / p_.x.rows / p_.y.rows;
+    int image = m;
+    const int column = p_.x_rows.next(image), row = p_.y_rows.next(image);
     const int64_t pixel = (int64_t{image} * p_.y.out + p_.y.out_first + row * p_.y.out_step) * p_.x.out +
                           p_.x.out_first + column * p_.x.out_step;
     return {pixel * p_.channels + group_ * p_.n, 0, 0};
@@ -89,22 +125,34 @@ class PatchGather {
  private:
   static constexpr int kNowhere = -(1 << 30);
 
-  __device__ static void decode_item(const Values& table, const uint4* raw, uint4* values, int item) {
-    const uint4 codes = raw[item];
-    uint4 first, second;
-    decode8_apart(table, codes.x, first.x, first.y);
-    decode8_apart(table, codes.y, first.z, first.w);
-    decode8_apart(table, codes.z, second.x, second.y);
-    decode8_apart(table, codes.w, second.z, second.w);
-    const int row = item / 2, piece = item % 2 * 2;
-    values[piece_at(row, piece)] = first;
-    values[piece_at(row, piece + 1)] = second;
+  __device__ const uint8_t* chunk_of(const uint8_t* operand, uint32_t index) const {
+    return operand + (uint64_t{index} + static_cast<uint32_t>(chunk_)) * 16;
+  }
+
+  __device__ void enter_tap() {
+    int tap_y = tap_;
+    const int tap_x = p_.x_taps.next(tap_y);
+    const bool any = tap_y < p_.y.taps;
+    const int down = tap_y * p_.y.offset_step, right = tap_x * p_.x.offset_step;
+    LUQ_UNROLL
+    for (int i = 0; i < S::kItemsM; ++i) {
+      a_inside_[i] = any && static_cast<unsigned>(y_[i] + down) < static_cast<unsigned>(p_.y.source) &&
+                     static_cast<unsigned>(x_[i] + right) < static_cast<unsigned>(p_.x.source);
+      const int pixel = a_inside_[i] ? pixel_[i] + down * p_.x.source + right : 0;
+      a_from_[i] = static_cast<uint32_t>(pixel * p_.a_pixel + group_ * p_.chunks.value);
+    }
+    const int tap = (p_.y.tap_first + tap_y * p_.y.tap_step) * p_.kernel_w + p_.x.tap_first + tap_x * p_.x.tap_step;
+    b_tap_ = any ? static_cast<uint32_t>(tap * p_.chunks.value) : 0;
   }
 
   const Patches& p_;
-  int group_, first_n_;
+  int group_;
   int y_[S::kItemsM], x_[S::kItemsM], pixel_[S::kItemsM];
-  int chunk_, tap_x_, tap_y_;
+  int chunk_, tap_;
+  // Of the current tap.
+  uint32_t a_from_[S::kItemsM], b_from_[S::kItemsN], b_tap_;  // chunks: 2^32 of them are 64 GiB
+  bool a_inside_[S::kItemsM];
+  int a_at_[2], b_at_[2];  // where the lane's row for load_matrix_x4 begins
 };
 
 }  // namespace luq::kernels::cuda::qconv

@@ -19,13 +19,18 @@ namespace luq::kernels::cuda::qconv {
 
 constexpr int kChunk = 32;                 // codes that are copied at once
 constexpr int kTileK = 64;                 // codes a tile is deep
-constexpr int kStages = 3;                 // tiles on their way from global memory
+constexpr int kStages = 4;                 // tiles in shared memory, of which all but one are on their way
 constexpr int64_t kMinTilesOfSplit = 8;    // below this, adding the parts costs more than it brings
 constexpr int64_t kMaxPartials = 1 << 26;  // int32 sums in scratch memory, unless int32 itself asks for more
+constexpr int64_t kMaxSplits = 256;
 
-// Blocks that are aimed at: two for each multiprocessor of an H100, whatever the device, so that the choice depends on
-// the shape alone. Tests change it, to have every tile and parts of K from small shapes.
-inline int64_t target_blocks = 264;
+// In the time of a tile along K, half a microsecond: a block's beginning and end, another launch, and a sum of int32
+// that is written and read.
+constexpr double kTilesOfBlock = 6, kTilesOfParts = 6, kTilesOfResult = 5.5e-6;
+
+// Multiprocessors that are aimed at, an H100's, whatever the device, so that the choice depends on the shape alone.
+// Tests change it, to have every tile and parts of K from small shapes.
+inline int64_t target_processors = 132;
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t chunks_of(int64_t codes) { return divide_up(codes, kChunk); }
@@ -79,27 +84,49 @@ constexpr int64_t tiles_of(Tile tile, int64_t m, int64_t n) {
   return divide_up(m, tile_m(tile)) * divide_up(n, tile_n(tile));
 }
 
-// The largest tile that m and n fill and that leaves every multiprocessor something to do; `products` are independent.
-inline Tile choose_tile(int64_t products, int64_t m, int64_t n) {
+// Blocks of a tile that a multiprocessor has at once, and the time that these take for a tile along K, where that of
+// two of 128 x 128 is 100: a small tile does less for each byte that it brings.
+constexpr int64_t blocks_at_once(Tile tile) { return tile == Tile::m128n128 ? 2 : 4; }
+constexpr int64_t time_of(Tile tile) { return tile == Tile::m64n64 ? 66 : tile == Tile::m128n32 ? 60 : 100; }
+inline int64_t turns(Tile tile, int64_t blocks) { return divide_up(blocks, target_processors * blocks_at_once(tile)); }
+
+// The tile of the least time. `products` are independent. The widest is for backward-weight: decoding and transposing
+// two operands, it gains from decoding each less often.
+inline Tile choose_tile(int64_t products, int64_t m, int64_t n, bool may_be_wide) {
   if (n <= 32) return Tile::m128n32;
   if (m <= 64) return Tile::m64n64;
-  const auto fills = [&](Tile tile) { return products * tiles_of(tile, m, n) >= target_blocks / 2; };
-  const bool wide = n % 128 == 0 || n % 128 > 64;
-  if (wide && fills(Tile::m128n128)) return Tile::m128n128;
-  return fills(Tile::m128n64) ? Tile::m128n64 : Tile::m64n64;
+  Tile best = Tile::m64n64;
+  int64_t least = INT64_MAX;
+  for (const Tile tile : {Tile::m128n128, Tile::m128n64, Tile::m64n64}) {
+    if (tile == Tile::m128n128 && !may_be_wide) continue;
+    const int64_t time = turns(tile, products * tiles_of(tile, m, n)) * time_of(tile);
+    if (time < least) {
+      best = tile;
+      least = time;
+    }
+  }
+  return best;
 }
 
 struct Split {
   int64_t splits, tiles;  // parts, and tiles along K of each
 };
 
-// Parts of K: as many as fill the device, and so many that int32 holds each one's sums. `results` are of all products.
-inline Split choose_split(int64_t blocks, int64_t k_tiles, int64_t max_terms, int64_t results) {
-  const int64_t most = std::max<int64_t>(max_terms / kTileK, 1);
-  int64_t splits = std::min({target_blocks / std::max<int64_t>(blocks, 1), k_tiles / kMinTilesOfSplit,
-                             kMaxPartials / std::max<int64_t>(results, 1)});
-  splits = std::max({splits, divide_up(k_tiles, most), int64_t{1}});
-  const int64_t tiles = divide_up(k_tiles, splits);
+// The parts of K that take the least time, and so many that int32 holds each one's sums. `results` are of all products.
+inline Split choose_split(Tile tile, int64_t blocks, int64_t k_tiles, int64_t max_terms, int64_t results) {
+  const int64_t fewest = std::max<int64_t>(divide_up(k_tiles, std::max<int64_t>(max_terms / kTileK, 1)), 1);
+  const int64_t most = std::min({k_tiles / kMinTilesOfSplit, kMaxPartials / std::max<int64_t>(results, 1), kMaxSplits});
+  // In tiles along K: of the blocks, one after the other, and of the parts' way through memory.
+  const auto time = [&](int64_t splits) {
+    const auto times = static_cast<double>(turns(tile, blocks * splits) * time_of(tile)) / 100;
+    const double product = times * (static_cast<double>(divide_up(k_tiles, splits)) + kTilesOfBlock);
+    return splits == 1 ? product : product + kTilesOfParts + kTilesOfResult * static_cast<double>(results * splits);
+  };
+  int64_t best = fewest;
+  for (int64_t splits = fewest + 1; splits <= most; ++splits) {
+    if (time(splits) < time(best)) best = splits;
+  }
+  const int64_t tiles = divide_up(k_tiles, best);
   return {tiles == 0 ? 1 : divide_up(k_tiles, tiles), tiles};
 }
 

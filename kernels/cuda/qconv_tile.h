@@ -7,13 +7,19 @@
 // longer than max_int32_terms.
 //
 // Operands lie in chunks of 32 codes, 16 bytes, of which every one has a pixel (or a row of w) and a tap. cp.async
-// brings chunks to shared memory as they are, or zeros where the tap is outside of the image; kStages tiles of 64 codes
-// along K are on their way. A tile is decoded to int8 while the one before is multiplied, so an element is decoded once
-// in a block. Backward-weight transposes four pixels by eight channels in registers before it decodes. Instructions for
-// 8 codes: 3 for uint4, 7 for int4, 13 for fp4, and in backward-weight 14 for each; two or four stores of shared
-// memory.
+// brings chunks to shared memory as they are, or zeros where the tap is outside of the image; kStages - 1 tiles of 64
+// codes along K are on their way while one is multiplied. Codes stay packed in shared memory: a warp reads its
+// fragments with ldmatrix, 8 codes a word, and decodes them in registers; the order along K is free where both operands
+// have the same, so that the two words of a decoded one are the two halves of a fragment. That decodes an element once
+// in each warp of a row or a column of warps, 2 to 4 times, and costs less than int8 in shared memory did: its
+// bandwidth bounds this kernel, not the decoding. Instructions for 8 codes: 3 for integers, 11 for fp4; in
+// backward-weight, which transposes too, 5 and 15. So a warp's tile is 32 rows of A, which are fp4 in the backward
+// pass, by 64 or, in backward-weight, 128 columns.
 //
-// Results go through shared memory, so that a lane stores four neighbours: 16 bytes of float32, 8 of bfloat16.
+// int4 is decoded as 16 times its value, the nibble in the upper half of its byte; sums are shifted back, exactly.
+//
+// A lane ends with 8 neighbouring results of a row, since the order of rows and columns within a fragment is free, too:
+// it stores 16 bytes of bfloat16, or 32 of float32.
 //
 // Operands whose groups are not whole chunks, or that are not aligned to 16 bytes, are packed again into scratch memory
 // first, with zeros behind each group; narrow groups are merged into a wide one whose weights are 0 between groups;
@@ -25,17 +31,24 @@
 
 #include <luq_cuda/ptx.h>
 
+#include <cmath>
+
 #include "kernels/cuda/qconv_common.h"
+#include "kernels/cuda/vectors.h"
 
 namespace luq::kernels::cuda::qconv {
 
-// A tile of int8 has 64 bytes a row, in four pieces of 16. Where piece `piece` of a row lies: rows 2 i and 2 i + 1 fill
-// the banks, and neither the 8 rows that ldmatrix reads nor those that one store writes lie in the same ones.
-__device__ inline int piece_at(int row, int piece) { return row * 4 + (piece ^ (((row >> 1) ^ (row >> 3)) & 3)); }
+// How an operand is decoded: integers by their bits, or any format by a table.
+enum class Decoder { uint4, int4, table };
+constexpr Decoder decoder_of(Format format) {
+  return format == Format::uint4 ? Decoder::uint4 : format == Format::int4 ? Decoder::int4 : Decoder::table;
+}
+// What a decoded value is multiplied by, as a power of two.
+constexpr int shift_of(Decoder decoder) { return decoder == Decoder::int4 ? 4 : 0; }
 
-// 8 codes, the first in the lowest bits, as int8. The permutation takes selectors of three bits for a byte, and a
-// fourth that makes it all of the byte's sign: the sign of a nibble chooses the half of the table.
-__device__ inline void decode8(const Values& values, uint32_t codes, uint32_t& first, uint32_t& second) {
+// 8 codes, the first in the lowest bits, as int8, in order. The permutation takes selectors of three bits for a byte,
+// and a fourth that makes it all of the byte's sign: the sign of a nibble chooses the half of the table.
+__device__ inline void decode_by_table(const Values& values, uint32_t codes, uint32_t& first, uint32_t& second) {
   const uint32_t index = codes & 0x77777777u, signs = codes << 4;
   const uint32_t high0 = luq::device::permute_bytes(codes, signs, 0x9d8c),
                  high1 = luq::device::permute_bytes(codes, signs, 0xbfae);
@@ -45,22 +58,18 @@ __device__ inline void decode8(const Values& values, uint32_t codes, uint32_t& f
            (luq::device::permute_bytes(values.high[0], values.high[1], index >> 16) & high1);
 }
 
-// 8 codes as int8, those at even places in one word and those at odd places in another: the order along K is free where
-// both operands have the same. Integers need no table; with 0x88 instead of 0 above each byte's code no byte borrows.
-__device__ inline void decode8_apart(const Values& values, uint32_t codes, uint32_t& even, uint32_t& odd) {
-  constexpr uint32_t kCode = 0x0f0f0f0fu;
-  if (values.format == Format::fp4) {
-    uint32_t first, second;
-    decode8(values, codes, first, second);
-    even = luq::device::permute_bytes(first, second, 0x6420);
-    odd = luq::device::permute_bytes(first, second, 0x7531);
-    return;
+// 8 codes as int8: of integers those at even places and those at odd places; by a table, the first four and the others.
+template <Decoder D>
+__device__ inline void decode(const Values& values, uint32_t codes, uint32_t& first, uint32_t& second) {
+  if constexpr (D == Decoder::table) {
+    decode_by_table(values, codes, first, second);
+  } else if constexpr (D == Decoder::uint4) {
+    first = codes & 0x0f0f0f0fu;
+    second = codes >> 4 & 0x0f0f0f0fu;
+  } else {
+    first = codes << 4 & 0xf0f0f0f0u;
+    second = codes & 0xf0f0f0f0u;
   }
-  even = codes & kCode;
-  odd = codes >> 4 & kCode;
-  if (values.format == Format::uint4) return;
-  even = ((even ^ 0x88888888u) - 0x08080808u) ^ 0x80808080u;
-  odd = ((odd ^ 0x88888888u) - 0x08080808u) ^ 0x80808080u;
 }
 
 // A block's tile and its warps'.
@@ -69,12 +78,12 @@ struct Shape {
   static constexpr int kM = BM, kN = BN, kWarpM = WM, kWarpN = WN, kWarpsN = BN / WN;
   static constexpr int kThreads = BM / WM * kWarpsN * 32;
   static constexpr int kItemsM = (BM * 2 + kThreads - 1) / kThreads, kItemsN = (BN * 2 + kThreads - 1) / kThreads;
-};
-
-// Of a warp's results, 16 rows of 32 on their way out; rows apart such that neither their stores nor loads meet in a
-// bank.
-struct Strip {
-  int values[16][40];
+  static_assert(WM % 32 == 0 && WN % 32 == 0);
+  // Blocks that a multiprocessor holds at once, by their registers: a thread has 64 results in 128 of them, or 128 in
+  // 255. Two tables want more than that.
+  static constexpr int blocks(Decoder a, Decoder b) {
+    return (a == Decoder::table && b == Decoder::table ? 256 : WM * WN <= 2048 ? 512 : 256) / kThreads;
+  }
 };
 
 // Where a row or a column of the product belongs: offset -1 is nowhere; `part` of both must be the same.
@@ -82,205 +91,247 @@ struct Place {
   int64_t offset;
   int part, channel;
 };
+__device__ inline bool belong(const Place& row, const Place& column) {
+  return row.offset >= 0 && column.offset >= 0 && row.part == column.part;
+}
 
 template <typename S>
 union Shared {
-  struct {
-    uint4 raw[kStages][(S::kM + S::kN) * 2];  // packed codes, 16 bytes an item: first those of A
-    uint4 values[2][(S::kM + S::kN) * 4];     // int8, rows of A, then of B
-  } in;
-  struct {
-    Place rows[S::kM], columns[S::kN];
-    Strip strips[S::kThreads / 32];
-  } out;
+  uint4 raw[kStages][(S::kM + S::kN) * 2];  // packed codes, 16 bytes an item: first those of A
+  int strips[S::kThreads / 32][16][32];     // results that leave one by one
 };
 
-template <typename S>
-__device__ inline void multiply(const uint4* values, int (&sum)[S::kWarpM / 16][S::kWarpN / 8][4]) {
-  const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
-  const int first_m = warp / S::kWarpsN * S::kWarpM, first_n = warp % S::kWarpsN * S::kWarpN;
-  LUQ_UNROLL
-  for (int step = 0; step < kTileK / 32; ++step) {
-    unsigned a[S::kWarpM / 16][4], b[S::kWarpN / 16][4];
-    for (int i = 0; i < S::kWarpM / 16; ++i) {
-      luq::device::load_matrix_x4(a[i], values + piece_at(first_m + i * 16 + lane % 16, step * 2 + lane / 16));
-    }
-    for (int j = 0; j < S::kWarpN / 16; ++j) {
-      const int row = first_n + j * 16 + lane % 8 + lane / 16 * 8;
-      luq::device::load_matrix_x4(b[j], values + S::kM * 4 + piece_at(row, step * 2 + lane / 8 % 2));
-    }
-    for (int i = 0; i < S::kWarpM / 16; ++i) {
-      for (int j = 0; j < S::kWarpN / 8; ++j) {
-        const unsigned column[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
-        luq::device::mma_s8(sum[i][j], a[i], column, sum[i][j]);
-      }
-    }
-  }
-}
+// What a lane has of 32 rows of A, or 32 columns of B, and 32 codes along K: packed, 4 words, and decoded, two blocks
+// of 16 rows or four blocks of 8 columns, as mma_s8 has them.
+using Words = unsigned[4];
+using RowBlocks = unsigned[2][4];
+using ColumnBlocks = unsigned[4][2];
 
-// Four neighbours, where the sink allows that.
-__device__ inline void store_quad(const Sink& sink, int64_t index, int channel, const int (&sum)[4]) {
+// ---- Results --------------------------------------------------------------------------------------------------------
+
+using OldEight = Packed<BFloat16, 8>;
+
+// 8 results of a row, the first at `offset`. old: what is there, where they are added to bfloat16; it is on its way
+// early. (For float32 there are not the registers.)
+__device__ inline void store_eight(const Sink& sink, int64_t offset, int channel, const int (&sum)[8],
+                                   const OldEight& old) {
   if (sink.partial != nullptr) {
-    *reinterpret_cast<uint4*>(sink.partial + index) =
-        make_uint4(static_cast<unsigned>(sum[0]), static_cast<unsigned>(sum[1]), static_cast<unsigned>(sum[2]),
-                   static_cast<unsigned>(sum[3]));
+    for (int k = 0; k < 8; k += 4) {
+      *reinterpret_cast<uint4*>(sink.partial + offset + k) =
+          make_uint4(static_cast<unsigned>(sum[k]), static_cast<unsigned>(sum[k + 1]),
+                     static_cast<unsigned>(sum[k + 2]), static_cast<unsigned>(sum[k + 3]));
+    }
     return;
   }
-  float value[4] = {};
+  float value[8];
+  for (int k = 0; k < 8; ++k) value[k] = __fmul_rn(static_cast<float>(sum[k]), sink.scale);
+  if (sink.bias != nullptr) {
+    for (int k = 0; k < 8; ++k) value[k] = __fadd_rn(value[k], sink.bias[channel + k]);
+  }
   if (sink.bfloat16 != 0) {
-    auto* y = reinterpret_cast<uint2*>(static_cast<BFloat16*>(sink.y) + index);
     if (sink.accumulate != 0) {
-      const uint2 old = *y;
-      value[0] = bits_float(old.x << 16);
-      value[1] = bits_float(old.x & 0xffff0000u);
-      value[2] = bits_float(old.y << 16);
-      value[3] = bits_float(old.y & 0xffff0000u);
+      for (int k = 0; k < 8; ++k) value[k] = __fadd_rn(value[k], old[k]);
     }
-    uint32_t bits[4];
-    for (int k = 0; k < 4; ++k) {
-      bits[k] = to_bfloat16(finished(sink, channel + k, static_cast<float>(sum[k]), value[k])).bits;
+    Packed<BFloat16, 8>::of(value).store(static_cast<BFloat16*>(sink.y) + offset);
+  } else {
+    if (sink.accumulate != 0) {
+      const auto there = Packed<float, 8>::load(static_cast<const float*>(sink.y) + offset);
+      for (int k = 0; k < 8; ++k) value[k] = __fadd_rn(value[k], there[k]);
     }
-    *y = make_uint2(bits[0] | bits[1] << 16, bits[2] | bits[3] << 16);
-    return;
-  }
-  auto* y = reinterpret_cast<float4*>(static_cast<float*>(sink.y) + index);
-  if (sink.accumulate != 0) {
-    const float4 old = *y;
-    value[0] = old.x;
-    value[1] = old.y;
-    value[2] = old.z;
-    value[3] = old.w;
-  }
-  for (int k = 0; k < 4; ++k) value[k] = finished(sink, channel + k, static_cast<float>(sum[k]), value[k]);
-  *y = make_float4(value[0], value[1], value[2], value[3]);
-}
-
-// A strip of 16 rows of 32, whose places are given: a lane has four neighbours of every fourth row.
-__device__ inline void store_strip(const Sink& sink, const Strip& strip, const Place* rows, const Place* columns) {
-  const int lane = static_cast<int>(threadIdx.x % 32), first = lane % 8 * 4;
-  for (int i = lane / 8; i < 16; i += 4) {
-    const Place row = rows[i];
-    if (row.offset < 0) continue;
-    const uint4 words = *reinterpret_cast<const uint4*>(&strip.values[i][first]);
-    const int sum[4] = {static_cast<int>(words.x), static_cast<int>(words.y), static_cast<int>(words.z),
-                        static_cast<int>(words.w)};
-    if (sink.quads != 0) {
-      const Place column = columns[first];
-      if (column.offset >= 0 && column.part == row.part) {
-        store_quad(sink, row.offset + column.offset, column.channel, sum);
-      }
-      continue;
-    }
-    for (int k = 0; k < 4; ++k) {
-      const Place column = columns[first + k];
-      if (column.offset >= 0 && column.part == row.part) {
-        store_one(sink, row.offset + column.offset, column.channel, sum[k]);
-      }
-    }
+    Packed<float, 8>::of(value).store(static_cast<float*>(sink.y) + offset);
   }
 }
 
+// Tiles of the product, parts of K and tiles of each; shift: of the sums, for int4 decoded as 16 times itself, where
+// the sink's scale has not got it.
 struct Grid {
-  int m_tiles, n_tiles, splits, split_tiles, k_tiles, unused;
+  Divisor m_tiles, n_tiles, splits;
+  int split_tiles, k_tiles, shift;
 };
 
-// One block: a tile of the results of one group, of one part of K.
-template <typename S, template <typename> typename Gather>
-__global__ void __launch_bounds__(S::kThreads, 512 / S::kThreads)
-    product(typename Gather<S>::Parameters parameters, Grid grid, Sink sink) {
-  auto& shared = luq::device::shared_memory<Shared<S>>();
-  int block = static_cast<int>(blockIdx.x);
-  const int n_tile = block % grid.n_tiles;
-  block /= grid.n_tiles;
-  const int m_tile = block % grid.m_tiles;
-  block /= grid.m_tiles;
-  const int split = block % grid.splits, group = block / grid.splits;
-  const int first = split * grid.split_tiles;
-  const int end = first + grid.split_tiles < grid.k_tiles ? first + grid.split_tiles : grid.k_tiles;
-  Gather<S> gather(parameters, group, m_tile, n_tile, first);
-  int sum[S::kWarpM / 16][S::kWarpN / 8][4] = {};
-
-  // Tile k + kStages is copied and tile k + 1 decoded while tile k is multiplied.
-  for (int stage = 0; stage < kStages; ++stage) {
-    if (first + stage < end) gather.copy(shared.in.raw[stage]);
-    luq::device::commit_copies();
-  }
-  luq::device::wait_for_copies<kStages - 1>();
-  __syncthreads();
-  if (first < end) gather.decode(shared.in.raw[0], shared.in.values[0]);
-  int stage = 0, half = 0;
-  for (int k = first; k < end; ++k) {
-    luq::device::wait_for_copies<kStages - 2>();
-    __syncthreads();
-    if (k + kStages < end) gather.copy(shared.in.raw[stage]);
-    luq::device::commit_copies();
-    stage = stage + 1 == kStages ? 0 : stage + 1;
-    if (k + 1 < end) gather.decode(shared.in.raw[stage], shared.in.values[half ^ 1]);
-    multiply<S>(shared.in.values[half], sum);
-    half ^= 1;
-  }
-
-  // Results leave by way of shared memory, so that neighbours are stored together.
-  __syncthreads();
-  const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
-  if (t < S::kM) shared.out.rows[t] = gather.row(m_tile * S::kM + t);
-  if (t < S::kN) shared.out.columns[t] = gather.column(n_tile * S::kN + t);
-  __syncthreads();
-  if (sink.partial != nullptr) sink.partial += split * sink.size;
-  static_assert(S::kWarpN == 32 && S::kM <= S::kThreads && S::kN <= S::kThreads);
-  const int first_m = warp / S::kWarpsN * S::kWarpM, first_n = warp % S::kWarpsN * S::kWarpN;
-  Strip& strip = shared.out.strips[warp];
+// A warp's results, where 8 neighbours are stored at once: a lane has 8 columns of each strip of 32.
+template <typename S, typename Gather>
+__device__ inline void store_eights(const Gather& gather, const Sink& sink, int first_m, int first_n,
+                                    const int (&sum)[S::kWarpM / 16][S::kWarpN / 8][4]) {
+  constexpr int kStrips = S::kWarpN / 32;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const bool adds = sink.accumulate != 0 && sink.bfloat16 != 0 && sink.partial == nullptr;
+  Place columns[kStrips];
+  LUQ_UNROLL
+  for (int strip = 0; strip < kStrips; ++strip) columns[strip] = gather.column(first_n + strip * 32 + lane % 4 * 8);
   LUQ_UNROLL
   for (int i = 0; i < S::kWarpM / 16; ++i) {
+    Place rows[2];
+    OldEight old[2][kStrips];
     LUQ_UNROLL
-    for (int j = 0; j < S::kWarpN / 8; ++j) {
-      for (int lower = 0; lower < 2; ++lower) {
-        *reinterpret_cast<uint2*>(&strip.values[lane / 4 + lower * 8][j * 8 + lane % 4 * 2]) =
-            make_uint2(static_cast<unsigned>(sum[i][j][lower * 2]), static_cast<unsigned>(sum[i][j][lower * 2 + 1]));
+    for (int h = 0; h < 2; ++h) {
+      rows[h] = gather.row(first_m + Gather::row_of(i, h, lane / 4));
+      LUQ_UNROLL
+      for (int strip = 0; strip < kStrips; ++strip) {
+        if (adds && belong(rows[h], columns[strip])) {
+          old[h][strip] = OldEight::load(static_cast<const BFloat16*>(sink.y) + rows[h].offset + columns[strip].offset);
+        }
       }
     }
-    __syncwarp();
-    store_strip(sink, strip, shared.out.rows + first_m + i * 16, shared.out.columns + first_n);
-    __syncwarp();
+    LUQ_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      LUQ_UNROLL
+      for (int strip = 0; strip < kStrips; ++strip) {
+        if (!belong(rows[h], columns[strip])) continue;
+        int values[8];
+        LUQ_UNROLL
+        for (int k = 0; k < 8; ++k) values[k] = Gather::result(sum[i], strip, h, k);
+        store_eight(sink, rows[h].offset + columns[strip].offset, columns[strip].channel, values, old[h][strip]);
+      }
+    }
+  }
+}
+
+// Any results, one by one: by way of shared memory, so that the loop over rows is short.
+template <typename S, typename Gather>
+__device__ inline void store_singly(const Gather& gather, const Sink& sink, int first_m, int first_n,
+                                    const int (&sum)[S::kWarpM / 16][S::kWarpN / 8][4], int (&strips)[16][32]) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  LUQ_UNROLL
+  for (int strip = 0; strip < S::kWarpN / 32; ++strip) {
+    const Place column = gather.column(first_n + strip * 32 + lane);
+    LUQ_UNROLL
+    for (int i = 0; i < S::kWarpM / 16; ++i) {
+      LUQ_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        LUQ_UNROLL
+        for (int k = 0; k < 8; ++k) {
+          strips[h * 8 + lane / 4][lane % 4 * 8 + k] = Gather::result(sum[i], strip, h, k);
+        }
+      }
+      __syncwarp();
+      LUQ_UNROLL_NOT
+      for (int r = 0; r < 16; ++r) {
+        const Place row = gather.row(first_m + Gather::row_of(i, r / 8, r % 8));
+        if (!belong(row, column)) continue;
+        store_one(sink, row.offset + column.offset, column.channel, strips[r][lane]);
+      }
+      __syncwarp();
+    }
+  }
+}
+
+// ---- The kernel -----------------------------------------------------------------------------------------------------
+
+// One block: a tile of the results of one group, of one part of K.
+template <typename Gather, typename S = typename Gather::Tile>
+__global__ void __launch_bounds__(S::kThreads, Gather::kBlocks)
+    product(typename Gather::Parameters parameters, Grid grid, Sink sink) {
+  auto& shared = luq::device::shared_memory<Shared<S>>();
+  int block = static_cast<int>(blockIdx.x);
+  const int n_tile = grid.n_tiles.next(block), m_tile = grid.m_tiles.next(block), split = grid.splits.next(block);
+  const int group = block;
+  const int first = split * grid.split_tiles;
+  const int end = first + grid.split_tiles < grid.k_tiles ? first + grid.split_tiles : grid.k_tiles;
+  Gather gather(parameters, group, m_tile, n_tile, first);
+  int sum[S::kWarpM / 16][S::kWarpN / 8][4] = {};
+
+  LUQ_UNROLL_NOT
+  for (int stage = 0; stage < kStages - 1; ++stage) {
+    if (first + stage < end) gather.copy(shared.raw[stage]);
+    luq::device::commit_copies();
+  }
+  int stage = 0;
+  for (int k = first; k < end; ++k) {
+    luq::device::wait_for_copies<kStages - 2>();
+    __syncthreads();  // tile k is there, and nobody reads tile k - 1 any more
+    const int next = stage == 0 ? kStages - 1 : stage - 1;
+    if (k + kStages - 1 < end) gather.copy(shared.raw[next]);
+    luq::device::commit_copies();
+    LUQ_UNROLL
+    for (int step = 0; step < 2; ++step) {
+      Words words;
+      RowBlocks a[S::kWarpM / 32];
+      LUQ_UNROLL
+      for (int i = 0; i < S::kWarpM / 32; ++i) {
+        gather.load_rows(shared.raw[stage], i, step, words);
+        gather.decode_rows(words, a[i]);
+      }
+      LUQ_UNROLL
+      for (int strip = 0; strip < S::kWarpN / 32; ++strip) {
+        ColumnBlocks b;
+        gather.load_columns(shared.raw[stage], strip, step, words);
+        gather.decode_columns(words, b);
+        LUQ_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          LUQ_UNROLL
+          for (int i = 0; i < S::kWarpM / 16; ++i) {
+            int(&here)[4] = sum[i][strip * 4 + j];
+            luq::device::mma_s8(here, a[i / 2][i % 2], b[j], here);
+          }
+        }
+      }
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+  }
+  if (sink.partial != nullptr) sink.partial += split * sink.size;
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  const int first_m = m_tile * S::kM + warp / S::kWarpsN * S::kWarpM;
+  const int first_n = n_tile * S::kN + warp % S::kWarpsN * S::kWarpN;
+  if (grid.shift != 0) {
+    for (auto& row : sum) {
+      for (auto& block : row) {
+        for (int& value : block) value >>= grid.shift;
+      }
+    }
+  }
+  if (sink.eights != 0) {
+    store_eights<S>(gather, sink, first_m, first_n, sum);
+  } else {
+    __syncthreads();
+    store_singly<S>(gather, sink, first_m, first_n, sum, shared.strips[warp]);
   }
 }
 
 // ---- The host's side ------------------------------------------------------------------------------------------------
 
-template <typename S, template <typename> typename Gather>
-void run_product(const char* name, const typename Gather<S>::Parameters& parameters, const Grid& grid, int64_t groups,
+template <typename Gather>
+void run_product(const char* name, const typename Gather::Parameters& parameters, const Grid& grid, int64_t groups,
                  const Sink& sink) {
-  constexpr auto kernel = product<S, Gather>;
+  constexpr auto kernel = product<Gather>;
+  using S = typename Gather::Tile;
   constexpr auto kBytes = static_cast<int>(sizeof(Shared<S>));
-  if (kBytes > 48 << 10) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), name);
-  }
-  const int64_t blocks = groups * grid.splits * grid.m_tiles * grid.n_tiles;
+  static_assert(kBytes <= 48 << 10);
+  const int64_t blocks = groups * grid.splits.value * grid.m_tiles.value * grid.n_tiles.value;
   launch(name, kernel, {.blocks = blocks, .threads = S::kThreads, .shared_bytes = kBytes}, parameters, grid, sink);
 }
 
-template <template <typename> typename Gather, typename Parameters>
+template <template <typename, Decoder, Decoder> typename Gather, Decoder A, Decoder B, typename Parameters>
 void run_tile(Tile tile, const char* name, const Parameters& parameters, const Grid& grid, int64_t groups,
               const Sink& sink) {
   switch (tile) {
     case Tile::m128n128:
-      return run_product<Shape<128, 128, 64, 32>, Gather>(name, parameters, grid, groups, sink);
+      return run_product<Gather<Shape<128, 128, 32, 128>, A, B>>(name, parameters, grid, groups, sink);
     case Tile::m128n64:
-      return run_product<Shape<128, 64, 32, 32>, Gather>(name, parameters, grid, groups, sink);
+      return run_product<Gather<Shape<128, 64, 32, 64>, A, B>>(name, parameters, grid, groups, sink);
     case Tile::m128n32:
-      return run_product<Shape<128, 32, 32, 32>, Gather>(name, parameters, grid, groups, sink);
+      return run_product<Gather<Shape<128, 32, 32, 32>, A, B>>(name, parameters, grid, groups, sink);
     case Tile::m64n64:
-      return run_product<Shape<64, 64, 32, 32>, Gather>(name, parameters, grid, groups, sink);
+      return run_product<Gather<Shape<64, 64, 32, 32>, A, B>>(name, parameters, grid, groups, sink);
   }
 }
 
-inline Grid grid_of(Tile tile, int64_t m, int64_t n, int64_t k_tiles, int64_t splits) {
-  return {.m_tiles = static_cast<int>(divide_up(m, tile_m(tile))),
-          .n_tiles = static_cast<int>(divide_up(n, tile_n(tile))),
-          .splits = static_cast<int>(splits),
+// Where the results are floats at once, their scale takes the shift: both products are rounded alike, as long as the
+// smaller scale is a normal number.
+inline bool scale_takes(Sink& sink, int shift) {
+  const float scale = std::ldexp(sink.scale, -shift);
+  if (sink.partial != nullptr || sink.sums != nullptr || !std::isnormal(scale)) return false;
+  sink.scale = scale;
+  return true;
+}
+
+inline Grid grid_of(Tile tile, int64_t m, int64_t n, int64_t k_tiles, int64_t splits, int shift) {
+  return {.m_tiles = Divisor(divide_up(m, tile_m(tile))),
+          .n_tiles = Divisor(divide_up(n, tile_n(tile))),
+          .splits = Divisor(splits),
           .split_tiles = static_cast<int>(divide_up(k_tiles, splits)),
           .k_tiles = static_cast<int>(k_tiles),
-          .unused = 0};
+          .shift = shift};
 }
 
 }  // namespace luq::kernels::cuda::qconv

@@ -156,11 +156,11 @@ TEST_CASE("cuda qconv: every tile, and parts of K", "[cuda][qconv]") {
     check_shape(square(1500, 1, 32, 34, 1), formats, random);  // of backward-weight
   }
   struct Restore {
-    int64_t target = cuda::qconv::target_blocks;
-    ~Restore() { cuda::qconv::target_blocks = target; }
+    int64_t target = cuda::qconv::target_processors;
+    ~Restore() { cuda::qconv::target_processors = target; }
   } restore;
   for (const int64_t target : {1, 6, 100000}) {
-    cuda::qconv::target_blocks = target;
+    cuda::qconv::target_processors = target;
     check_shape(square(2, 7, 96, 160, 1), {}, random);
     check_shape(square(140, 1, 130, 100, 1), {Format::int4, Format::int4}, random);
     check_shape(square(1, 10, 64, 64, 3, 1, 1), {}, random);
@@ -172,16 +172,17 @@ TEST_CASE("cuda qconv: every tile, and parts of K", "[cuda][qconv]") {
 
 TEST_CASE("cuda qconv: the choice of tiles and parts", "[cuda][qconv]") {
   using namespace cuda::qconv;
-  CHECK(choose_tile(1, 64 * 56 * 56, 64) == Tile::m128n64);
-  CHECK(choose_tile(1, 64 * 28 * 28, 128) == Tile::m128n128);
-  CHECK(choose_tile(1, 64 * 28 * 28, 32) == Tile::m128n32);
-  CHECK(choose_tile(1, 64 * 7 * 7, 512) == Tile::m128n64);
-  CHECK(choose_tile(1, 64, 1000) == Tile::m64n64);
-  CHECK(choose_tile(1, 8 * 7 * 7, 512) == Tile::m64n64);
+  CHECK(choose_tile(1, 64 * 56 * 56, 64, false) == Tile::m128n64);
+  CHECK(choose_tile(1, 64 * 56 * 56, 128, false) == Tile::m128n64);
+  CHECK(choose_tile(1, 64 * 28 * 28, 32, false) == Tile::m128n32);
+  CHECK(choose_tile(1, 64, 1000, false) == Tile::m64n64);
+  CHECK(choose_tile(1, 8 * 7 * 7, 512, false) == Tile::m64n64);
+  CHECK(choose_tile(100, 256, 1024, true) == Tile::m128n128);
+  CHECK(choose_tile(1, 512, 512, true) == Tile::m64n64);
   for (const int64_t blocks : {int64_t{1}, int64_t{7}, int64_t{300}}) {
     for (const int64_t k_tiles : {int64_t{0}, int64_t{1}, int64_t{9}, int64_t{64}, int64_t{1000}, int64_t{123457}}) {
       for (const int64_t max_terms : {int64_t{100}, max_int32_terms(Format::fp4, Format::uint4)}) {
-        const Split split = choose_split(blocks, k_tiles, max_terms, 1000);
+        const Split split = choose_split(Tile::m128n64, blocks, k_tiles, max_terms, 1000);
         CHECK(split.splits >= 1);
         CHECK(split.splits * split.tiles >= k_tiles);
         CHECK((split.splits - 1) * split.tiles <= k_tiles);
