@@ -9,7 +9,10 @@
 namespace luq::kernels::cuda {
 namespace {
 
-constexpr int64_t kMostWorkspace = int64_t{256} << 20;
+// Of an engine: enough for copies of the operands in another layout, without which some of float32 are hundreds of
+// times slower.
+int64_t most_workspace(const ConvShape& s) { return (int64_t{256} << 20) + 8 * (s.x_size() + s.w_size() + s.y_size()); }
+
 constexpr int64_t kX = 'x', kW = 'w', kY = 'y';  // names of the operands
 
 void destroy(void* descriptor) { cudnnBackendDestroyDescriptor(descriptor); }
@@ -132,14 +135,15 @@ std::vector<CudnnDescriptor> proposals(const CudnnTarget& target, const CudnnDes
   return configurations;
 }
 
-std::optional<CudnnPlan> plan_of(const CudnnTarget& target, const CudnnDescriptor& configuration, bool bfloat16) {
+std::optional<CudnnPlan> plan_of(const CudnnTarget& target, const CudnnDescriptor& configuration,
+                                 const CudnnProblem& problem) {
   CudnnDescriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t pointer = engine.get();
   int64_t count = 0;
   check_cudnn(cudnnBackendGetAttribute(configuration.get(), CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR,
                                        1, &count, &pointer),
               "cudnnBackendGetAttribute");
-  if (!may_run(engine, bfloat16)) return std::nullopt;
+  if (!may_run(engine, problem.bfloat16)) return std::nullopt;
   CudnnDescriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
   plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configuration);
   if (target.device != nullptr) {
@@ -152,7 +156,7 @@ std::optional<CudnnPlan> plan_of(const CudnnTarget& target, const CudnnDescripto
   check_cudnn(cudnnBackendGetAttribute(plan.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1,
                                        &count, &bytes),
               "cudnnBackendGetAttribute");
-  if (bytes > kMostWorkspace) return std::nullopt;
+  if (bytes > most_workspace(problem.shape)) return std::nullopt;
   return CudnnPlan{std::move(plan), bytes};
 }
 
@@ -205,9 +209,9 @@ std::optional<CudnnPlan> plan_convolution(const CudnnTarget& target, const Cudnn
   graph.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, operation);
   if (target.handle != nullptr) graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, target.handle);
   if (!graph.finalize()) return std::nullopt;
-  for (const cudnnBackendHeurMode_t mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK}) {
+  for (const cudnnBackendHeurMode_t mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_B, CUDNN_HEUR_MODE_FALLBACK}) {
     for (const CudnnDescriptor& configuration : proposals(target, graph, mode)) {
-      if (std::optional<CudnnPlan> plan = plan_of(target, configuration, problem.bfloat16)) return plan;
+      if (std::optional<CudnnPlan> plan = plan_of(target, configuration, problem)) return plan;
     }
   }
   return std::nullopt;
