@@ -358,6 +358,11 @@ std::vector<Field> schema(ExperimentConfig& c) {
       integer("train.micro_batches", c.train.micro_batches, 1, 65535,
               "Equal parts of a batch that run one after the other, for less memory; their gradients are averaged for "
               "one update. Batch norm and running activation scales see each part by itself."),
+      boolean(
+          "train.recompute", c.train.recompute,
+          "Do not keep the outputs of quantised convolutions for the backward pass of the batch norm behind them, "
+          "but make them again from their 4-bit operands: the same weights to the bit, in a fraction of the memory, "
+          "for one more forward product."),
       number("train.clip_grad_norm", c.train.clip_grad_norm, kNonNegative,
              "The gradients' common L2 norm is scaled down to this where it is larger; 0: off."),
       integer("eval.batch_size", c.eval.batch_size, 1, kAnyLarge, "Images per batch of an evaluation."),

@@ -167,9 +167,11 @@ Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor
   }
   if (!needs_grad) return y;
 
-  ctx.tape->record(y, [&kernels, x_value = x.value(), mask, mean, scale, gamma_value = gamma.value(), rows, channels,
-                       training = ctx.training, take_statistics, x_slot = x.slot(), gamma_slot = gamma.slot(),
-                       beta_slot = beta.slot(), residual_slot = has_residual ? residual.slot() : nullptr](Tensor dy) {
+  ctx.tape->record(y, [&kernels, recompute = x.recompute(), x_value = x.recompute() ? Tensor() : x.value(), mask, mean,
+                       scale, gamma_value = gamma.value(), rows, channels, training = ctx.training, take_statistics,
+                       x_slot = x.slot(), gamma_slot = gamma.slot(), beta_slot = beta.slot(),
+                       residual_slot = has_residual ? residual.slot() : nullptr](Tensor dy) {
+    const Tensor x_again = recompute ? recompute() : x_value;
     const bool in_place = dy.unique();
     Tensor dresidual;
     if (residual_slot != nullptr) dresidual = in_place ? dy : Tensor::empty(dy.shape(), dy.dtype(), dy.device());
@@ -177,7 +179,7 @@ Var batch_norm(Ctx& ctx, const Var& x, const Var& gamma, const Var& beta, Tensor
     Tensor dgamma = Tensor::empty({channels}, DType::float32, dy.device());
     Tensor dbeta = Tensor::empty({channels}, DType::float32, dy.device());
     Stats dx_statistics;
-    backward(kernels, {.x = floats(x_value),
+    backward(kernels, {.x = floats(x_again),
                        .dy = floats(std::as_const(dy)),
                        .rows = rows,
                        .c = channels,

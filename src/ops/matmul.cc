@@ -52,8 +52,13 @@ Operand quantize_weights(const Ctx& ctx, const Var& weight, const QuantSpec& spe
   for (const QuantCache::Entry& entry : weight.quant_cache().entries) {
     if (!ctx.training && entry.spec == spec) return {.codes = entry.codes, .values = {}};
   }
+  std::optional<Stats> known;
+  if (ctx.weight_statistics != nullptr) {
+    const auto found = ctx.weight_statistics->find(weight.value().raw());
+    if (found != ctx.weight_statistics->end()) known = found->second;
+  }
   return {.codes = quantize(*ctx.kernels, weight.value(), spec, false, ctx.rng(layer, "weights"),
-                            fmt::format("weight of layer {}", layer)),
+                            fmt::format("weight of layer {}", layer), std::nullopt, known),
           .values = {}};
 }
 
@@ -209,6 +214,14 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
   const bool moments = ctx.training && output.rank() == 4;  // convolutions without a bias are there for a norm
   run_forward(kernels, shape, x_operand, w_operand, bias != nullptr ? bias->value().data<float>() : nullptr, moments,
               y);
+  // The operands are kept for the update anyway.
+  if (ctx.recompute && moments && bias == nullptr && weight.needs_grad() && in_integers(x_operand, w_operand)) {
+    y.set_recompute([&kernels, shape, output, dtype, device, x_operand, w_operand] {
+      Var again(Tensor::empty(output, dtype, device));
+      run_forward(kernels, shape, x_operand, w_operand, nullptr, false, again);
+      return again.value();
+    });
+  }
   describe(ctx, op, layer, x, weight, bias, output, shape, x_operand.format(), w_operand.format(),
            quant.gradients.format);
   trace(ctx, op, layer, x, weight, bias, shape, x_operand, w_operand, y);

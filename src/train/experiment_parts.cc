@@ -68,6 +68,7 @@ Ctx context_of(const ExperimentConfig& config, const QuantPlan& plan) {
   ctx.kernels = &kernels_for(ctx.device);
   ctx.quant = &plan;
   ctx.seed = config.seed;
+  ctx.recompute = config.train.recompute;
   return ctx;
 }
 

@@ -48,8 +48,8 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 // What may change between the parts of one run: nothing that decides its numbers, but for the end, and the device,
 // whose floats are rounded otherwise.
 const std::vector<std::string> changeable_keys = {
-    "device",          "threads",       "train.epochs",       "train.max_steps", "data.path",
-    "train.log_every", "run.directory", "data.broken_images", "data.workers",    "data.prefetch"};
+    "device",          "threads",       "train.epochs",       "train.max_steps", "data.path",    "train.log_every",
+    "train.recompute", "run.directory", "data.broken_images", "data.workers",    "data.prefetch"};
 
 // What the steps of this process since the last train line took.
 struct Timing {
@@ -297,7 +297,7 @@ void Trainer::train_step(const Batch& batch) {
   ctx.training = true;
   std::optional<KernelProfile> profile;
   if (limit_seconds_ == 0) {
-    profile.emplace(*parts_.kernels);
+    profile.emplace(*parts_.kernels, parts_.device);
     ctx.kernels = &profile->kernels();
     optimizer_->use(profile->kernels());
   }

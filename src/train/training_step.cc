@@ -18,6 +18,20 @@ void check_finite(const char* what, double value, Module& model) {
                     : "the first parameter or buffer that holds NaN or infinity is " + name);
 }
 
+// Of every layer's weights that are quantised, where the device takes them all at once.
+std::unordered_map<const void*, Stats> take_weight_statistics(const Ctx& ctx, const ExperimentParts& parts) {
+  std::unordered_map<std::string, const Tensor*> weights;
+  for (const Parameter* parameter : parts.model->parameters()) {
+    weights.emplace(parameter->name, &parameter->var.value());
+  }
+  std::vector<Tensor> wanted;
+  for (const MatmulLayer& layer : parts.model->matmul_layers()) {
+    const auto weight = weights.find(layer.name + ".weight");
+    if (weight != weights.end() && is_4bit(parts.plan[layer.name].weights.format)) wanted.push_back(*weight->second);
+  }
+  return statistics_of(*ctx.kernels, wanted);
+}
+
 }  // namespace
 
 StepOutcome training_step(const ExperimentConfig& config, ExperimentParts& parts, Ctx ctx, Optimizer& optimizer,
@@ -28,6 +42,9 @@ StepOutcome training_step(const ExperimentConfig& config, ExperimentParts& parts
   const int64_t count = config.train.micro_batches;
   const bool clips = config.train.clip_grad_norm > 0;
   StepOutcome outcome;
+  begin("forward");
+  const auto weight_statistics = take_weight_statistics(ctx, parts);
+  ctx.weight_statistics = &weight_statistics;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t first = i * batch.size() / count, end = (i + 1) * batch.size() / count;
     if (first == end) continue;  // broken images were left out

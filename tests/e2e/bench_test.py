@@ -18,7 +18,7 @@ class Bench(Case):
     def test_step(self):
         process = self.luqbench("step", *SMALL_MODEL, "--rounds", "2", "--json", "step.json")
         result = json.loads((self.folder / "step.json").read_text())
-        names = {"luq", "luq_exempt_shortcuts", "fp32", "bf16"}
+        names = {"luq", "luq_recompute", "luq_exempt_shortcuts", "fp32", "bf16"}
         for key in ("images_per_second", "peak_rss_bytes", "step_seconds"):
             self.assertEqual(set(result[key]), names)
         for name in names:
@@ -37,7 +37,7 @@ class Bench(Case):
         self.luqbench("step", "--model", "vgg11_bn", "--batch", "2", "--image-size", "32", "--rounds", "1", "--json",
                       "step.json")
         self.assertEqual(set(json.loads((self.folder / "step.json").read_text())["images_per_second"]),
-                         {"luq", "fp32", "bf16"})
+                         {"luq", "luq_recompute", "fp32", "bf16"})
 
     def test_layers(self):
         process = self.luqbench("layers", *SMALL_MODEL, "--repeats", "1", "--json", "layers.json")

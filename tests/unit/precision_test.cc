@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "luq/config/load.h"
+#include "luq/core/allocator.h"
 #include "luq/train/step_runner.h"
 #include "tests/catch.h"
 
@@ -40,4 +41,27 @@ TEST_CASE("Steps in bfloat16 stay near those in float32, and are the same for an
   CHECK(narrow != wide);
   CHECK(narrow.back() < narrow.front());
   CHECK(losses("bfloat16", policy, 1) == narrow);
+}
+
+TEST_CASE("train.recompute changes the memory of a step and not a bit of its results", "[train][recompute]") {
+  const auto run = [](bool recompute, const std::string& precision) {
+    const std::string yaml =
+        "seed: 3\nmodel: {name: resnet20}\ndata: {name: synthetic, synthetic: {train_images: 16, test_images: 1, "
+        "image_size: 32}}\noptimizer: {lr: 0.01}\nlr_scheduler: {name: constant}\ntrain: {batch_size: 16, recompute: " +
+        std::string(recompute ? "true" : "false") + "}\nthreads: 2\nprecision: " + precision + "\n" + luq_policy;
+    StepRunner runner(parse_experiment(yaml, "test", {}));
+    runner.step();
+    reset_peak_memory();
+    const int64_t before = memory_stats().live_bytes;
+    std::vector<float> losses;
+    for (int i = 0; i < 3; ++i) losses.push_back(runner.step().loss);
+    return std::pair(losses, memory_stats().peak_bytes - before);
+  };
+  for (const char* precision : {"float32", "bfloat16"}) {
+    const auto [kept, kept_bytes] = run(false, precision);
+    const auto [made_again, bytes] = run(true, precision);
+    CAPTURE(precision, kept_bytes, bytes);
+    CHECK(kept == made_again);
+    CHECK(bytes < kept_bytes * 3 / 4);
+  }
 }

@@ -48,11 +48,13 @@ ExperimentConfig experiment(const std::string& name, const StepOptions& options)
   config.optimizer = {.name = "sgd", .lr = 0.01, .momentum = 0.9, .weight_decay = 1e-4};
   config.lr_scheduler.name = "constant";
   config.train.batch_size = options.batch;
-  if (name == "luq" || name == "luq_exempt_shortcuts") {
+  if (name == "luq" || name == "luq_recompute" || name == "luq_exempt_shortcuts") {
     config.quantization.spec = luq_quantization();
+    config.train.recompute = name == "luq_recompute";
     if (name == "luq_exempt_shortcuts") config.quantization.exempt = {"*downsample*"};
   } else if (name != "fp32" && name != "bf16") {
-    fail_user("[luqbench] configuration: expected luq, luq_exempt_shortcuts, fp32 or bf16, got '{}'", name);
+    fail_user("[luqbench] configuration: expected luq, luq_recompute, luq_exempt_shortcuts, fp32 or bf16, got '{}'",
+              name);
   }
   config.precision = name == "fp32" ? "float32" : "bfloat16";
   // Written and read again, so that --set means what it means for luqtrain.
@@ -92,7 +94,7 @@ std::vector<Configuration> configurations(const StepOptions& options) {
                                  "--threads",    number(options.threads),
                                  "--device",     options.device};
   std::vector<Configuration> all;
-  for (const char* name : {"luq", "luq_exempt_shortcuts", "fp32", "bf16"}) {
+  for (const char* name : {"luq", "luq_recompute", "luq_exempt_shortcuts", "fp32", "bf16"}) {
     if (std::string_view(name) == "luq_exempt_shortcuts" && !has_shortcuts(*model)) continue;
     std::vector<std::string> command{fs::read_symlink("/proc/self/exe").string(), "step", "--worker", name};
     command.insert(command.end(), input.begin(), input.end());

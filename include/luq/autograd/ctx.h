@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "luq/autograd/tape.h"
@@ -60,6 +61,9 @@ struct Ctx {
   uint64_t step = 0;  // global step
   uint32_t micro_batch = 0;
   bool training = false;
+  bool recompute = false;  // train.recompute
+  // Statistics of weights, by their memory, that were taken for all of them at the beginning of a step.
+  const std::unordered_map<const void*, Stats>* weight_statistics = nullptr;
 
   // The stream of random bits of a layer and role at this step: make_rng_key(seed, "<layer>:<role>", step, ...).
   RngKey rng(std::string_view layer, std::string_view role, uint32_t sample = 0) const;

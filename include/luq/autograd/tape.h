@@ -67,6 +67,9 @@ class Var {
   // Likewise, for a norm.
   const std::optional<ChannelMoments>& channel_moments() const { return channel_moments_; }
   void set_channel_moments(ChannelMoments moments) { channel_moments_ = std::move(moments); }
+  // Makes the value once more, to the bit: a closure may keep this instead of the value. Empty: it must keep that.
+  const std::function<Tensor()>& recompute() const { return recompute_; }
+  void set_recompute(std::function<Tensor()> recompute) { recompute_ = std::move(recompute); }
 
  private:
   Tensor value_;
@@ -74,6 +77,7 @@ class Var {
   std::shared_ptr<QuantCache> cache_;
   std::optional<Stats> statistics_;
   std::optional<ChannelMoments> channel_moments_;
+  std::function<Tensor()> recompute_;
   bool non_negative_ = false;
 };
 

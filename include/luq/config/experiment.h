@@ -104,6 +104,7 @@ struct TrainConfig {
   double ema_decay = 0;       // of an average of the weights; 0: none
   int64_t micro_batches = 1;  // parts of a batch whose gradients are averaged for one update
   double clip_grad_norm = 0;  // 0: off
+  bool recompute = false;     // outputs of quantised convolutions, for the backward pass of the norm behind them
 };
 
 struct EvalConfig {
