@@ -158,27 +158,29 @@ TEST_CASE("Statistics follow the written order in every table, with any number o
 
 TEST_CASE("Statistics of many tensors are those of each", "[kernels][stats]") {
   std::mt19937 rng(test_seed("many stats"));
-  std::vector<int64_t> counts{0, 5, 4096, 0, 4097, 12001};
-  for (int i = 0; i < 140; ++i) counts.push_back(static_cast<int64_t>(rng() % 400));  // more than one launch takes
-  counts.push_back(4096 * 300 + 7);
-  std::deque<Guarded<float>> x;
-  std::vector<Stats> expected;
-  for (const int64_t count : counts) {
-    x.emplace_back(count);
-    fill(x.back(), Content::gaussian, rng);
-    expected.push_back(stats_by_definition(x.back()));
-  }
-  for_each_table({.elements = 4096 * 300}, [&](const Kernels& table) {
-    if (!table.stats_many) return;
-    std::vector<Stats> stats(counts.size());
-    std::vector<kernels::StatsArgs> tensors;
-    for (size_t i = 0; i < counts.size(); ++i) tensors.push_back({x[i].data(), counts[i], &stats[i]});
-    table.stats_many({.tensors = tensors.data(), .count = static_cast<int64_t>(tensors.size())});
-    for (size_t i = 0; i < counts.size(); ++i) {
-      INFO("tensor " << i << " of " << counts[i]);
-      REQUIRE(same(stats[i], expected[i]));
+  for (const bool large : {false, true}) {
+    std::vector<int64_t> counts{0, 5, 4096, 0, 4097, 12001};
+    for (int i = 0; i < 140; ++i) counts.push_back(static_cast<int64_t>(rng() % 400));  // more than one launch takes
+    if (large) counts.push_back(4096 * 300 + 7);
+    std::deque<Guarded<float>> x;
+    std::vector<Stats> expected;
+    for (const int64_t count : counts) {
+      x.emplace_back(count);
+      fill(x.back(), Content::gaussian, rng);
+      expected.push_back(stats_by_definition(x.back()));
     }
-  });
+    for_each_table({.elements = large ? 4096 * 300 : 60000}, [&](const Kernels& table) {
+      if (!table.stats_many) return;
+      std::vector<Stats> stats(counts.size());
+      std::vector<kernels::StatsArgs> tensors;
+      for (size_t i = 0; i < counts.size(); ++i) tensors.push_back({x[i].data(), counts[i], &stats[i]});
+      table.stats_many({.tensors = tensors.data(), .count = static_cast<int64_t>(tensors.size())});
+      for (size_t i = 0; i < counts.size(); ++i) {
+        INFO("tensor " << i << " of " << counts[i]);
+        REQUIRE(same(stats[i], expected[i]));
+      }
+    });
+  }
 }
 TEST_CASE("Statistics see one NaN or infinity anywhere", "[kernels][stats]") {
   for (const float bad : {NAN, -NAN, INFINITY, -INFINITY}) {

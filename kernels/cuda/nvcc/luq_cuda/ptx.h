@@ -64,8 +64,7 @@ __device__ __forceinline__ unsigned permute_bytes(unsigned x, unsigned y, unsign
   return result;
 }
 
-// Two of them rounded to bfloat16 as to_bfloat16 does, the first in the lower half; of a NaN, which stays one, the bits
-// may differ. cvt.rn.bf16x2.f32.
+// Two of them rounded to bfloat16 as to_bfloat16 does, the first in the lower half; of a NaN 0x7fff. cvt.rn.bf16x2.f32.
 __device__ __forceinline__ unsigned two_bfloat16(float first, float second) {
   unsigned result;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(second), "f"(first));

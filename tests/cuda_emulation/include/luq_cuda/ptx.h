@@ -73,10 +73,11 @@ inline unsigned permute_bytes(unsigned x, unsigned y, unsigned selector) {
   return result;
 }
 
-// Two of them rounded to bfloat16 as to_bfloat16 does, the first in the lower half; of a NaN, which stays one, the bits
-// may differ. cvt.rn.bf16x2.f32.
+// Two of them rounded to bfloat16 as to_bfloat16 does, the first in the lower half; of a NaN 0x7fff, as a device gives
+// it. cvt.rn.bf16x2.f32.
 inline unsigned two_bfloat16(float first, float second) {
-  return to_bfloat16(first).bits | unsigned{to_bfloat16(second).bits} << 16;
+  const auto bits = [](float x) { return x == x ? unsigned{to_bfloat16(x).bits} : 0x7fffu; };
+  return bits(first) | bits(second) << 16;
 }
 
 // 16 bytes that no kernel writes meanwhile. ld.global.nc.
