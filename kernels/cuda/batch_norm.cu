@@ -29,12 +29,15 @@ namespace {
 // Rows that a thread loads before it works on them.
 template <typename T, int N>
 constexpr int kBatchOf = sizeof(T) == 2 || N == 1 ? 4 : 2;
+// Blocks of the sums on a multiprocessor: as many as 64 registers a thread allow, where these are enough.
+template <typename T, int N>
+constexpr int kBlocksOf = sizeof(T) == 2 && N == 8 ? 4 : 1;
 
 // ---- The moments of batch norm --------------------------------------------------------------------------------------
 
 template <typename T, int N>
 struct MomentTerms {
-  static constexpr int kBatch = kBatchOf<T, N>;
+  static constexpr int kBatch = kBatchOf<T, N>, kBlocks = kBlocksOf<T, N>;
   using Row = Packed<T, N>;
   struct Columns {
     Row shift;
@@ -345,7 +348,7 @@ __device__ uint32_t mask_at(const uint8_t* mask, int64_t at) {
 
 template <typename T, int N>
 struct BackwardTerms {
-  static constexpr int kBatch = N == 1 ? 4 : 2;
+  static constexpr int kBatch = N == 1 ? 4 : 2, kBlocks = kBlocksOf<T, N>;
   struct Row {
     Packed<T, N> x, dy;
     uint32_t mask;

@@ -64,10 +64,10 @@ struct ColumnShared {
   float sums[2 * N][kThreads];
 };
 
-// Source: kBatch; Row, what it reads of a row; load(row, row * c + column); and, of a thread's columns, made by
-// source.columns(column): add(row's values, row * c + column, sums).
+// Source: kBatch; kBlocks, what a multiprocessor shall hold at least; Row, what it reads of a row; load(row, row * c +
+// column); and, of a thread's columns, made by source.columns(column): add(row's values, row * c + column, sums).
 template <int N, typename Source>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, Source::kBlocks)
     sum_columns(Source source, int64_t rows, int64_t c, ColumnTiling t, float* partials) {
   auto& shared = luq::device::shared_memory<ColumnShared<N>>();
   const ColumnPlace p = place_in<N>(t, rows, c);
@@ -76,13 +76,15 @@ __global__ void __launch_bounds__(kThreads)
     const auto columns = source.columns(p.column);
     const int64_t step = t.lanes * c;
     int64_t row = p.row, at = p.row * c + p.column;
-    for (; row + (Source::kBatch - 1) * t.lanes < p.end; row += Source::kBatch * t.lanes) {
+    int left = static_cast<int>((p.end - row + t.lanes - 1) / t.lanes);  // at most 128
+    for (; left >= Source::kBatch; left -= Source::kBatch) {
       typename Source::Row values[Source::kBatch];
       for (int k = 0; k < Source::kBatch; ++k) values[k] = source.load(row + k * t.lanes, at + k * step);
       for (int k = 0; k < Source::kBatch; ++k) columns.add(values[k], at + k * step, sums);
+      row += Source::kBatch * t.lanes;
       at += Source::kBatch * step;
     }
-    for (; row < p.end; row += t.lanes, at += step) columns.add(source.load(row, at), at, sums);
+    for (; left > 0; --left, row += t.lanes, at += step) columns.add(source.load(row, at), at, sums);
   }
   const int thread = static_cast<int>(threadIdx.x);
   for (int i = 0; i < 2 * N; ++i) shared.sums[i][thread] = sums[i / N][i % N];

@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T, int N>
 struct LayerNormTerms {
-  static constexpr int kBatch = N == 1 ? 4 : 2;
+  static constexpr int kBatch = N == 1 ? 4 : 2, kBlocks = 1;
   struct Row {
     Packed<T, N> x, dy;
     float mean, inverse_std;

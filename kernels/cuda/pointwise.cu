@@ -200,7 +200,7 @@ void dropout(const DropoutArgs& a) {
 
 template <int N>
 struct ColumnTerms {
-  static constexpr int kBatch = 4;
+  static constexpr int kBatch = 4, kBlocks = 1;
   using Row = Packed<float, N>;
   struct Columns {
     __device__ void add(const Row& x, int64_t, float (&sums)[2][N]) const {

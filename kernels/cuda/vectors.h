@@ -36,6 +36,7 @@ struct Packed {
       p.word[0] = bits.x;
       p.word[1] = bits.y;
     } else {
+      LUQ_UNROLL
       for (int i = 0; i < kWords; i += 4) {
         const uint4 bits = reinterpret_cast<const uint4*>(x)[i / 4];
         p.word[i] = bits.x;
@@ -52,6 +53,7 @@ struct Packed {
     } else if constexpr (kWords == 2) {
       *reinterpret_cast<uint2*>(y) = make_uint2(word[0], word[1]);
     } else {
+      LUQ_UNROLL
       for (int i = 0; i < kWords; i += 4) {
         reinterpret_cast<uint4*>(y)[i / 4] = make_uint4(word[i], word[i + 1], word[i + 2], word[i + 3]);
       }
@@ -72,8 +74,10 @@ struct Packed {
     if constexpr (N == 1) {
       p.word[0] = float_bits(value[0]);
     } else if constexpr (sizeof(T) == 4) {
+      LUQ_UNROLL
       for (int i = 0; i < N; ++i) p.word[i] = float_bits(value[i]);
     } else {
+      LUQ_UNROLL
       for (int i = 0; i < N; i += 2) {
         p.word[i / 2] = luq::device::two_bfloat16(value[i], value[i + 1]);
       }

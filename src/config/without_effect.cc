@@ -39,6 +39,9 @@ std::vector<Condition> conditions(const ExperimentConfig& c) {
       {{"lr_scheduler.pct_start", "lr_scheduler.div_factor", "lr_scheduler.final_div_factor"},
        schedule("one_cycle"),
        with_schedule},
+      {{"train.recompute"},
+       is_4bit(c.quantization.spec.weights.format) && is_4bit(c.quantization.spec.activations.format),
+       "weights or activations in float32"},
       {{"lr_scheduler.warmup_start_factor"}, c.lr_scheduler.warmup_epochs > 0, "lr_scheduler.warmup_epochs 0"},
   };
 }
