@@ -9,9 +9,9 @@
 //
 // Sums of columns: columns.h.
 #include <type_traits>
+
 #include "kernels/cuda/columns.h"
 #include "kernels/cuda/exp.h"
-
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/tables.h"
 #include "kernels/cuda/vectors.h"

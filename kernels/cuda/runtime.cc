@@ -49,8 +49,21 @@ void* scratch(int64_t bytes) {
     memory = nullptr;
     size = 0;
     const int64_t rounded = std::max<int64_t>(bytes + bytes / 4, 1 << 16);
-    check(cudaMalloc(&memory, static_cast<size_t>(rounded)),
-          fmt::format("growing the scratch memory to {} bytes", rounded).c_str());
+    cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(rounded));
+    if (error == cudaErrorMemoryAllocation) {  // the tensors' pool may hold what is free
+      cudaGetLastError();
+      cudaMemPool_t pool = nullptr;
+      check(cudaDeviceGetDefaultMemPool(&pool, 0), "looking for the pool of device memory");
+      check(cudaMemPoolTrimTo(pool, 0), "giving back device memory");
+      error = cudaMalloc(&memory, static_cast<size_t>(rounded));
+    }
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      memory = nullptr;
+      throw OutOfMemory(fmt::format("[cuda] out of memory: {} bytes wanted for the kernels' scratch memory; {}",
+                                    rounded, kLessMemory));
+    }
+    check(error, "growing the scratch memory");
     size = rounded;
   }
   return memory;

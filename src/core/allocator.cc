@@ -97,11 +97,9 @@ MemoryStats device_stats;
 void* allocate_on(Device device, int64_t bytes) {
   void* pointer = device_memory(device)->allocate(bytes);
   if (pointer == nullptr) {
-    throw OutOfMemory(
-        fmt::format("[allocate] {}: out of memory: {} bytes wanted, {} in tensors, {} at most so far; lower "
-                    "train.batch_size, raise train.micro_batches, set train.recompute where convolutions are "
-                    "quantised, or lower eval.batch_size where it evaluates",
-                    to_string(device), bytes, device_stats.live_bytes, device_stats.peak_bytes));
+    throw OutOfMemory(fmt::format("[allocate] {}: out of memory: {} bytes wanted, {} in tensors, {} at most so far; {}",
+                                  to_string(device), bytes, device_stats.live_bytes, device_stats.peak_bytes,
+                                  kLessMemory));
   }
   device_stats.live_bytes += bytes;
   device_stats.peak_bytes = std::max(device_stats.peak_bytes, device_stats.live_bytes);

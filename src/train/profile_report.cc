@@ -77,13 +77,14 @@ std::string profile_report(const ExperimentConfig& config, const ProfileOptions&
 
   std::ranges::sort(times);
   const auto images = static_cast<double>(runner.batch_size());
-  std::string text = fmt::format("machine  {}\n", to_string(machine));
-  text += fmt::format(
-      "step     {:.1f} ms for {} images, {:.1f} images/s (median {:.1f} ms of {}); the machine's limits allow {:.1f} "
-      "ms, "
-      "{:.0f} %\n\n",
-      step_seconds * 1e3, runner.batch_size(), images / step_seconds, times[times.size() / 2] * 1e3, times.size(),
-      total.limit / steps * 1e3, 100 * total.limit / steps / step_seconds);
+  const bool on_cpu = parse_device(config.device).type == DeviceType::cpu;
+  std::string text = fmt::format("machine  {}\n", on_cpu ? to_string(machine) : describe_cuda());
+  text += fmt::format("step     {:.1f} ms for {} images, {:.1f} images/s (median {:.1f} ms of {}){}\n\n",
+                      step_seconds * 1e3, runner.batch_size(), images / step_seconds, times[times.size() / 2] * 1e3,
+                      times.size(),
+                      machine.known() ? fmt::format("; the machine's limits allow {:.1f} ms, {:.0f} %",
+                                                    total.limit / steps * 1e3, 100 * total.limit / steps / step_seconds)
+                                      : "");
   size_t name = 6, shape = options.shapes ? 5 : 0;
   for (const Row& row : rows) {
     name = std::max(name, row.kernel.size());
@@ -96,21 +97,22 @@ std::string profile_report(const ExperimentConfig& config, const ProfileOptions&
     const std::string where = options.shapes ? fmt::format("  {:<{}}", row.shape, shape) : "";
     const double seconds = std::max(row.seconds, 1e-12);
     text +=
-        fmt::format("{:<8}  {:<{}}{}  {:>5}  {:>8.2f}  {:>4.1f} %  {:>9.1f}  {:>8.2f}  {:>7.1f}  {:>7.0f}  {:>10.0f}\n",
+        fmt::format("{:<8}  {:<{}}{}  {:>5}  {:>8.2f}  {:>4.1f} %  {:>9.1f}  {:>8.2f}  {:>7.1f}  {:>7.0f}  {:>10}\n",
                     row.phase, row.kernel, name, where, row.calls / options.steps, row.seconds / steps * 1e3,
                     100 * row.seconds / steps / step_seconds, row.bytes / steps * 1e-6, row.operations / steps * 1e-9,
-                    row.bytes / seconds * 1e-9, row.operations / seconds * 1e-9, 100 * row.limit / seconds);
+                    row.bytes / seconds * 1e-9, row.operations / seconds * 1e-9,
+                    machine.known() ? fmt::format("{:.0f}", 100 * row.limit / seconds) : "-");
   }
   const double outside = step_seconds - total.seconds / steps;
   text += fmt::format("{:<8}  {:<{}}{}  {:>5}  {:>8.2f}  {:>4.1f} %\n", "", "outside kernels", name,
                       options.shapes ? fmt::format("  {:<{}}", "", shape) : "", "", outside * 1e3,
                       100 * outside / step_seconds);
-  text +=
-      "\nOne step on average. MB: operands read and results written, once each. GOP: a multiply-accumulate is two. % "
-      "of\n"
-      "limit: the longer of bytes over the read rate and operations over the unit's rate, over the time taken; more "
-      "than\n"
-      "100 where tensors stayed in a cache.\n";
+  text += "\nOne step on average. MB: operands read and results written, once each. GOP: a multiply-accumulate is two.";
+  text += machine.known()
+              ? " % of\nlimit: the longer of bytes over the read rate and operations over the unit's rate, over the "
+                "time taken; more than\n100 where tensors stayed in a cache.\n"
+              : "\n";
+  if (!on_cpu) text += "Each call was waited for, which adds some microseconds to it and to the step.\n";
   return text;
 }
 

@@ -149,9 +149,9 @@ class Trainer {
   std::optional<RunLog> log_;
   Timing timing_;
   MachineLimits machine_;
-  double limit_seconds_ = 0;        // the least that a step could take on this machine; 0: not known yet
-  double train_seconds_ = 0;        // in steps of this process
-  std::set<std::string> reported_;  // broken images
+  std::optional<double> limit_seconds_;  // the least that a step could take on this machine, once it is known
+  double train_seconds_ = 0;             // in steps of this process
+  std::set<std::string> reported_;       // broken images
   int64_t steps_here_ = 0;
   EvalResult last_eval_;
   Clock::time_point started_ = Clock::now();
@@ -241,7 +241,7 @@ void Trainer::say_start() {
   log_->info(fmt::format("kernels  {}; {} thread{}", kernels, parts_.threads, parts_.threads == 1 ? "" : "s"));
   if (parts_.device.type == DeviceType::cuda) log_->info("device   " + describe_cuda());
   machine_ = probe_machine(*parts_.kernels);
-  log_->info(fmt::format("limits   {}", to_string(machine_)));
+  if (machine_.known()) log_->info(fmt::format("limits   {}", to_string(machine_)));
   log_->info(fmt::format("plan     {} epochs of {} steps of {} images{}", horizon_.epochs, horizon_.steps_per_epoch,
                          config_.train.batch_size,
                          last_step_ < horizon_.steps() ? fmt::format(", ending at step {}", last_step_) : ""));
@@ -276,8 +276,8 @@ void Trainer::write_train_line() {
     metrics.gradient_norm = window.gradient_norm_sum / static_cast<double>(window.steps);
   }
   if (counts_broken_images()) metrics.broken_images = window.broken_images;
-  if (limit_seconds_ > 0) {
-    metrics.percent_of_limit = 100 * limit_seconds_ * static_cast<double>(timing.steps) / timing.seconds;
+  if (limit_seconds_) {
+    metrics.percent_of_limit = 100 * *limit_seconds_ * static_cast<double>(timing.steps) / timing.seconds;
   }
   append_metrics(metrics);
   log_->detail(describe(metrics, horizon_.epochs, last_step_));
@@ -296,7 +296,7 @@ void Trainer::train_step(const Batch& batch) {
   ctx.step = static_cast<uint64_t>(state_.step);
   ctx.training = true;
   std::optional<KernelProfile> profile;
-  if (limit_seconds_ == 0) {
+  if (machine_.known() && !limit_seconds_) {
     profile.emplace(*parts_.kernels, parts_.device);
     ctx.kernels = &profile->kernels();
     optimizer_->use(profile->kernels());
@@ -311,7 +311,8 @@ void Trainer::train_step(const Batch& batch) {
     window.images += batch.size();
     window.steps += 1;
     if (profile) {
-      for (const KernelRecord& record : profile->records()) limit_seconds_ += machine_.seconds(record);
+      limit_seconds_ = 0;
+      for (const KernelRecord& record : profile->records()) *limit_seconds_ += machine_.seconds(record);
       optimizer_->use(*parts_.kernels);
     }
   } catch (const UserError&) {

@@ -8,9 +8,11 @@
 
 #include "kernels/kernels.h"
 #include "luq/core/error.h"
+#include "luq/core/profile.h"
 #include "luq/core/rng.h"
 #include "luq/train/checkpoint.h"
 #include "luq/train/ema.h"
+#include "luq/train/trainer.h"
 #include "src/train/experiment_parts.h"
 #include "tests/catch.h"
 #include "tests/cuda_emulation/emulation.h"
@@ -269,6 +271,16 @@ TEST_CASE("cuda: the first step has the CPU's weight codes, statistics and first
     // and the codes behind it with it.
     CHECK(different * 1000 <= codes);
   }
+}
+
+TEST_CASE("cuda: a run does not time each kernel of each step", "[cuda][training]") {
+  const TemporaryFolder folder;
+  ExperimentConfig config = experiment("small_resnet20", Arithmetic::luq, "cuda");
+  config.run.directory = folder / "run";
+  config.train.max_steps = 2;
+  config.eval.max_images = 4;
+  const KernelProfile the_only_one(kernels_for({}), {});  // another one would throw
+  CHECK(train(config, StartMode::fresh).step == 2);
 }
 
 TEST_CASE("cuda: a checkpoint goes from device to device and back without a change", "[cuda][training]") {

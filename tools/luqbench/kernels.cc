@@ -178,8 +178,7 @@ Json bench_kernels(const KernelsOptions& options) {
   const int64_t count = options.mebibytes << 18, checked = std::min(count, kChecked);
   const Tensor x = random_values(count);
   Arrays arrays(x, device), ref_arrays(x, {});
-  std::string machine_text = "copies within the device's memory";
-  if (memory == nullptr) machine_text = to_string(probe_machine(kernels));
+  const std::string machine_text = memory == nullptr ? to_string(probe_machine(kernels)) : describe_cuda();
   std::cout << fmt::format("machine  {}\ninput    {} MiB of float32; median of {}, each beside a probe of {}\n\n",
                            machine_text, options.mebibytes, options.repeats,
                            memory == nullptr ? "reading alone" : "copying");

@@ -132,7 +132,11 @@ int main(int argc, char** argv) {
   add_common(*step_command, step.device, step.threads);
   step_command->add_option("--rounds", step.rounds, "Turns of each configuration: a step to warm up, then timed ones")
       ->capture_default_str();
-  step_command->add_option("--only", step.only, "Run these configurations alone; repeatable")->allow_extra_args(false);
+  step_command
+      ->add_option("--only", step.only,
+                   "Run these alone: luq, luq_recompute, luq_exempt_shortcuts, fp32, bf16; with --compare torch_fp32, "
+                   "torch_bf16; repeatable")
+      ->allow_extra_args(false);
   step_command->add_option("--set", step.overrides, "key.path=value for luqtrain's configurations; repeatable")
       ->allow_extra_args(false);
   step_command->add_option("--compare", compare, "torch: also PyTorch, float32 and bfloat16, eager and compiled")

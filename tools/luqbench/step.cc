@@ -230,6 +230,7 @@ Json bench_step(const StepOptions& options) {
   };
   const char* fp32_peer = options.compare_torch ? "torch_fp32" : "fp32";
   const char* bf16_peer = options.compare_torch ? "torch_bf16" : "bf16";
+  if (options.device != "cpu") text += fmt::format("device   {}\n", describe_cuda());
   text += fmt::format("{:<22}{:<9}{:>10}{:>12}{:>12}{:>10}{:>10}\n", "configuration", "", "images/s", "ms/step",
                       "peak MiB", "x fp32", "x bf16");
   Json json;

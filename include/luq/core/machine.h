@@ -14,6 +14,8 @@ struct MachineLimits {
   double read = 0;      // bytes/s from memory, of tensors larger than the caches
   int threads = 1;
 
+  // Some rate was measured: kernels without peak_* entries, a device's among them, have none.
+  bool known() const { return int8 > 0 || float32 > 0 || bfloat16 > 0 || read > 0; }
   // The shortest time for this work: the longer of computing and of moving `bytes` at the read rate. Tensors that stay
   // in a cache may move faster.
   double seconds(ComputeUnit unit, double operations, double bytes) const;
