@@ -59,7 +59,7 @@ void backward_data(const QConvBackwardDataArgs& a) {
   for (int64_t phase = 0; phase < phases_h; ++phase) taps_h = std::max<int64_t>(taps_h, axis_h(phase).taps);
   for (int64_t phase = 0; phase < phases_w; ++phase) taps_w = std::max<int64_t>(taps_w, axis_w(phase).taps);
   const int64_t products = groups * phases_h * phases_w, m = s.n * axis_h(0).rows * axis_w(0).rows;
-  const Tile tile = choose_tile(groups, m, n, false);
+  const Tile tile = choose_tile(groups, m, n, Patches::kMayBeWide);
   const Split split = choose_split(tile, products * tiles_of(tile, m, n), tiles_along_k(taps_h * taps_w),
                                    max_int32_terms(a.dy_format, a.w_format) >> shift, sink.size);
   const int64_t partials = layout.add(split.splits > 1 ? split.splits * sink.size * 4 : 0);

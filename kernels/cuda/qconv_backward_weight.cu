@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(kThreads)
 // channels: lane l has channels 4 (l / 4) .. 4 (l / 4) + 3 of pixels 2 (l % 4) and 2 (l % 4) + 1 of each 8, and the
 // rest is done in registers. So a fragment's rows are every fourth channel.
 struct Pixels {
+  static constexpr bool kMayBeWide = true;
   const uint8_t *a, *b;
   Values a_values, b_values;
   int64_t a_pixel, b_pixel;  // bytes
@@ -229,7 +230,7 @@ void backward_weight(const QConvBackwardWeightArgs& a) {
   const Activations dy(a.dy, pixels, s.o, groups, layout), x(a.x, s.n * s.h * s.w, s.c, groups, layout);
   const int64_t m = merged * s.o_group(), n = s.kh * s.kw * x.chunks() * kChunk;
   const int64_t k_tiles = divide_up(pixels, kTileK);
-  const Tile tile = choose_tile(groups * std::max<int64_t>(k_tiles / kMinTilesOfSplit, 1), m, n, true);
+  const Tile tile = choose_tile(groups * std::max<int64_t>(k_tiles / kMinTilesOfSplit, 1), m, n, Pixels::kMayBeWide);
   const Decoder x_decoder = decoder_of(a.x_format);
   const int shift = shift_of(x_decoder);
   const Split split = choose_split(tile, groups * tiles_of(tile, m, n), k_tiles,

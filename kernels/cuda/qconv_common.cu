@@ -76,7 +76,7 @@ bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) 
 }  // namespace
 
 Values values_of(Format format) {
-  Values values{.low = {}, .high = {}, .format = format, .unused = {}};
+  Values values{.low = {}, .high = {}};
   for (uint32_t code = 0; code < 8; ++code) {
     const auto byte = [&](uint32_t c) {
       return (static_cast<uint32_t>(luq::kernels::decode(format, c)) & 255u) << (code % 4 * 8);

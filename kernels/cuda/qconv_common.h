@@ -39,8 +39,6 @@ struct Divisor {
 // What the 16 codes of a format stand for: int8, codes 0..7 in `low`, 8..15 in `high`.
 struct Values {
   uint32_t low[2], high[2];
-  Format format;
-  uint8_t unused[7];
 };
 
 Values values_of(Format format);

@@ -46,7 +46,7 @@ void forward(const QConvForwardArgs& a) {
   const Activations x(a.x, s.n * s.h * s.w, s.c, groups, layout);
   const WeightRows w(a.w, s, merged, WeightRows::Order::as_they_are, layout);
   const int64_t k_tiles = divide_up(s.kh * s.kw * x.chunks() * kChunk, kTileK);
-  const Tile tile = choose_tile(groups, m, n, false);
+  const Tile tile = choose_tile(groups, m, n, Patches::kMayBeWide);
   const Decoder x_decoder = decoder_of(a.x_format);
   const bool integers = a.w_format == Format::int4 && x_decoder != Decoder::table;
   const int shift = integers ? shift_of(x_decoder) + shift_of(Decoder::int4) : 0;

@@ -10,6 +10,7 @@ namespace luq::kernels::cuda::qconv {
 // 0, and B whatever lies there; of columns beyond the last one nobody reads the results. Where B is decoded by its bits
 // and A by a table, B is packed apart (WeightRows), so that both have the same order.
 struct Patches {
+  static constexpr bool kMayBeWide = false;
   const uint8_t *a, *b;
   Values a_values, b_values;
   Axis y, x;

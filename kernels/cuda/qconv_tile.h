@@ -306,7 +306,10 @@ void run_tile(Tile tile, const char* name, const Parameters& parameters, const G
               const Sink& sink) {
   switch (tile) {
     case Tile::m128n128:
-      return run_product<Gather<Shape<128, 128, 32, 128>, A, B>>(name, parameters, grid, groups, sink);
+      if constexpr (Parameters::kMayBeWide) {
+        run_product<Gather<Shape<128, 128, 32, 128>, A, B>>(name, parameters, grid, groups, sink);
+      }
+      return;
     case Tile::m128n64:
       return run_product<Gather<Shape<128, 64, 32, 64>, A, B>>(name, parameters, grid, groups, sink);
     case Tile::m128n32:

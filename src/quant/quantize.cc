@@ -42,9 +42,11 @@ float quantization_scale(const Kernels& kernels, const Tensor& x, const QuantSpe
   return kernels::invert_scale(scale) == 0.0f ? 0.0f : scale;
 }
 
+bool takes_statistics_together(const Kernels& kernels) { return bool(kernels.stats_many); }
+
 std::unordered_map<const void*, Stats> statistics_of(const Kernels& kernels, const std::vector<Tensor>& tensors) {
+  if (!takes_statistics_together(kernels)) fail("[quantize] these kernels take the statistics of one tensor at a time");
   std::unordered_map<const void*, Stats> statistics;
-  if (!kernels.stats_many) return statistics;
   std::vector<kernels::StatsArgs> wanted;
   for (const Tensor& x : tensors) {
     wanted.push_back({.x = x.data<float>(), .count = x.numel(), .stats = &statistics[x.raw()]});

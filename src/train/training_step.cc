@@ -20,6 +20,7 @@ void check_finite(const char* what, double value, Module& model) {
 
 // Of every layer's weights that are quantised, where the device takes them all at once.
 std::unordered_map<const void*, Stats> take_weight_statistics(const Ctx& ctx, const ExperimentParts& parts) {
+  if (!takes_statistics_together(*ctx.kernels)) return {};
   std::unordered_map<std::string, const Tensor*> weights;
   for (const Parameter* parameter : parts.model->parameters()) {
     weights.emplace(parameter->name, &parameter->var.value());

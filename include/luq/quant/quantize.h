@@ -29,7 +29,9 @@ struct QuantSpec {
 float quantization_scale(const Kernels& kernels, const Tensor& x, const QuantSpec& spec, bool non_negative,
                          std::string_view where, const std::optional<Stats>& known = std::nullopt);
 
-// Statistics of tensors of float32, by their memory, where the device takes them all at once; else none.
+// The device takes the statistics of many tensors at once, and gains from it.
+bool takes_statistics_together(const Kernels& kernels);
+// These, of tensors of float32, by their memory. Throws Error where they are not taken together.
 std::unordered_map<const void*, Stats> statistics_of(const Kernels& kernels, const std::vector<Tensor>& tensors);
 
 // Codes of x. scale: use this one (running activation scales) in place of the tensor's own; values beyond clip.
