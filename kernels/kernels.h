@@ -135,12 +135,15 @@ struct QConvForwardMomentsArgs {
   float* mean;            // (o)
   float* variance;        // (o) biased
 
+  // Rows that a table may add in int32.
+  static constexpr int64_t kMomentRows = 32;
+
   // True when int32 and int64 hold what is added up, and there is something to add.
   bool fit() const {
     const ConvShape& s = conv.shape;
     const int64_t rows = s.n * s.oh() * s.ow(), terms = s.kh * s.kw * s.c_group();
     const int64_t largest = terms * max_magnitude(conv.x_format) * max_magnitude(conv.w_format);
-    return rows > 0 && largest > 0 && largest <= 0x7fffffff / 16 && rows <= INT64_MAX / largest / largest;
+    return rows > 0 && largest > 0 && largest <= 0x7fffffff / kMomentRows && rows <= INT64_MAX / largest / largest;
   }
 };
 

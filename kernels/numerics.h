@@ -123,6 +123,25 @@ LUQ_HOST_DEVICE inline int64_t max_int32_terms(Format a, Format b) {
   return int64_t{0x7fffffff} / (int64_t{max_magnitude(a)} * max_magnitude(b));
 }
 
+// A whole number below 2^127 as a double, rounded to nearest even.
+LUQ_HOST_DEVICE inline double nearest_double(unsigned __int128 whole) {
+  int shift = 0;
+  bool rest = false;  // bits below the 64 that are kept
+  for (; whole >> 64 != 0; whole >>= 1, ++shift) rest = rest || (whole & 1) != 0;
+  return ldexp(static_cast<double>(static_cast<uint64_t>(whole) | static_cast<uint64_t>(rest)), shift);
+}
+
+// Mean and biased variance of `rows` results scale * s, from the sums of s and of s * s; int64 holds
+// rows * max |s|^2. The differences of large numbers are exact; the rest is a few roundings in double.
+LUQ_HOST_DEVICE inline void moments_of_sums(int64_t sum, int64_t square, int64_t rows, float scale, float* mean,
+                                            float* variance) {
+  const auto count = static_cast<double>(rows), step = static_cast<double>(scale);
+  const __int128 spread = static_cast<__int128>(square) * rows - static_cast<__int128>(sum) * sum;
+  *mean = static_cast<float>(step * (static_cast<double>(sum) / count));
+  *variance =
+      static_cast<float>(step * step * (nearest_double(static_cast<unsigned __int128>(spread)) / count / count));
+}
+
 LUQ_HOST_DEVICE inline uint32_t load_code(const uint8_t* row, int64_t column) {
   return (row[column >> 1] >> ((column & 1) * 4)) & 15u;
 }

@@ -450,22 +450,19 @@ void run_problem(Problem& p) {
 
 // Mean and variance of each channel from the moments of all threads. rows * squares - sums^2 is exact in 128 bits.
 void finish_moments(const Problem& p, float* mean, float* variance) {
-  const auto rows = static_cast<double>(p.images * p.out_h * p.out_w);
-  const double scale = static_cast<double>(p.scale);
+  const int64_t rows = p.images * p.out_h * p.out_w;
   const int64_t stride = p.moment_stride();
   for (int64_t set = 0; set < p.merged; ++set) {
     for (int64_t lane = 0; lane < p.set_groups(set) * p.out_group; ++lane) {
       const int64_t place =
           set * p.blocks * kBlock + lane / kBlock * kBlock + lane % 2 * (kBlock / 2) + lane % kBlock / 2;
-      __int128 sum = 0, square = 0;
+      int64_t sum = 0, square = 0;
       for (int64_t thread = 0; thread < omp_get_max_threads(); ++thread) {
         sum += p.moments[thread * 2 * stride + place];
         square += p.moments[(thread * 2 + 1) * stride + place];
       }
-      const __int128 spread = square * (p.images * p.out_h * p.out_w) - sum * sum;
       const int64_t channel = set * p.merge * p.out_group + lane;
-      mean[channel] = static_cast<float>(scale * (static_cast<double>(sum) / rows));
-      variance[channel] = static_cast<float>(scale * scale * (static_cast<double>(spread) / rows / rows));
+      moments_of_sums(sum, square, rows, p.scale, mean + channel, variance + channel);
     }
   }
 }

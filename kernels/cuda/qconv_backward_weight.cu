@@ -81,6 +81,7 @@ class PixelGather {
   using Parameters = Pixels;
   using Tile = S;
   static constexpr int kBlocks = S::blocks(A, B);
+  static constexpr bool kMoments = false;
 
   __device__ PixelGather(const Pixels& p, int group, int m_tile, int n_tile, int k_tile) : p_(p), group_(group) {
     const int t = static_cast<int>(threadIdx.x), chunk = t % 2 + t / 128 * 2;

@@ -96,7 +96,9 @@ Sink sink_of(Floats y, int64_t* sums, float scale, const float* bias, bool accum
           .scale = scale,
           .bfloat16 = y.bfloat16,
           .accumulate = accumulate,
-          .eights = 0};
+          .eights = 0,
+          .moments = nullptr,
+          .moment_tiles = 0};
 }
 
 void run_any(const char* name, void (*kernel)(ConvShape, int64_t, int64_t, Operands, Sink), const ConvShape& s,

@@ -49,6 +49,16 @@ __device__ inline int value_of(const Values& values, uint32_t code) {
   return static_cast<int8_t>(word >> (code % 4 * 8));
 }
 
+// Of some results of a channel: the sums of their integer sums and of the squares of these.
+struct alignas(16) Moment {
+  int64_t sum = 0, square = 0;
+  __device__ Moment& operator+=(const Moment& other) {
+    sum += other.sum;
+    square += other.square;
+    return *this;
+  }
+};
+
 // Where the results go.
 struct Sink {
   void* y;
@@ -58,7 +68,9 @@ struct Sink {
   int64_t size;       // results
   float scale;
   int bfloat16, accumulate;
-  int eights;  // eight neighbours may be written at once
+  int eights;       // eight neighbours may be written at once
+  Moment* moments;  // (channels, moment_tiles), for kernels that take them (qconv_moments.h)
+  int64_t moment_tiles;
 };
 
 __device__ inline float finished(const Sink& sink, int64_t channel, float sum, float old) {

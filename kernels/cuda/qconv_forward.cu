@@ -32,14 +32,42 @@ __global__ void __launch_bounds__(kThreads) forward_any(ConvShape s, int64_t oh,
   store(sink, index, o, sum);
 }
 
-void forward(const QConvForwardArgs& a) {
+void run_anything(const QConvForwardArgs& a, const MomentsOut* moments) {
   const ConvShape& s = a.shape;
-  const Sink sink = sink_of(a.y, a.sums, a.scale, a.bias, false, s.y_size());
-  const Values x_values = values_of(a.x_format), w_values = values_of(a.w_format);
-  if (!fits(s)) {
-    const Operands in{a.x, a.w, x_values, w_values, packed_row_bytes(s.c), packed_row_bytes(s.c_group())};
-    return run_any("qconv_forward", forward_any, s, in, sink);
+  const Operands in{
+      a.x, a.w, values_of(a.x_format), values_of(a.w_format), packed_row_bytes(s.c), packed_row_bytes(s.c_group())};
+  Sink sink = sink_of(a.y, a.sums, a.scale, a.bias, false, s.y_size());
+  if (moments == nullptr) return run_any("qconv_forward", forward_any, s, in, sink);
+  Layout layout;
+  sink.moment_tiles = moment_tiles_of(s.n * s.oh() * s.ow());
+  const int64_t sums = layout.add(sink.size * 8), parts = layout.add(s.o * sink.moment_tiles * 16);
+  layout.allocate();
+  sink.moments = reinterpret_cast<Moment*>(layout.at(parts));
+  Sink to_sums = sink;
+  to_sums.sums = reinterpret_cast<int64_t*>(layout.at(sums));
+  run_any("qconv_forward", forward_any, s, in, to_sums);
+  finish_with_moments(sink, to_sums.sums, s.o, *moments);
+}
+
+using Product = void (*)(Tile, const char*, const Patches&, const Grid&, int64_t, const Sink&);
+
+Product choose_product(bool integers, Decoder x, bool with_moments) {
+  constexpr Decoder kInt4 = Decoder::int4, kUint4 = Decoder::uint4, kTable = Decoder::table;
+  if (!integers) return run_tile<PatchGather, kTable, kTable, Patches>;
+  if (with_moments) {
+    return x == kUint4 ? run_tile<PatchGatherWithMoments, kUint4, kInt4, Patches>
+                       : run_tile<PatchGatherWithMoments, kInt4, kInt4, Patches>;
   }
+  return x == kUint4 ? run_tile<PatchGather, kUint4, kInt4, Patches> : run_tile<PatchGather, kInt4, kInt4, Patches>;
+}
+
+void run(const QConvForwardArgs& a, const MomentsOut* moments) {
+  const ConvShape& s = a.shape;
+  const Values x_values = values_of(a.x_format), w_values = values_of(a.w_format);
+  const Decoder x_decoder = decoder_of(a.x_format);
+  const bool integers = a.w_format == Format::int4 && x_decoder != Decoder::table;
+  if (!fits(s) || (moments != nullptr && !integers)) return run_anything(a, moments);
+  Sink sink = sink_of(a.y, a.sums, a.scale, a.bias, false, s.y_size());
   const int64_t merged = merged_groups(s), groups = s.groups / merged;
   const int64_t m = s.n * s.oh() * s.ow(), n = merged * s.o_group();
   Layout layout;
@@ -47,13 +75,14 @@ void forward(const QConvForwardArgs& a) {
   const WeightRows w(a.w, s, merged, WeightRows::Order::as_they_are, layout);
   const int64_t k_tiles = divide_up(s.kh * s.kw * x.chunks() * kChunk, kTileK);
   const Tile tile = choose_tile(groups, m, n, Patches::kMayBeWide);
-  const Decoder x_decoder = decoder_of(a.x_format);
-  const bool integers = a.w_format == Format::int4 && x_decoder != Decoder::table;
   const int shift = integers ? shift_of(x_decoder) + shift_of(Decoder::int4) : 0;
   const Split split = choose_split(tile, groups * tiles_of(tile, m, n), k_tiles,
                                    max_int32_terms(a.x_format, a.w_format) >> shift, sink.size);
   const int64_t partials = layout.add(split.splits > 1 ? split.splits * sink.size * 4 : 0);
+  if (moments != nullptr) sink.moment_tiles = split.splits > 1 ? moment_tiles_of(m) : divide_up(m, tile_m(tile));
+  const int64_t moment_parts = layout.add(s.o * sink.moment_tiles * 16);
   layout.allocate();
+  if (moments != nullptr) sink.moments = reinterpret_cast<Moment*>(layout.at(moment_parts));
   const Patches p{.a = x.ready(layout),
                   .b = w.ready(layout),
                   .a_values = x_values,
@@ -72,12 +101,21 @@ void forward(const QConvForwardArgs& a) {
                   .kernel_w = static_cast<int>(s.kw),
                   .channels = static_cast<int>(s.o)};
   Sink parts = sink_of_product(sink, n, split, partials, layout);
-  const int left = scale_takes(parts, shift) ? 0 : shift;
-  const auto run = !integers                     ? run_tile<PatchGather, Decoder::table, Decoder::table, Patches>
-                   : x_decoder == Decoder::uint4 ? run_tile<PatchGather, Decoder::uint4, Decoder::int4, Patches>
-                                                 : run_tile<PatchGather, Decoder::int4, Decoder::int4, Patches>;
-  run(tile, "qconv_forward", p, grid_of(tile, m, n, k_tiles, split.splits, left), groups, parts);
+  const bool on_the_way = moments != nullptr && split.splits == 1;
+  const bool scale_shifts = !on_the_way && scale_takes(parts, shift);  // moments are of the sums themselves
+  const Grid grid = grid_of(tile, m, n, k_tiles, split.splits, scale_shifts ? 0 : shift);
+  const Product multiply = choose_product(integers, x_decoder, on_the_way);
+  multiply(tile, "qconv_forward", p, grid, groups, parts);
+  if (on_the_way) return finish_moments(sink, m, s.o, *moments);
+  if (moments != nullptr) return finish_with_moments(sink, parts.partial, split.splits, s.o, *moments);
   finish("qconv_forward, parts", sink, parts, split, s.o);
+}
+
+void forward(const QConvForwardArgs& a) { run(a, nullptr); }
+
+void forward_moments(const QConvForwardMomentsArgs& a) {
+  const MomentsOut moments{a.mean, a.variance};
+  run(a.conv, &moments);
 }
 
 }  // namespace
@@ -85,6 +123,9 @@ void forward(const QConvForwardArgs& a) {
 
 namespace luq::kernels::cuda {
 
-void add_qconv_forward(Kernels& table) { table.qconv_forward = {qconv::forward, "cuda"}; }
+void add_qconv_forward(Kernels& table) {
+  table.qconv_forward = {qconv::forward, "cuda"};
+  table.qconv_forward_moments = {qconv::forward_moments, "cuda"};
+}
 
 }  // namespace luq::kernels::cuda

@@ -33,6 +33,7 @@ class PatchGather {
   using Parameters = Patches;
   using Tile = S;
   static constexpr int kBlocks = S::blocks(A, B);
+  static constexpr bool kMoments = false;
 
   __device__ PatchGather(const Patches& p, int group, int m_tile, int n_tile, int k_tile) : p_(p), group_(group) {
     const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
@@ -154,6 +155,14 @@ class PatchGather {
   uint32_t a_from_[S::kItemsM], b_from_[S::kItemsN], b_tap_;  // chunks: 2^32 of them are 64 GiB
   bool a_inside_[S::kItemsM];
   int a_at_[2], b_at_[2];  // where the lane's row for load_matrix_x4 begins
+};
+
+// With the moments of the results on the way.
+template <typename S, Decoder A, Decoder B>
+class PatchGatherWithMoments : public PatchGather<S, A, B> {
+ public:
+  static constexpr bool kMoments = true;
+  using PatchGather<S, A, B>::PatchGather;
 };
 
 }  // namespace luq::kernels::cuda::qconv

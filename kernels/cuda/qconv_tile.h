@@ -33,7 +33,7 @@
 
 #include <cmath>
 
-#include "kernels/cuda/qconv_common.h"
+#include "kernels/cuda/qconv_moments.h"
 #include "kernels/cuda/vectors.h"
 
 namespace luq::kernels::cuda::qconv {
@@ -99,6 +99,7 @@ template <typename S>
 union Shared {
   uint4 raw[kStages][(S::kM + S::kN) * 2];  // packed codes, 16 bytes an item: first those of A
   int strips[S::kThreads / 32][16][32];     // results that leave one by one
+  Moment moments[S::kM / S::kWarpM][S::kN];
 };
 
 // What a lane has of 32 rows of A, or 32 columns of B, and 32 codes along K: packed, 4 words, and decoded, two blocks
@@ -286,6 +287,7 @@ __global__ void __launch_bounds__(S::kThreads, Gather::kBlocks)
     __syncthreads();
     store_singly<S>(gather, sink, first_m, first_n, sum, shared.strips[warp]);
   }
+  if constexpr (Gather::kMoments) store_moments<S>(gather, sink, m_tile, n_tile, sum, shared.moments);
 }
 
 // ---- The host's side ------------------------------------------------------------------------------------------------

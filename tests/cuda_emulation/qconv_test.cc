@@ -67,6 +67,35 @@ void check_entry(const char* name, const Kernel<Args>& kernel, const Kernel<Args
   check_equal(dy16.host(), y16);
 }
 
+// The moments of the exact sums, and the results of the entry without moments.
+template <typename Give>
+void check_moments(const ConvShape& s, const Kernels& table, const Kernels& ref, std::mt19937& random, Give give) {
+  std::vector<int64_t> sums(static_cast<size_t>(s.y_size()));
+  ref.qconv_forward(give(false, Floats(), sums.data()));
+  const int64_t rows = s.n * s.oh() * s.ow();
+  std::vector<float> mean(static_cast<size_t>(s.o)), variance(mean.size());
+  for (int64_t o = 0; o < s.o; ++o) {
+    int64_t sum = 0, square = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t value = sums[static_cast<size_t>(row * s.o + o)];
+      sum += value;
+      square += value * value;
+    }
+    const auto at = static_cast<size_t>(o);
+    moments_of_sums(sum, square, rows, give(false, Floats(), nullptr).scale, &mean[at], &variance[at]);
+  }
+  std::vector<BFloat16> y(sums.size());
+  ref.qconv_forward(give(false, y.data(), nullptr));
+  const OnDevice<BFloat16> dy(std::vector<BFloat16>(y.size()), random() % 2);
+  const OnDevice<float> dmean(std::vector<float>(mean.size())), dvariance(std::vector<float>(mean.size()));
+  const QConvForwardMomentsArgs args{give(true, dy.data(), nullptr), dmean.data(), dvariance.data()};
+  REQUIRE(args.fit());
+  table.qconv_forward_moments(args);
+  check_equal(dy.host(), y);
+  check_equal(dmean.host(), mean);
+  check_equal(dvariance.host(), variance);
+}
+
 struct Formats {
   Format x = Format::uint4, dy = Format::fp4;
 };
@@ -89,20 +118,25 @@ void check_shape(const ConvShape& s, Formats formats, std::mt19937& random) {
   const OnDevice<uint8_t> dx(x, skip), dw(w, skip), ddy(dy, skip);
   const OnDevice<float> dbias(bias);
   const float scale = 0.00123f;
-  check_entry("forward", table.qconv_forward, ref.qconv_forward, s.y_size(), true, random,
-              [&](bool device, Floats y, int64_t* sums) {
-                return QConvForwardArgs{.shape = s,
-                                        .x = device ? dx.data() : x.data(),
-                                        .x_format = formats.x,
-                                        .w = device ? dw.data() : w.data(),
-                                        .w_format = Format::int4,
-                                        .scale = scale,
-                                        .bias = !with_bias ? nullptr
-                                                : device   ? dbias.data()
-                                                           : bias.data(),
-                                        .y = y,
-                                        .sums = sums};
-              });
+  const auto give_forward = [&](bool device, Floats y, int64_t* sums) {
+    return QConvForwardArgs{.shape = s,
+                            .x = device ? dx.data() : x.data(),
+                            .x_format = formats.x,
+                            .w = device ? dw.data() : w.data(),
+                            .w_format = Format::int4,
+                            .scale = scale,
+                            .bias = !with_bias ? nullptr
+                                    : device   ? dbias.data()
+                                               : bias.data(),
+                            .y = y,
+                            .sums = sums};
+  };
+  check_entry("forward", table.qconv_forward, ref.qconv_forward, s.y_size(), true, random, give_forward);
+  check_moments(s, table, ref, random, [&](bool device, Floats y, int64_t* sums) {
+    QConvForwardArgs args = give_forward(device, y, sums);
+    args.bias = nullptr;
+    return args;
+  });
   check_entry("backward_data", table.qconv_backward_data, ref.qconv_backward_data, s.x_size(), true, random,
               [&](bool device, Floats y, int64_t* sums) {
                 return QConvBackwardDataArgs{.shape = s,
@@ -155,6 +189,7 @@ TEST_CASE("cuda qconv: every tile, and parts of K", "[cuda][qconv]") {
     check_shape(square(3, 1, 40, 1200, 1), formats, random);   // of backward-data
     check_shape(square(1500, 1, 32, 34, 1), formats, random);  // of backward-weight
   }
+  check_shape(square(3, 5, 9, 37, 3, 1, 1), {Format::fp4, Format::fp4}, random);  // decoded by tables
   struct Restore {
     int64_t target = cuda::qconv::target_processors;
     ~Restore() { cuda::qconv::target_processors = target; }

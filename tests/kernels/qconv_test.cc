@@ -604,7 +604,7 @@ TEST_CASE("qconv: moments that integers might not hold are refused", "[qconv]") 
         .fit();
   };
   CHECK(fit(1 << 20, 4608));
-  CHECK_FALSE(fit(1, 0x7fffffff / 16 / 105 + 1));  // sums of a tile in int32
+  CHECK_FALSE(fit(1, 0x7fffffff / 32 / 105 + 1));  // sums of a tile in int32
   CHECK_FALSE(fit(int64_t{1} << 32, 4608));        // squares in int64
   CHECK_FALSE(fit(0, 64));
 }
