@@ -215,10 +215,13 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
   run_forward(kernels, shape, x_operand, w_operand, bias != nullptr ? bias->value().data<float>() : nullptr, moments,
               y);
   // The operands are kept for the update anyway.
-  if (ctx.recompute && moments && bias == nullptr && weight.needs_grad() && in_integers(x_operand, w_operand)) {
-    y.set_recompute([&kernels, shape, output, dtype, device, x_operand, w_operand] {
+  const bool may_recompute = ctx.recompute && ctx.training && output.rank() == 4 && weight.needs_grad();
+  if (may_recompute && in_integers(x_operand, w_operand)) {
+    const Tensor bias_value = bias != nullptr ? bias->value() : Tensor();
+    y.set_recompute([&kernels, shape, output, dtype, device, x_operand, w_operand, bias_value] {
       Var again(Tensor::empty(output, dtype, device));
-      run_forward(kernels, shape, x_operand, w_operand, nullptr, false, again);
+      const float* added = bias_value.defined() ? bias_value.data<float>() : nullptr;
+      run_forward(kernels, shape, x_operand, w_operand, added, false, again);
       return again.value();
     });
   }
