@@ -121,6 +121,7 @@ const DeviceMemory& memory() {
                                           .within_device = within_device,
                                           .clear = clear,
                                           .wait = wait,
+                                          .scratch_bytes = scratch_bytes,
                                           .allocate_pinned = allocate_pinned,
                                           .start_upload = start_upload,
                                           .join_uploads = join_uploads,

@@ -1,7 +1,5 @@
 #include "kernels/cuda/runtime.h"
 
-#include <algorithm>
-
 #include "luq/core/error.h"
 
 namespace luq::kernels::cuda {
@@ -40,33 +38,42 @@ const void* read_back_bytes(const void* device, int64_t bytes, const char* what)
   return memory;
 }
 
+namespace {
+
+// The largest calls come in the first step, so that room to grow would only be lost.
+constexpr int64_t kScratchUnit = 1 << 16;
+void* scratch_memory = nullptr;
+int64_t scratch_size = 0;
+
+}  // namespace
+
 void* scratch(int64_t bytes) {
-  static void* memory = nullptr;
-  static int64_t size = 0;
-  if (bytes > size) {
+  if (bytes > scratch_size) {
     synchronize("growing the scratch memory");
-    check(cudaFree(memory), "growing the scratch memory");
-    memory = nullptr;
-    size = 0;
-    const int64_t rounded = std::max<int64_t>(bytes + bytes / 4, 1 << 16);
-    cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(rounded));
+    check(cudaFree(scratch_memory), "growing the scratch memory");
+    scratch_memory = nullptr;
+    scratch_size = 0;
+    const int64_t rounded = blocks_for(bytes, kScratchUnit) * kScratchUnit;
+    cudaError_t error = cudaMalloc(&scratch_memory, static_cast<size_t>(rounded));
     if (error == cudaErrorMemoryAllocation) {  // the tensors' pool may hold what is free
       cudaGetLastError();
       cudaMemPool_t pool = nullptr;
       check(cudaDeviceGetDefaultMemPool(&pool, 0), "looking for the pool of device memory");
       check(cudaMemPoolTrimTo(pool, 0), "giving back device memory");
-      error = cudaMalloc(&memory, static_cast<size_t>(rounded));
+      error = cudaMalloc(&scratch_memory, static_cast<size_t>(rounded));
     }
     if (error == cudaErrorMemoryAllocation) {
       cudaGetLastError();
-      memory = nullptr;
+      scratch_memory = nullptr;
       throw OutOfMemory(fmt::format("[cuda] out of memory: {} bytes wanted for the kernels' scratch memory; {}",
                                     rounded, kLessMemory));
     }
     check(error, "growing the scratch memory");
-    size = rounded;
+    scratch_size = rounded;
   }
-  return memory;
+  return scratch_memory;
 }
+
+int64_t scratch_bytes() { return scratch_size; }
 
 }  // namespace luq::kernels::cuda

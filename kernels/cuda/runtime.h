@@ -21,6 +21,8 @@ void synchronize(const char* what);
 
 // Device memory that the next call reuses: for what one entry hands from kernel to kernel on stream().
 void* scratch(int64_t bytes);
+// The most that was asked for: so much is held.
+int64_t scratch_bytes();
 template <typename T>
 T* scratch_of(int64_t count) {
   return static_cast<T*>(scratch(count * static_cast<int64_t>(sizeof(T))));

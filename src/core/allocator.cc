@@ -97,9 +97,11 @@ MemoryStats device_stats;
 void* allocate_on(Device device, int64_t bytes) {
   void* pointer = device_memory(device)->allocate(bytes);
   if (pointer == nullptr) {
-    throw OutOfMemory(fmt::format("[allocate] {}: out of memory: {} bytes wanted, {} in tensors, {} at most so far; {}",
-                                  to_string(device), bytes, device_stats.live_bytes, device_stats.peak_bytes,
-                                  kLessMemory));
+    throw OutOfMemory(
+        fmt::format("[allocate] {}: out of memory: {} bytes wanted, {} in tensors, {} at most so far, {} in scratch "
+                    "memory of kernels; {}",
+                    to_string(device), bytes, device_stats.live_bytes, device_stats.peak_bytes,
+                    memory_stats(device).scratch_bytes, kLessMemory));
   }
   device_stats.live_bytes += bytes;
   device_stats.peak_bytes = std::max(device_stats.peak_bytes, device_stats.live_bytes);
@@ -178,7 +180,11 @@ void deallocate_pinned(void* pointer, int64_t bytes, Device device) noexcept {
 }
 
 MemoryStats memory_stats(Device device) {
-  if (device.type != DeviceType::cpu) return device_stats;
+  if (device.type != DeviceType::cpu) {
+    MemoryStats stats = device_stats;
+    stats.scratch_bytes = device_memory(device)->scratch_bytes();
+    return stats;
+  }
   const std::lock_guard lock(pool().mutex);
   return pool().stats;
 }

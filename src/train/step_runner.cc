@@ -53,7 +53,10 @@ void StepRunner::record(KernelProfile* profile) {
   state_->optimizer->use(profile != nullptr ? profile->kernels() : *state_->parts.kernels);
 }
 
-int64_t StepRunner::peak_memory() const { return memory_stats(state_->parts.device).peak_bytes; }
+int64_t StepRunner::peak_memory() const {
+  const MemoryStats stats = memory_stats(state_->parts.device);
+  return stats.peak_bytes + stats.scratch_bytes;
+}
 
 const Kernels& StepRunner::kernels() const { return *state_->parts.kernels; }
 

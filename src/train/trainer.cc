@@ -532,9 +532,12 @@ TrainResult Trainer::run() {
     throw;
   }
   const double seconds = seconds_since(started_);
-  log_->info(fmt::format("finished after step {} in {}: test {}, best top-1 {:.2f} %; peak memory of tensors {} MiB",
+  const MemoryStats memory = memory_stats(parts_.device);
+  const std::string scratch =
+      memory.scratch_bytes > 0 ? fmt::format(", of kernels {} MiB more", memory.scratch_bytes >> 20) : "";
+  log_->info(fmt::format("finished after step {} in {}: test {}, best top-1 {:.2f} %; peak memory of tensors {} MiB{}",
                          state_.step, format_duration(seconds), describe_accuracy(last_eval_.top1, last_eval_.top5),
-                         std::max(state_.best_top1, 0.0), memory_stats(parts_.device).peak_bytes >> 20));
+                         std::max(state_.best_top1, 0.0), memory.peak_bytes >> 20, scratch));
   return {
       .step = state_.step, .last_eval = last_eval_, .best_top1 = std::max(state_.best_top1, 0.0), .seconds = seconds};
 }

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/cuda/runtime.h"
 #include "luq/core/allocator.h"
 #include "luq/train/optimizer.h"
 #include "src/train/batch_feeder.h"
@@ -154,6 +155,15 @@ TEST_CASE("cuda: training on fed batches gives what training on the loader's giv
   });
   REQUIRE(fed.size() == 3);
   CHECK(fed == plain);
+}
+
+TEST_CASE("What kernels hold beside tensors is counted", "[memory]") {
+  constexpr int64_t kMore = int64_t{3} << 20;
+  const int64_t bytes = memory_stats(kCuda).scratch_bytes + kMore, live = memory_stats(kCuda).live_bytes;
+  kernels::cuda::scratch(bytes);
+  CHECK(memory_stats(kCuda).scratch_bytes >= bytes);
+  CHECK(memory_stats(kCuda).scratch_bytes < bytes + kMore);
+  CHECK(memory_stats(kCuda).live_bytes == live);
 }
 
 }  // namespace luq

@@ -10,6 +10,7 @@
 #include <deque>
 #include <memory>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -64,7 +65,13 @@ cudaError_t failure(cudaError_t error, const std::string& message) {
 
 size_t device_bytes() {
   static const char* given = std::getenv("LUQ_CUDA_EMULATED_BYTES");
-  return given != nullptr ? std::strtoull(given, nullptr, 10) : size_t{8} << 30;
+  if (given == nullptr) return size_t{8} << 30;
+  char* end = nullptr;
+  const size_t bytes = std::strtoull(given, &end, 10);
+  if (end == given || *end != '\0') {
+    throw std::invalid_argument(std::string("LUQ_CUDA_EMULATED_BYTES: expected a number of bytes, got ") + given);
+  }
+  return bytes;
 }
 
 CUstream_st& stream_of(cudaStream_t stream) { return stream == nullptr ? runtime().default_stream : *stream; }

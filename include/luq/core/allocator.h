@@ -12,6 +12,8 @@ struct MemoryStats {
   int64_t live_bytes = 0;    // in tensors now
   int64_t peak_bytes = 0;    // most that was live at once since the last reset_peak
   int64_t cached_bytes = 0;  // freed and kept
+  // Of a device: beside tensors, for kernels and the libraries behind them. It grows, and is not given back.
+  int64_t scratch_bytes = 0;
 };
 
 // bytes >= 0; throws OutOfMemory naming the size when there is none left.

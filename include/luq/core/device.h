@@ -38,6 +38,7 @@ struct DeviceMemory {
   void (*within_device)(void* to, const void* from, int64_t bytes);
   void (*clear)(void* to, int64_t bytes);  // zeros
   void (*wait)();                          // until all that was asked of the device is done
+  int64_t (*scratch_bytes)();              // what kernels hold for themselves between calls
 
   // Copies beside the kernels, in an order of their own.
   // Memory of the host that they may come from, called from any thread; null when there is none left. Never given back.

@@ -25,7 +25,7 @@ class StepRunner {
   void record(KernelProfile* profile);
 
   int64_t batch_size() const;
-  int64_t peak_memory() const;     // bytes that tensors took on the experiment's device
+  int64_t peak_memory() const;     // bytes that tensors took on the experiment's device, and its kernels beside them
   const Kernels& kernels() const;  // of the experiment
 
  private:

@@ -55,7 +55,8 @@ struct CudnnPlan {
 constexpr int64_t kLibraryAlignment = 16;
 
 // The first engine of cuDNN's heuristics that is deterministic, computes in float32, without TF32 where the operands
-// are float32, and needs no more than 256 MiB of workspace. Nothing where there is none.
+// are float32, and needs no more workspace than 256 MiB and 8 bytes an element of x, w and y. Nothing where there is
+// none.
 std::optional<CudnnPlan> plan_convolution(const CudnnTarget& target, const CudnnProblem& problem);
 
 // The operands in the order x, w, y, of which the pass writes one.
