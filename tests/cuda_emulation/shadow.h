@@ -9,15 +9,17 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <stdexcept>
 #include <string>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "tests/kernels/operands.h"
 
 namespace luq::test {
 
-class Shadow {
+class Shadow final : private Operands {
  public:
   struct Count {
     int calls = 0, wrong = 0;
@@ -30,12 +32,10 @@ class Shadow {
     active() = this;
 #define LUQ_SHADOW_ENTRY(name, Args) \
   if (table_.name) table_.name.run = [](const kernels::Args& args) { active()->run<&Kernels::name>(#name, args); };
-    LUQ_KERNEL_ENTRIES(LUQ_SHADOW_ENTRY)
+    LUQ_DEVICE_KERNEL_ENTRIES(LUQ_SHADOW_ENTRY)
 #undef LUQ_SHADOW_ENTRY
   }
   ~Shadow() { active() = nullptr; }
-  Shadow(const Shadow&) = delete;
-  Shadow& operator=(const Shadow&) = delete;
 
   const Kernels& table() const { return table_; }
   const std::map<std::string, Count>& counts() const { return counts_; }
@@ -50,50 +50,44 @@ class Shadow {
     return shadow;
   }
 
+  // An array that is written.
   struct Result {
     const void* there;  // on the device
     void* here;         // ref's
-    int64_t count;
-    char kind;    // f: float32, b: bfloat16, otherwise bytes
+    Operand operand;
     Bound bound;  // none: equal to the bit
   };
 
   // ---- Copies on the host, until the call is over -------------------------------------------------------------------
 
-  template <typename T>
-  T* fetch(const T* p, int64_t count) {
-    if (p == nullptr) return nullptr;
-    const auto bytes = static_cast<size_t>(count) * sizeof(T);
-    copies_.emplace_back((bytes + 7) / 8 + 1);
-    if (bytes > 0) device_memory({DeviceType::cuda, 0})->to_host(copies_.back().data(), p, static_cast<int64_t>(bytes));
-    return reinterpret_cast<T*>(copies_.back().data());
+  void* fetch(const void* there, int64_t bytes) {
+    copies_.emplace_back((static_cast<size_t>(bytes) + 7) / 8 + 1);
+    if (bytes > 0) device_memory({DeviceType::cuda, 0})->to_host(copies_.back().data(), there, bytes);
+    return copies_.back().data();
   }
-  template <typename T>
-  void in(const T*& p, int64_t count) {
-    p = fetch(p, count);
+  void* array(void* there, const Operand& operand) override {
+    void* here = fetch(there, operand.bytes());
+    if (operand.written) results_.push_back({there, here, operand, {}});
+    return here;
   }
-  void in(kernels::ConstFloats& x, int64_t count) {
-    x.data = x.bfloat16 ? static_cast<const void*>(fetch(x.as<BFloat16>(), count)) : fetch(x.as<float>(), count);
+  Stats* value(Stats* there) override { return &stats_.emplace_back(there, Stats{}).second; }
+  int64_t* value(int64_t* there) override { return &counted_.emplace_back(there, 0).second; }
+
+  Result& result(kernels::ConstFloats here) {
+    for (Result& r : results_) {
+      if (r.here == here.data) return r;
+    }
+    throw std::logic_error("tests/kernels/operands.h does not list a result that has a bound");
   }
-  template <typename T>
-  void out(T*& p, int64_t count, Bound bound = {}) {
-    if (p == nullptr) return;
-    const void* there = p;
-    p = fetch(p, count);
-    const char kind = std::is_same_v<T, float> ? 'f' : 'x';
-    results_.push_back({there, p, kind == 'f' ? count : count * static_cast<int64_t>(sizeof(T)), kind, bound});
+  void within(kernels::ConstFloats here, Bound bound) {
+    if (here) result(here).bound = std::move(bound);
   }
-  void out(kernels::Floats& y, int64_t count, Bound bound = {}) {
-    if (!y) return;
-    const void* there = y.data;
-    y.data = y.bfloat16 ? static_cast<void*>(fetch(y.as<BFloat16>(), count)) : fetch(y.as<float>(), count);
-    results_.push_back({there, y.data, count, y.bfloat16 ? 'b' : 'f', bound});
-  }
-  // The host's values: ref's are replaced by new memory, and the device's stay where they are.
-  Stats* host_stats(Stats* there) {
-    if (there == nullptr) return nullptr;
-    stats_there_ = there;
-    return &stats_here_;
+  // What the device gave.
+  kernels::ConstFloats from_device(const Result& r) {
+    kernels::ConstFloats x;
+    x.data = fetch(r.there, r.operand.bytes());
+    x.bfloat16 = r.operand.type == Operand::Type::bfloat16;
+    return x;
   }
 
   static bool same(const Stats& a, const Stats& b) {
@@ -124,11 +118,11 @@ class Shadow {
   void run(const char* name, const Args& args) {
     copies_.clear();
     results_.clear();
-    stats_there_ = dx_stats_ = nullptr;
-    many_there_.clear();
-    correct_there_ = nullptr;
+    stats_.clear();
+    counted_.clear();
     Args mirrored = args;
-    mirror(mirrored);
+    visit(mirrored);
+    set_bounds(mirrored);
     (device_.*Entry)(args);
     by_ref(ref_.*Entry, mirrored);
     Count& count = counts_[name];
@@ -142,16 +136,32 @@ class Shadow {
   void by_ref(const Kernel<Args>& kernel, const Args& args) {
     kernel(args);
   }
-  // ref has no fused entries: the chains of kernels.h, in float32 and rounded at the end.
-  void by_ref(const Kernel<kernels::QConvForwardMomentsArgs>&, const kernels::QConvForwardMomentsArgs& a) {
-    const int64_t o = a.conv.shape.o, rows = o > 0 ? a.conv.shape.y_size() / o : 0;
-    Wide y(static_cast<size_t>(rows * o));
-    kernels::QConvForwardArgs wide = a.conv;
-    wide.y = y.data();
-    ref_.qconv_forward(wide);
-    store(y, a.conv.y);
-    ref_.batch_norm_stats({y.data(), rows, o, a.mean, a.variance});
+  void by_ref(const Kernel<kernels::StatsManyArgs>&, const kernels::StatsManyArgs& a) {
+    for (int64_t i = 0; i < a.count; ++i) ref_.stats(a.tensors[i]);
   }
+  // Mean and variance of integers: exact but for the last steps, which every table takes alike.
+  void by_ref(const Kernel<kernels::QConvForwardMomentsArgs>&, const kernels::QConvForwardMomentsArgs& a) {
+    ref_.qconv_forward(a.conv);
+    const ConvShape& s = a.conv.shape;
+    std::vector<int64_t> sums(static_cast<size_t>(s.y_size()));
+    kernels::QConvForwardArgs integers = a.conv;
+    integers.sums = sums.data();
+    ref_.qconv_forward(integers);
+    const int64_t rows = s.n * s.oh() * s.ow();
+    const double scale = static_cast<double>(a.conv.scale), count = static_cast<double>(rows);
+    for (int64_t channel = 0; channel < s.o; ++channel) {
+      __int128 sum = 0, square = 0;
+      for (int64_t row = 0; row < rows; ++row) {
+        const __int128 value = sums[static_cast<size_t>(row * s.o + channel)];
+        sum += value;
+        square += value * value;
+      }
+      a.mean[channel] = static_cast<float>(scale * (static_cast<double>(sum) / count));
+      const auto spread = static_cast<double>(square * rows - sum * sum);
+      a.variance[channel] = static_cast<float>(scale * scale * (spread / count / count));
+    }
+  }
+  // ref has no fused entries: the chains of kernels.h, in float32 and rounded at the end.
   void by_ref(const Kernel<kernels::BatchNormActArgs>&, const kernels::BatchNormActArgs& a) {
     const int64_t count = a.rows * a.c;
     Wide y = widened(a.x, count);
@@ -170,8 +180,10 @@ class Shadow {
     ref_.batch_norm_backward(
         {x.data(), dy.data(), a.rows, a.c, a.mean, a.inverse_std, a.gamma, a.training, dy.data(), a.dgamma, a.dbeta});
     store(dy, a.dx);
+    // The device's dx is not ref's to the bit.
+    if (a.stats != nullptr) ref_.stats({from_device(result(a.dx)), count, a.stats});
   }
-  void store(const Wide& x, kernels::Floats y) {
+  static void store(const Wide& x, kernels::Floats y) {
     if (y.bfloat16) {
       for (size_t i = 0; i < x.size(); ++i) y.as<BFloat16>()[i] = to_bfloat16(x[i]);
     } else {
@@ -183,115 +195,37 @@ class Shadow {
     for (size_t which = 0; which < results_.size(); ++which) {
       const Result& r = results_[which];
       const std::string name = "result " + std::to_string(which);
-      if (r.kind == 'x') {
-        const uint8_t* got = fetch(static_cast<const uint8_t*>(r.there), r.count);
-        if (std::memcmp(got, r.here, static_cast<size_t>(r.count)) != 0) return name;
+      const kernels::ConstFloats there = from_device(r);
+      kernels::ConstFloats here = there;
+      here.data = r.here;
+      if (r.operand.type == Operand::Type::other) {
+        if (std::memcmp(there.data, here.data, static_cast<size_t>(r.operand.bytes())) != 0) return name;
         continue;
       }
-      const kernels::ConstFloats here = r.kind == 'b' ? kernels::ConstFloats(static_cast<const BFloat16*>(r.here))
-                                                      : kernels::ConstFloats(static_cast<const float*>(r.here));
-      kernels::ConstFloats there = here;
-      there.data = r.there;
-      in(there, r.count);
-      const Wide got = widened(there, r.count), want = widened(here, r.count);
+      const Wide got = widened(there, r.operand.count), want = widened(here, r.operand.count);
       for (size_t i = 0; i < got.size(); ++i) {
         const double a = static_cast<double>(got[i]), b = static_cast<double>(want[i]);
         // Two values close to each other are rounded to neighbours at most.
-        const double bound = r.bound ? r.bound(i) + (r.kind == 'b' ? 0x1p-7 * std::fabs(b) : 0) : 0;
+        const double bound = r.bound ? r.bound(i) + (here.bfloat16 ? 0x1p-7 * std::fabs(b) : 0) : 0;
         if (a == b || std::fabs(a - b) <= bound) continue;
         return name + " element " + std::to_string(i) + ": " + std::to_string(a) + ", ref " + std::to_string(b) +
                ", within " + std::to_string(bound);
       }
     }
-    for (size_t i = 0; i < many_there_.size(); ++i) {
-      if (!same(*many_there_[i], many_here_[i])) return "statistics of tensor " + std::to_string(i);
+    for (size_t i = 0; i < stats_.size(); ++i) {
+      if (!same(*stats_[i].first, stats_[i].second)) return "statistics " + std::to_string(i);
     }
-    if (dx_stats_ != nullptr) {
-      in(dx_there_, dx_count_);
-      ref_.stats({dx_there_, dx_count_, &stats_here_});
-      stats_there_ = dx_stats_;
+    for (const auto& [there, here] : counted_) {
+      if (*there != here) return "count";
     }
-    if (stats_there_ != nullptr && !same(*stats_there_, stats_here_)) return "statistics";
-    if (correct_there_ != nullptr && *correct_there_ != correct_here_) return "correct";
     return "";
   }
 
-  // ---- Operands and results of each entry ---------------------------------------------------------------------------
+  // ---- How far results may be apart ---------------------------------------------------------------------------------
 
-  void mirror(kernels::ConvertArgs& a) {
-    in(a.x, a.count);
-    out(a.y, a.count);
-  }
-  void mirror(kernels::FinishImagesArgs& a) {
-    in(a.x, a.n * a.h * a.w * a.c);
-    const auto* edits = static_cast<const uint8_t*>(a.edits);
-    in(edits, a.n * image_edit_bytes(a.c));
-    a.edits = edits;
-    out(a.y, a.count * a.h * a.w * a.c);
-  }
-  void mirror(kernels::StatsArgs& a) {
-    in(a.x, a.count);
-    a.stats = host_stats(a.stats);
-  }
-  void mirror(kernels::EncodeIntArgs& a) {
-    in(a.x, a.rows * a.cols);
-    out(a.codes, a.rows * packed_row_bytes(a.cols));
-  }
-  void mirror(kernels::StatsManyArgs& a) {
-    many_.assign(a.tensors, a.tensors + a.count);
-    many_here_.resize(many_.size());
-    for (size_t i = 0; i < many_.size(); ++i) {
-      many_there_.push_back(many_[i].stats);
-      in(many_[i].x, many_[i].count);
-      many_[i].stats = &many_here_[i];
-    }
-    a.tensors = many_.data();
-  }
-  void by_ref(const Kernel<kernels::StatsManyArgs>&, const kernels::StatsManyArgs& a) {
-    for (int64_t i = 0; i < a.count; ++i) ref_.stats(a.tensors[i]);
-  }
-  void mirror(kernels::EncodeFp4Args& a) {
-    in(a.x, a.rows * a.cols);
-    out(a.codes, a.rows * packed_row_bytes(a.cols));
-  }
-  void mirror(kernels::DecodeArgs& a) {
-    in(a.codes, a.rows * packed_row_bytes(a.cols));
-    out(a.x, a.rows * a.cols);
-  }
-
-  static int64_t x_bytes(const ConvShape& s) { return s.n * s.h * s.w * packed_row_bytes(s.c); }
-  static int64_t w_bytes(const ConvShape& s) { return s.o * s.kh * s.kw * packed_row_bytes(s.c_group()); }
-  static int64_t y_bytes(const ConvShape& s) { return s.n * s.oh() * s.ow() * packed_row_bytes(s.o); }
-
-  // A product of codes is exact in both, and so is everything but what is added to it afterwards, in one rounding.
-  void mirror(kernels::QConvForwardArgs& a) {
-    in(a.x, x_bytes(a.shape));
-    in(a.w, w_bytes(a.shape));
-    in(a.bias, a.shape.o);
-    out(a.y, a.shape.y_size());
-    out(a.sums, a.shape.y_size());
-  }
-  void mirror(kernels::QConvForwardMomentsArgs& a) {
-    mirror(a.conv);
-    const ConvShape& s = a.conv.shape;
-    const double most = static_cast<double>(s.kh * s.kw * s.c_group() * kernels::max_magnitude(a.conv.x_format) *
-                                            kernels::max_magnitude(a.conv.w_format)) *
-                        static_cast<double>(a.conv.scale);
-    out(a.mean, s.o, [most](size_t) { return 1e-6 * most; });
-    out(a.variance, s.o, [most](size_t) { return 1e-6 * most * most; });
-  }
-  void mirror(kernels::QConvBackwardDataArgs& a) {
-    in(a.dy, y_bytes(a.shape));
-    in(a.w, w_bytes(a.shape));
-    out(a.dx, a.shape.x_size());
-    out(a.sums, a.shape.x_size());
-  }
-  void mirror(kernels::QConvBackwardWeightArgs& a) {
-    in(a.dy, y_bytes(a.shape));
-    in(a.x, x_bytes(a.shape));
-    out(a.dw, a.shape.w_size());
-    out(a.sums, a.shape.w_size());
-  }
+  // Not at all. A product of codes is exact, and so is everything but what is added to it afterwards, in one rounding.
+  template <typename Args>
+  void set_bounds(const Args&) {}
 
   // (terms + 2): the bias, and the rounding of a product.
   static Bound sums_bound(Wide magnitude, int64_t terms) {
@@ -299,66 +233,39 @@ class Shadow {
       return static_cast<double>(terms + 2) * kTwoSums * static_cast<double>(magnitude[i]);
     };
   }
-  void mirror(kernels::ConvForwardArgs& a) {
+  void set_bounds(const kernels::ConvForwardArgs& a) {
     const ConvShape& s = a.shape;
-    in(a.x, s.x_size());
-    in(a.w, s.w_size());
-    in(a.bias, s.o);
     Wide y(static_cast<size_t>(s.y_size()));
     const Wide x = magnitudes(a.x, s.x_size()), w = magnitudes(a.w, s.w_size());
     const Wide bias = a.bias != nullptr ? magnitudes(a.bias, s.o) : Wide();
     ref_.conv_forward({s, x.data(), w.data(), a.bias != nullptr ? bias.data() : nullptr, y.data()});
-    out(a.y, s.y_size(), sums_bound(std::move(y), s.kh * s.kw * s.c_group()));
+    within(a.y, sums_bound(std::move(y), s.kh * s.kw * s.c_group()));
   }
-  void mirror(kernels::ConvBackwardDataArgs& a) {
+  void set_bounds(const kernels::ConvBackwardDataArgs& a) {
     const ConvShape& s = a.shape;
-    in(a.dy, s.y_size());
-    in(a.w, s.w_size());
     Wide dx(static_cast<size_t>(s.x_size()));
     const Wide dy = magnitudes(a.dy, s.y_size()), w = magnitudes(a.w, s.w_size());
     ref_.conv_backward_data({s, dy.data(), w.data(), dx.data()});
-    out(a.dx, s.x_size(), sums_bound(std::move(dx), s.kh * s.kw * s.o_group()));
+    within(a.dx, sums_bound(std::move(dx), s.kh * s.kw * s.o_group()));
   }
-  void mirror(kernels::ConvBackwardWeightArgs& a) {
+  void set_bounds(const kernels::ConvBackwardWeightArgs& a) {
     const ConvShape& s = a.shape;
-    in(a.dy, s.y_size());
-    in(a.x, s.x_size());
     Wide dw(static_cast<size_t>(s.w_size()));
     const Wide dy = magnitudes(a.dy, s.y_size()), x = magnitudes(a.x, s.x_size());
     ref_.conv_backward_weight({s, dy.data(), x.data(), dw.data()});
-    out(a.dw, s.w_size(), sums_bound(std::move(dw), s.n * s.oh() * s.ow()));
+    within(a.dw, sums_bound(std::move(dw), s.n * s.oh() * s.ow()));
   }
-  void mirror(kernels::ColumnSumArgs& a) {
-    in(a.x, a.rows * a.cols);
+  void set_bounds(const kernels::ColumnSumArgs& a) {
     Wide sums(static_cast<size_t>(a.cols));
     const Wide x = magnitudes(a.x, a.rows * a.cols);
     ref_.column_sum({x.data(), a.rows, a.cols, sums.data()});
-    out(a.sum, a.cols, sums_bound(std::move(sums), a.rows));
+    within(a.sum, sums_bound(std::move(sums), a.rows));
   }
 
-  void mirror(kernels::BatchNormStatsArgs& a) {
-    in(a.x, a.rows * a.c);
+  void set_bounds(const kernels::BatchNormStatsArgs& a) {
     const double most = largest(a.x, a.rows * a.c);
-    out(a.mean, a.c, [most](size_t) { return 1e-6 * most; });
-    out(a.variance, a.c, [most](size_t) { return 1e-6 * most * most; });
-  }
-  void mirror(kernels::BatchNormApplyArgs& a) {
-    in(a.x, a.rows * a.c);
-    in(a.mean, a.c), in(a.inverse_std, a.c), in(a.gamma, a.c), in(a.beta, a.c);
-    out(a.y, a.rows * a.c);
-  }
-  void mirror(kernels::BatchNormFinishArgs& a) {
-    in(a.mean, a.c), in(a.variance, a.c);
-    out(a.inverse_std, a.c);
-    out(a.running_mean, a.c), out(a.running_variance, a.c);
-  }
-  void mirror(kernels::BatchNormActArgs& a) {
-    in(a.x, a.rows * a.c);
-    in(a.mean, a.c), in(a.inverse_std, a.c), in(a.gamma, a.c), in(a.beta, a.c);
-    in(a.residual, a.rows * a.c);
-    out(a.y, a.rows * a.c);
-    out(a.mask, (a.rows * a.c + 7) / 8);
-    a.stats = host_stats(a.stats);
+    within(a.mean, [most](size_t) { return 1e-6 * most; });
+    within(a.variance, [most](size_t) { return 1e-6 * most * most; });
   }
 
   // Of sums of dy and dy * xhat over the rows of each channel, and what dx takes from them.
@@ -381,7 +288,7 @@ class Shadow {
     return sums;
   }
   template <typename Args>
-  void mirror_batch_norm_backward(Args& a, const Wide& masked) {
+  void set_norm_bounds(const Args& a, const Wide& masked) {
     const Wide x = widened(a.x, a.rows * a.c);
     const NormSums sums = norm_sums(x, masked, a.rows, a.c, [&](int64_t, int64_t i, double value) {
       return (value - static_cast<double>(a.mean[i])) * static_cast<double>(a.inverse_std[i]);
@@ -396,32 +303,20 @@ class Shadow {
              (sums.dy + static_cast<double>(sums.dbeta[channel]) +
               (sums.xhat + 1) * static_cast<double>(sums.dgamma[channel]));
     };
-    out(a.dx, a.rows * a.c, dx);
-    out(a.dgamma, a.c, sums_bound(sums.dgamma, a.rows + 4));
-    out(a.dbeta, a.c, sums_bound(sums.dbeta, a.rows));
+    within(a.dx, dx);
+    within(a.dgamma, sums_bound(sums.dgamma, a.rows + 4));
+    within(a.dbeta, sums_bound(sums.dbeta, a.rows));
   }
-  void mirror(kernels::BatchNormBackwardArgs& a) {
-    in(a.x, a.rows * a.c), in(a.dy, a.rows * a.c);
-    in(a.mean, a.c), in(a.inverse_std, a.c), in(a.gamma, a.c);
-    mirror_batch_norm_backward(a, widened(a.dy, a.rows * a.c));
-  }
-  void mirror(kernels::BatchNormActBackwardArgs& a) {
+  void set_bounds(const kernels::BatchNormBackwardArgs& a) { set_norm_bounds(a, widened(a.dy, a.rows * a.c)); }
+  void set_bounds(const kernels::BatchNormActBackwardArgs& a) {
     const int64_t count = a.rows * a.c;
-    in(a.x, count), in(a.dy, count);
-    in(a.mean, a.c), in(a.inverse_std, a.c), in(a.gamma, a.c);
-    in(a.mask, (count + 7) / 8);
-    dx_there_ = a.dx;
-    dx_count_ = count;
     Wide masked = widened(a.dy, count);
     if (a.mask != nullptr) ref_.relu_backward({masked.data(), a.mask, count, masked.data()});
-    out(a.dresidual, count);
-    mirror_batch_norm_backward(a, masked);
-    dx_stats_ = a.stats;  // of the device's dx, which is not ref's to the bit
+    set_norm_bounds(a, masked);
   }
 
-  void mirror(kernels::LayerNormArgs& a) {
+  void set_bounds(const kernels::LayerNormArgs& a) {
     const int64_t count = a.rows * a.c;
-    in(a.x, count), in(a.gamma, a.c), in(a.beta, a.c);
     const double terms = static_cast<double>(a.c + 4), most = largest(a.x, count);
     const double gamma = largest(a.gamma, a.c);
     Wide mean(static_cast<size_t>(a.rows)), inverse(mean), unused(static_cast<size_t>(count));
@@ -433,27 +328,26 @@ class Shadow {
       const double spread = most * static_cast<double>(inverse[row]);
       return kTwoSums * terms * (1 + spread);
     };
-    out(a.y, count, [=](size_t i) {
+    within(a.y, [=](size_t i) {
       const double spread = most * static_cast<double>(inverse[i / c]);
       return gamma * (relative(i / c) * 2 * spread + kTwoSums * terms * spread) + kTwoSums * spread * gamma;
     });
-    out(a.mean, a.rows, [=](size_t) { return kTwoSums * terms * most; });
-    out(a.inverse_std, a.rows, [=](size_t row) { return relative(row) * static_cast<double>(inverse[row]); });
+    within(a.mean, [=](size_t) { return kTwoSums * terms * most; });
+    within(a.inverse_std, [=](size_t row) { return relative(row) * static_cast<double>(inverse[row]); });
   }
-  void mirror(kernels::LayerNormBackwardArgs& a) {
+  void set_bounds(const kernels::LayerNormBackwardArgs& a) {
     const int64_t count = a.rows * a.c;
-    in(a.x, count), in(a.dy, count), in(a.mean, a.rows), in(a.inverse_std, a.rows), in(a.gamma, a.c);
     const Wide x = widened(a.x, count), dy = widened(a.dy, count);
     const NormSums sums = norm_sums(x, dy, a.rows, a.c, [&](int64_t row, int64_t, double value) {
       return (value - static_cast<double>(a.mean[row])) * static_cast<double>(a.inverse_std[row]);
     });
     const double most = sums.dy * largest(a.gamma, a.c), terms = static_cast<double>(a.c + 8);
     const auto c = static_cast<size_t>(a.c);
-    out(a.dx, count, [inverse = a.inverse_std, sums, most, terms, c](size_t i) {
+    within(a.dx, [inverse = a.inverse_std, sums, most, terms, c](size_t i) {
       return kTwoSums * terms * static_cast<double>(inverse[i / c]) * most * (2 + sums.xhat * sums.xhat);
     });
-    out(a.dgamma, a.c, sums_bound(sums.dgamma, a.rows + 8));
-    out(a.dbeta, a.c, sums_bound(sums.dbeta, a.rows));
+    within(a.dgamma, sums_bound(sums.dgamma, a.rows + 8));
+    within(a.dbeta, sums_bound(sums.dbeta, a.rows));
   }
 
   // Relative error of a probability: that of a score, a sum of head_dim products.
@@ -471,135 +365,45 @@ class Shadow {
     }
     return most;
   }
-  void mirror(kernels::AttentionArgs& a) {
-    const int64_t count = a.n * a.tokens * a.heads * a.head_dim;
-    in(a.qkv, 3 * count);
+  void set_bounds(const kernels::AttentionArgs& a) {
     const double score = score_error(a, part(a, 0), part(a, 1)), v = part(a, 2);
     const double sum = kTwoSums * static_cast<double>(a.tokens);
-    out(a.y, count, [=](size_t) { return v * (2 * score + sum); });
-    out(a.log_sum, a.n * a.heads * a.tokens, [=](size_t) { return 2 * score + sum; });
+    within(a.y, [=](size_t) { return v * (2 * score + sum); });
+    within(a.log_sum, [=](size_t) { return 2 * score + sum; });
   }
-  void mirror(kernels::AttentionBackwardArgs& a) {
+  void set_bounds(const kernels::AttentionBackwardArgs& a) {
     const int64_t count = a.n * a.tokens * a.heads * a.head_dim;
-    in(a.qkv, 3 * count), in(a.y, count), in(a.log_sum, a.n * a.heads * a.tokens), in(a.dy, count);
     const double q = part(a, 0), k = part(a, 1), v = part(a, 2), dy = largest(a.dy, count);
     const double dim = static_cast<double>(a.head_dim), tokens = static_cast<double>(a.tokens);
     // dS = p (dP - D), both of size head_dim dy v; then a sum over the tokens of at most `tokens` probabilities.
     const double relative = 2 * score_error(a, q, k) + kTwoSums * (dim + tokens);
     const double most = tokens * std::max({q * dim * v, k * dim * v, 1.0}) * dy;
-    out(a.dqkv, 3 * count, [=](size_t) { return 2 * relative * most; });
+    within(a.dqkv, [=](size_t) { return 2 * relative * most; });
   }
 
-  void mirror(kernels::ReluArgs& a) {
-    in(a.x, a.count);
-    out(a.y, a.count);
-    out(a.mask, (a.count + 7) / 8);
-  }
-  void mirror(kernels::ReluBackwardArgs& a) {
-    in(a.dy, a.count), in(a.mask, (a.count + 7) / 8);
-    out(a.dx, a.count);
-  }
   // Each is within 2.5e-7 |x|, and 4e-7 |dy|, of the exact value, and half a unit of the last place.
-  void mirror(kernels::GeluArgs& a) {
-    in(a.x, a.count);
+  void set_bounds(const kernels::GeluArgs& a) {
     const Wide x = magnitudes(a.x, a.count);
-    out(a.y, a.count, [x](size_t i) { return (5e-7 + kTwoSums) * static_cast<double>(x[i]); });
+    within(a.y, [x](size_t i) { return (5e-7 + kTwoSums) * static_cast<double>(x[i]); });
   }
-  void mirror(kernels::GeluBackwardArgs& a) {
-    in(a.x, a.count), in(a.dy, a.count);
+  void set_bounds(const kernels::GeluBackwardArgs& a) {
     const Wide dy = magnitudes(a.dy, a.count);
-    out(a.dx, a.count, [dy](size_t i) { return 8e-7 * static_cast<double>(dy[i]); });
-  }
-  void mirror(kernels::AddArgs& a) {
-    in(a.a, a.count), in(a.b, a.count);
-    out(a.y, a.count);
-  }
-  void mirror(kernels::DropoutArgs& a) {
-    in(a.x, a.count);
-    out(a.y, a.count);
-  }
-  void mirror(kernels::MovingAverageArgs& a) {
-    in(a.value, a.count);
-    out(a.average, a.count);
-  }
-  void mirror(kernels::CopyRowsArgs& a) {
-    const auto extent = [&a](int64_t stride) { return a.rows > 0 ? (a.rows - 1) * stride + a.bytes : 0; };
-    auto* from = static_cast<const uint8_t*>(a.from);
-    auto* to = static_cast<uint8_t*>(a.to);
-    in(from, extent(a.from_stride));
-    out(to, extent(a.to_stride));
-    a.from = from;
-    a.to = to;
+    within(a.dx, [dy](size_t i) { return 8e-7 * static_cast<double>(dy[i]); });
   }
 
-  static int64_t x_size(const kernels::PoolShape& s) { return s.n * s.h * s.w * s.c; }
-  static int64_t y_size(const kernels::PoolShape& s) { return s.n * s.oh() * s.ow() * s.c; }
-  void mirror(kernels::MaxPoolArgs& a) {
-    in(a.x, x_size(a.shape));
-    out(a.y, y_size(a.shape));
-    out(a.index, y_size(a.shape));
-  }
-  void mirror(kernels::MaxPoolBackwardArgs& a) {
-    in(a.dy, y_size(a.shape)), in(a.index, y_size(a.shape));
-    out(a.dx, x_size(a.shape));
-  }
-  void mirror(kernels::AvgPoolArgs& a) {
-    in(a.x, x_size(a.shape));
-    out(a.y, y_size(a.shape));
-  }
-  void mirror(kernels::AvgPoolBackwardArgs& a) {
-    in(a.dy, y_size(a.shape));
-    out(a.dx, x_size(a.shape));
-  }
-  void mirror(kernels::AdaptiveAvgPoolArgs& a) {
-    in(a.x, a.n * a.h * a.w * a.c);
-    out(a.y, a.n * a.oh * a.ow * a.c);
-  }
-  void mirror(kernels::AdaptiveAvgPoolBackwardArgs& a) {
-    in(a.dy, a.n * a.oh * a.ow * a.c);
-    out(a.dx, a.n * a.h * a.w * a.c);
-  }
-
-  void mirror(kernels::CrossEntropyArgs& a) {
-    in(a.logits, a.rows * a.classes), in(a.labels, a.rows), in(a.other_labels, a.rows), in(a.label_weight, a.rows);
+  void set_bounds(const kernels::CrossEntropyArgs& a) {
     const double scale = std::fabs(static_cast<double>(a.gradient_scale)), most = largest(a.logits, a.rows * a.classes);
-    out(a.loss, a.rows, [=](size_t) { return 2e-7 + 1e-6 * (1 + most); });
-    out(a.dlogits, a.rows * a.classes, [=](size_t) { return scale * (1.5e-7 + 1e-6); });
-    if (a.correct != nullptr) {
-      correct_there_ = a.correct;
-      a.correct = &correct_here_;
-    }
+    within(a.loss, [=](size_t) { return 2e-7 + 1e-6 * (1 + most); });
+    within(a.dlogits, [=](size_t) { return scale * (1.5e-7 + 1e-6); });
   }
-  void mirror(kernels::SgdArgs& a) {
-    in(a.gradient, a.count);
-    out(a.w, a.count);
-    out(a.velocity, a.count);
-  }
-  void mirror(kernels::AdamWArgs& a) {
-    in(a.gradient, a.count);
-    out(a.w, a.count);
-    out(a.m, a.count), out(a.v, a.count);
-  }
-  // Not for a device.
-  void mirror(kernels::ResizeArgs&) {}
-  void mirror(kernels::PeakArgs&) {}
-  void mirror(kernels::PeakReadArgs&) {}
-  void mirror(kernels::RandomBitsArgs&) {}
 
   Kernels device_, ref_, table_;
   std::map<std::string, Count> counts_;
   std::deque<std::vector<uint64_t>> copies_;
   std::vector<Result> results_;
-  const Stats* stats_there_ = nullptr;
-  std::vector<kernels::StatsArgs> many_;
-  std::vector<Stats> many_here_;
-  std::vector<const Stats*> many_there_;
-  Stats stats_here_;
-  const Stats* dx_stats_ = nullptr;
-  kernels::ConstFloats dx_there_;
-  int64_t dx_count_ = 0;
-  const int64_t* correct_there_ = nullptr;
-  int64_t correct_here_ = 0;
+  // Values on the host, (the device's, ref's).
+  std::deque<std::pair<const Stats*, Stats>> stats_;
+  std::deque<std::pair<const int64_t*, int64_t>> counted_;
 };
 
 }  // namespace luq::test
