@@ -55,7 +55,6 @@ if(LUQ_NVCC_BUILD)
   if(NOT CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
     set(CMAKE_CUDA_ARCHITECTURES 80 90a-real 120-real CACHE STRING "For which devices; 80 is also there as PTX")
   endif()
-  set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)  # installed programs find cuDNN and cublasLt where they were linked
   enable_language(CUDA)
   if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 knows no newer standard of nvcc's than 17
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)

@@ -12,8 +12,8 @@ find_dependency(nlohmann_json)
 find_dependency(Protobuf)
 include(${CMAKE_CURRENT_LIST_DIR}/dnnl.cmake)
 include(${CMAKE_CURRENT_LIST_DIR}/exif.cmake)
-if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/cuda_libraries.cmake)  # of a build with CUDA
-  include(${CMAKE_CURRENT_LIST_DIR}/cuda_libraries.cmake)
+if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/cuda_runtime.cmake)  # of a build with CUDA
+  include(${CMAKE_CURRENT_LIST_DIR}/cuda_runtime.cmake)
   if(LUQ_CUDA_LIBRARIES_MISSING)
     set(luq_FOUND FALSE)
     set(luq_NOT_FOUND_MESSAGE "this luq was built with CUDA: ${LUQ_CUDA_LIBRARIES_MISSING}")

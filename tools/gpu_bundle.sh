@@ -45,8 +45,8 @@ cp tools/gpu_check.sh tools/gpu_check.py "$root/tools/"
 cp "$datasets"/*.gz "$root/share/datasets/fashion-mnist/"
 { git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown; } >"$root/COMMIT"
 
-# Not the C library, which belongs to the machine, nor what comes with the driver, CUDA and cuDNN.
-belongs_to_the_machine='/(ld-linux-x86-64|libc|libm|libdl|librt|libpthread|libresolv|libcuda|libcudart|libcublas|libcublasLt|libcudnn[a-z_]*|libnvrtc|libnvJitLink)\.so'
+# Not the C library, which belongs to the machine. The driver, cublasLt and cuDNN are loaded as the programs run, from there.
+belongs_to_the_machine='/(ld-linux-x86-64|libc|libm|libdl|librt|libpthread|libresolv)\.so'
 ldd "$root"/bin/* | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u | { grep -Ev "$belongs_to_the_machine" || true; } |
   while read -r library; do cp -L "$library" "$root/lib/$(basename "$library")"; done
 strip --strip-unneeded "$root"/lib/*.so* 2>/dev/null || true

@@ -22,6 +22,9 @@ class Installed(Case):
             process = run([prefix / "bin/luqtrain", "--config", "resnet20_fp32.yaml", "--dry-run"], self.folder)
             self.assert_exit(process, 0)
             self.assertIn("resnet20", process.stdout)
+            # CUDA's libraries are looked for where the build found them.
+            built, installed = (run([program, "doctor"], self.folder).stdout for program in (LUQTRAIN, prefix / "bin/luqtrain"))
+            self.assertEqual(*(re.search("(?m)^CUDA .*$", text)[0] for text in (built, installed)))
 
     def test_external_model(self):
         cache = (BUILD / "CMakeCache.txt").read_text()

@@ -1,5 +1,6 @@
 // What a user is told where CUDA kernels cannot run.
 #include "kernels/cuda/device_facts.h"
+#include "kernels/cuda/library_facts.h"
 #include "tests/catch.h"
 
 using namespace luq::kernels::cuda;
@@ -56,4 +57,24 @@ TEST_CASE("What is wrong with a device is told, the first cause before what foll
   facts.driver = 0;
   CHECK(why_unusable(facts) ==
         "[cuda] expected an NVIDIA driver, got none; install one for CUDA 13.0 or newer, or train with device=cpu");
+}
+
+TEST_CASE("A library that is missing or too old is named, with what to do", "[cuda_device]") {
+  LibraryFacts facts{.name = "cuDNN", .file = "libcudnn.so.9", .least = 90800, .version = 90800};
+  CHECK(why_unusable(facts) == "");
+  CHECK(found_text(facts) == "cuDNN 9.8.0");
+  facts.version = 100203;
+  CHECK(why_unusable(facts) == "");
+  CHECK(found_text(facts) == "cuDNN 10.2.3");
+  facts.version = 90701;
+  CHECK(why_unusable(facts) ==
+        "[cuda] expected cuDNN 9.8 or newer (libcudnn.so.9), got 9.7.1; install it or put its folder first in "
+        "LD_LIBRARY_PATH, or train with device=cpu");
+  CHECK(found_text(facts) == "cuDNN 9.7.1, too old");
+  facts.version = 0;
+  facts.error = "libcudnn.so.9: cannot open";
+  CHECK(why_unusable(facts) ==
+        "[cuda] expected cuDNN 9.8 or newer (libcudnn.so.9), got libcudnn.so.9: cannot open; install it or put its "
+        "folder first in LD_LIBRARY_PATH, or train with device=cpu");
+  CHECK(found_text(facts) == "no cuDNN (libcudnn.so.9: cannot open)");
 }

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "kernels/cuda/nvcc/loaded_libraries.h"
 #include "kernels/cuda/runtime.h"
 #include "luq/core/bfloat16.h"
 #include "luq/core/error.h"
@@ -17,28 +18,32 @@
 namespace luq::bench {
 namespace {
 
+using kernels::cuda::cublaslt_library;
+using kernels::cuda::CublasLtFunctions;
 using kernels::cuda::stream;
 
 constexpr size_t kWorkspaceBytes = size_t{64} << 20;
 constexpr int kProposals = 16, kRuns = 5;
 
 void check(cublasStatus_t status, const char* call) {
-  if (status != CUBLAS_STATUS_SUCCESS) fail("[luqbench] {}: {}", call, cublasLtGetStatusString(status));
+  if (status != CUBLAS_STATUS_SUCCESS)
+    fail("[luqbench] {}: {}", call, cublaslt_library().cublasLtGetStatusString(status));
 }
 
-template <typename T, cublasStatus_t (*destroy)(T)>
+template <typename T, auto destroy>
 struct Destroy {
-  void operator()(std::remove_pointer_t<T>* handle) const { destroy(handle); }
+  void operator()(std::remove_pointer_t<T>* handle) const { (cublaslt_library().*destroy)(handle); }
 };
-template <typename T, cublasStatus_t (*destroy)(T)>
+template <typename T, auto destroy>
 using Handle = std::unique_ptr<std::remove_pointer_t<T>, Destroy<T, destroy>>;
-using Description = Handle<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
-using Layout = Handle<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
-using Preference = Handle<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+using Description = Handle<cublasLtMatmulDesc_t, &CublasLtFunctions::cublasLtMatmulDescDestroy>;
+using Layout = Handle<cublasLtMatrixLayout_t, &CublasLtFunctions::cublasLtMatrixLayoutDestroy>;
+using Preference = Handle<cublasLtMatmulPreference_t, &CublasLtFunctions::cublasLtMatmulPreferenceDestroy>;
 
 Layout layout(cudaDataType_t type, int64_t rows, int64_t columns) {
   cublasLtMatrixLayout_t made = nullptr;
-  check(cublasLtMatrixLayoutCreate(&made, type, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns), rows),
+  check(cublaslt_library().cublasLtMatrixLayoutCreate(&made, type, static_cast<uint64_t>(rows),
+                                                      static_cast<uint64_t>(columns), rows),
         "cublasLtMatrixLayoutCreate");
   return Layout(made);
 }
@@ -58,9 +63,9 @@ struct Product {
     const void* alpha = integers ? static_cast<const void*>(&one) : &one_float;
     const void* beta = integers ? static_cast<const void*>(&zero) : &zero_float;
     auto* result = const_cast<void*>(d_values.raw());
-    return cublasLtMatmul(library, description.get(), alpha, a_values.raw(), a.get(), b_values.raw(), b.get(), beta,
-                          result, d.get(), result, d.get(), &algorithm, const_cast<void*>(workspace.raw()),
-                          kWorkspaceBytes, stream());
+    return cublaslt_library().cublasLtMatmul(library, description.get(), alpha, a_values.raw(), a.get(), b_values.raw(),
+                                             b.get(), beta, result, d.get(), result, d.get(), &algorithm,
+                                             const_cast<void*>(workspace.raw()), kWorkspaceBytes, stream());
   }
 };
 
@@ -125,7 +130,7 @@ Peer matmul(int64_t rows, int64_t columns, int64_t terms, cublasComputeType_t co
             cudaDataType_t type, cudaDataType_t result_type) {
   static const cublasLtHandle_t library = [] {
     cublasLtHandle_t made = nullptr;
-    check(cublasLtCreate(&made), "cublasLtCreate");
+    check(cublaslt_library().cublasLtCreate(&made), "cublasLtCreate");
     return made;
   }();
   const Device device{DeviceType::cuda, 0};
@@ -133,10 +138,11 @@ Peer matmul(int64_t rows, int64_t columns, int64_t terms, cublasComputeType_t co
   product->library = library;
   product->integers = std::is_integral_v<Result>;
   cublasLtMatmulDesc_t description = nullptr;
-  check(cublasLtMatmulDescCreate(&description, compute, scale_type), "cublasLtMatmulDescCreate");
+  check(cublaslt_library().cublasLtMatmulDescCreate(&description, compute, scale_type), "cublasLtMatmulDescCreate");
   product->description.reset(description);
   const cublasOperation_t transposed = CUBLAS_OP_T;
-  check(cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
+  check(cublaslt_library().cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                                          sizeof transposed),
         "cublasLtMatmulDescSetAttribute");
   product->a = layout(type, terms, rows);
   product->b = layout(type, terms, columns);
@@ -149,16 +155,16 @@ Peer matmul(int64_t rows, int64_t columns, int64_t terms, cublasComputeType_t co
   product->workspace = Tensor::empty({static_cast<int64_t>(kWorkspaceBytes)}, DType::uint8, device);
 
   cublasLtMatmulPreference_t preference = nullptr;
-  check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
+  check(cublaslt_library().cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
   const Preference owner(preference);
-  check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspaceBytes,
-                                             sizeof kWorkspaceBytes),
+  check(cublaslt_library().cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                                &kWorkspaceBytes, sizeof kWorkspaceBytes),
         "cublasLtMatmulPreferenceSetAttribute");
   std::vector<cublasLtMatmulHeuristicResult_t> proposals(kProposals);
   int found = 0;
-  const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(library, description, product->a.get(), product->b.get(), product->d.get(),
-                                     product->d.get(), preference, kProposals, proposals.data(), &found);
+  const cublasStatus_t status = cublaslt_library().cublasLtMatmulAlgoGetHeuristic(
+      library, description, product->a.get(), product->b.get(), product->d.get(), product->d.get(), preference,
+      kProposals, proposals.data(), &found);
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE || found == 0) return nullptr;
   check(status, "cublasLtMatmulAlgoGetHeuristic");
   double best = std::numeric_limits<double>::infinity();

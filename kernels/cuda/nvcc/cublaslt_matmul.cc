@@ -1,6 +1,7 @@
 #include "kernels/cuda/nvcc/cublaslt_matmul.h"
 
 #include "kernels/cuda/nvcc/cudnn_conv.h"
+#include "kernels/cuda/nvcc/loaded_libraries.h"
 #include "kernels/cuda/runtime.h"
 
 namespace luq::kernels::cuda {
@@ -13,7 +14,8 @@ class Descriptors {
     const cudaDataType_t in = bfloat16 ? CUDA_R_16BF : CUDA_R_32F;
     const cudaDataType_t out = bfloat16 && !float_result ? CUDA_R_16BF : CUDA_R_32F;
     // Float32 proper: TF32 is a compute type of its own.
-    check_cublaslt(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
+    check_cublaslt(cublaslt_library().cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+                   "cublasLtMatmulDescCreate");
     set_transpose(CUBLASLT_MATMUL_DESC_TRANSA, s.transpose_a);
     set_transpose(CUBLASLT_MATMUL_DESC_TRANSB, s.transpose_b);
     make(&a, in, s.rows_a(), s.columns_a(), s.lda);
@@ -21,10 +23,10 @@ class Descriptors {
     make(&d, out, s.m, s.n, s.ldd);
   }
   ~Descriptors() {
-    cublasLtMatrixLayoutDestroy(d);
-    cublasLtMatrixLayoutDestroy(b);
-    cublasLtMatrixLayoutDestroy(a);
-    cublasLtMatmulDescDestroy(operation);
+    cublaslt_library().cublasLtMatrixLayoutDestroy(d);
+    cublaslt_library().cublasLtMatrixLayoutDestroy(b);
+    cublaslt_library().cublasLtMatrixLayoutDestroy(a);
+    cublaslt_library().cublasLtMatmulDescDestroy(operation);
   }
   Descriptors(const Descriptors&) = delete;
   Descriptors& operator=(const Descriptors&) = delete;
@@ -35,24 +37,27 @@ class Descriptors {
  private:
   void set_transpose(cublasLtMatmulDescAttributes_t which, bool transposed) {
     const cublasOperation_t op = transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-    check_cublaslt(cublasLtMatmulDescSetAttribute(operation, which, &op, sizeof op), "cublasLtMatmulDescSetAttribute");
+    check_cublaslt(cublaslt_library().cublasLtMatmulDescSetAttribute(operation, which, &op, sizeof op),
+                   "cublasLtMatmulDescSetAttribute");
   }
   static void make(cublasLtMatrixLayout_t* layout, cudaDataType_t type, int64_t rows, int64_t columns, int64_t ld) {
-    check_cublaslt(
-        cublasLtMatrixLayoutCreate(layout, type, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns), ld),
-        "cublasLtMatrixLayoutCreate");
+    check_cublaslt(cublaslt_library().cublasLtMatrixLayoutCreate(layout, type, static_cast<uint64_t>(rows),
+                                                                 static_cast<uint64_t>(columns), ld),
+                   "cublasLtMatrixLayoutCreate");
   }
 };
 
 class Preference {
  public:
-  Preference() { check_cublaslt(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate"); }
-  ~Preference() { cublasLtMatmulPreferenceDestroy(preference); }
+  Preference() {
+    check_cublaslt(cublaslt_library().cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
+  }
+  ~Preference() { cublaslt_library().cublasLtMatmulPreferenceDestroy(preference); }
   Preference(const Preference&) = delete;
   Preference& operator=(const Preference&) = delete;
   template <typename T>
   void set(cublasLtMatmulPreferenceAttributes_t which, T value) {
-    check_cublaslt(cublasLtMatmulPreferenceSetAttribute(preference, which, &value, sizeof value),
+    check_cublaslt(cublaslt_library().cublasLtMatmulPreferenceSetAttribute(preference, which, &value, sizeof value),
                    "cublasLtMatmulPreferenceSetAttribute");
   }
 
@@ -62,7 +67,7 @@ class Preference {
 }  // namespace
 
 void check_cublaslt(cublasStatus_t status, const char* call) {
-  if (status != CUBLAS_STATUS_SUCCESS) fail_call("cublaslt", call, cublasLtGetStatusString(status));
+  if (status != CUBLAS_STATUS_SUCCESS) fail_call("cublaslt", call, cublaslt_library().cublasLtGetStatusString(status));
 }
 
 std::optional<MatmulPlan> plan_matmul(cublasLtHandle_t handle, const MatmulShape& shape, bool bfloat16,
@@ -78,9 +83,9 @@ std::optional<MatmulPlan> plan_matmul(cublasLtHandle_t handle, const MatmulShape
   }
   cublasLtMatmulHeuristicResult_t result{};
   int found = 0;
-  const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(handle, descriptors.operation, descriptors.a, descriptors.b, descriptors.d,
-                                     descriptors.d, preference.preference, 1, &result, &found);
+  const cublasStatus_t status = cublaslt_library().cublasLtMatmulAlgoGetHeuristic(
+      handle, descriptors.operation, descriptors.a, descriptors.b, descriptors.d, descriptors.d, preference.preference,
+      1, &result, &found);
   if (status == CUBLAS_STATUS_NOT_SUPPORTED) return std::nullopt;
   check_cublaslt(status, "cublasLtMatmulAlgoGetHeuristic");
   if (found == 0 || result.state != CUBLAS_STATUS_SUCCESS) return std::nullopt;
@@ -90,10 +95,10 @@ std::optional<MatmulPlan> plan_matmul(cublasLtHandle_t handle, const MatmulShape
 void run_plan(cublasLtHandle_t handle, const MatmulPlan& plan, const void* a, const void* b, void* d, void* workspace) {
   const Descriptors descriptors(plan.shape, plan.bfloat16, plan.float_result);
   const float one = 1, zero = 0;
-  check_cublaslt(
-      cublasLtMatmul(handle, descriptors.operation, &one, a, descriptors.a, b, descriptors.b, &zero, d, descriptors.d,
+  check_cublaslt(cublaslt_library().cublasLtMatmul(
+                     handle, descriptors.operation, &one, a, descriptors.a, b, descriptors.b, &zero, d, descriptors.d,
                      d, descriptors.d, &plan.algorithm, workspace, static_cast<size_t>(kMatmulWorkspace), stream()),
-      "cublasLtMatmul");
+                 "cublasLtMatmul");
 }
 
 }  // namespace luq::kernels::cuda

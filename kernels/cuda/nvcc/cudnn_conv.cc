@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/nvcc/loaded_libraries.h"
 #include "kernels/cuda/runtime.h"
 
 namespace luq::kernels::cuda {
@@ -15,11 +16,11 @@ int64_t most_workspace(const ConvShape& s) { return (int64_t{256} << 20) + 8 * (
 
 constexpr int64_t kX = 'x', kW = 'w', kY = 'y';  // names of the operands
 
-void destroy(void* descriptor) { cudnnBackendDestroyDescriptor(descriptor); }
+void destroy(void* descriptor) { cudnn_library().cudnnBackendDestroyDescriptor(descriptor); }
 
 void* create(cudnnBackendDescriptorType_t type) {
   cudnnBackendDescriptor_t descriptor = nullptr;
-  check_cudnn(cudnnBackendCreateDescriptor(type, &descriptor), "cudnnBackendCreateDescriptor");
+  check_cudnn(cudnn_library().cudnnBackendCreateDescriptor(type, &descriptor), "cudnnBackendCreateDescriptor");
   return descriptor;
 }
 
@@ -88,8 +89,9 @@ PassNames names_of(ConvPass pass) {
 bool may_run(const CudnnDescriptor& engine, bool bfloat16) {
   std::array<cudnnBackendNumericalNote_t, CUDNN_NUMERICAL_NOTE_TYPE_COUNT> notes{};
   int64_t count = 0;
-  check_cudnn(cudnnBackendGetAttribute(engine.get(), CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
-                                       static_cast<int64_t>(notes.size()), &count, notes.data()),
+  check_cudnn(cudnn_library().cudnnBackendGetAttribute(engine.get(), CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
+                                                       CUDNN_TYPE_NUMERICAL_NOTE, static_cast<int64_t>(notes.size()),
+                                                       &count, notes.data()),
               "cudnnBackendGetAttribute");
   for (int64_t i = 0; i < count; ++i) {
     switch (notes[static_cast<size_t>(i)]) {
@@ -118,8 +120,8 @@ std::vector<CudnnDescriptor> proposals(const CudnnTarget& target, const CudnnDes
   }
   if (!heuristics.finalize()) return {};
   int64_t count = 0;
-  check_cudnn(cudnnBackendGetAttribute(heuristics.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                                       0, &count, nullptr),
+  check_cudnn(cudnn_library().cudnnBackendGetAttribute(heuristics.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS,
+                                                       CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &count, nullptr),
               "cudnnBackendGetAttribute");
   std::vector<CudnnDescriptor> configurations;
   std::vector<cudnnBackendDescriptor_t> pointers;
@@ -128,8 +130,8 @@ std::vector<CudnnDescriptor> proposals(const CudnnTarget& target, const CudnnDes
     pointers.push_back(configurations.back().get());
   }
   int64_t found = 0;
-  check_cudnn(cudnnBackendGetAttribute(heuristics.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                                       count, &found, pointers.data()),
+  check_cudnn(cudnn_library().cudnnBackendGetAttribute(heuristics.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS,
+                                                       CUDNN_TYPE_BACKEND_DESCRIPTOR, count, &found, pointers.data()),
               "cudnnBackendGetAttribute");
   configurations.erase(configurations.begin() + found, configurations.end());
   return configurations;
@@ -140,8 +142,8 @@ std::optional<CudnnPlan> plan_of(const CudnnTarget& target, const CudnnDescripto
   CudnnDescriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t pointer = engine.get();
   int64_t count = 0;
-  check_cudnn(cudnnBackendGetAttribute(configuration.get(), CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                                       1, &count, &pointer),
+  check_cudnn(cudnn_library().cudnnBackendGetAttribute(configuration.get(), CUDNN_ATTR_ENGINECFG_ENGINE,
+                                                       CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count, &pointer),
               "cudnnBackendGetAttribute");
   if (!may_run(engine, problem.bfloat16)) return std::nullopt;
   CudnnDescriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
@@ -153,8 +155,8 @@ std::optional<CudnnPlan> plan_of(const CudnnTarget& target, const CudnnDescripto
   }
   if (!plan.finalize()) return std::nullopt;
   int64_t bytes = 0;
-  check_cudnn(cudnnBackendGetAttribute(plan.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1,
-                                       &count, &bytes),
+  check_cudnn(cudnn_library().cudnnBackendGetAttribute(plan.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
+                                                       CUDNN_TYPE_INT64, 1, &count, &bytes),
               "cudnnBackendGetAttribute");
   if (bytes > most_workspace(problem.shape)) return std::nullopt;
   return CudnnPlan{std::move(plan), bytes};
@@ -165,8 +167,8 @@ std::optional<CudnnPlan> plan_of(const CudnnTarget& target, const CudnnDescripto
 void check_cudnn(cudnnStatus_t status, const char* call) {
   if (status == CUDNN_STATUS_SUCCESS) return;
   std::array<char, 1024> text{};
-  cudnnGetLastErrorString(text.data(), text.size());
-  fail_call("cudnn", call, std::string(cudnnGetErrorString(status)) + ": " + text.data());
+  cudnn_library().cudnnGetLastErrorString(text.data(), text.size());
+  fail_call("cudnn", call, std::string(cudnn_library().cudnnGetErrorString(status)) + ": " + text.data());
 }
 
 CudnnDescriptor::CudnnDescriptor(cudnnBackendDescriptorType_t type) : descriptor_(create(type), destroy) {}
@@ -177,11 +179,11 @@ void CudnnDescriptor::set(cudnnBackendAttributeName_t name, const CudnnDescripto
 
 void CudnnDescriptor::set_bytes(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, const void* values,
                                 int64_t count) {
-  check_cudnn(cudnnBackendSetAttribute(get(), name, type, count, values), "cudnnBackendSetAttribute");
+  check_cudnn(cudnn_library().cudnnBackendSetAttribute(get(), name, type, count, values), "cudnnBackendSetAttribute");
 }
 
 bool CudnnDescriptor::finalize() {
-  const cudnnStatus_t status = cudnnBackendFinalize(get());
+  const cudnnStatus_t status = cudnn_library().cudnnBackendFinalize(get());
   if (is_unsupported(status)) return false;
   check_cudnn(status, "cudnnBackendFinalize");
   return true;
@@ -225,8 +227,8 @@ void run_plan(cudnnHandle_t handle, const CudnnPlan& plan, const void* x, const 
   pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, names.data(), 3);
   pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, pointers.data(), 3);
   pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, workspace);
-  check_cudnn(cudnnBackendFinalize(pack.get()), "cudnnBackendFinalize");
-  check_cudnn(cudnnBackendExecute(handle, plan.plan.get(), pack.get()), "cudnnBackendExecute");
+  check_cudnn(cudnn_library().cudnnBackendFinalize(pack.get()), "cudnnBackendFinalize");
+  check_cudnn(cudnn_library().cudnnBackendExecute(handle, plan.plan.get(), pack.get()), "cudnnBackendExecute");
 }
 
 }  // namespace luq::kernels::cuda

@@ -14,6 +14,7 @@
 #include "kernels/cuda/nvcc/bias.h"
 #include "kernels/cuda/nvcc/cublaslt_matmul.h"
 #include "kernels/cuda/nvcc/cudnn_conv.h"
+#include "kernels/cuda/nvcc/loaded_libraries.h"
 #include "kernels/cuda/runtime.h"
 
 namespace luq::kernels::cuda {
@@ -22,7 +23,7 @@ namespace {
 cublasLtHandle_t cublaslt() {
   static const cublasLtHandle_t handle = [] {
     cublasLtHandle_t created = nullptr;
-    check_cublaslt(cublasLtCreate(&created), "cublasLtCreate");
+    check_cublaslt(cublaslt_library().cublasLtCreate(&created), "cublasLtCreate");
     return created;
   }();
   return handle;
@@ -31,8 +32,8 @@ cublasLtHandle_t cublaslt() {
 cudnnHandle_t cudnn() {
   static const cudnnHandle_t handle = [] {
     cudnnHandle_t created = nullptr;
-    check_cudnn(cudnnCreate(&created), "cudnnCreate");
-    check_cudnn(cudnnSetStream(created, stream()), "cudnnSetStream");
+    check_cudnn(cudnn_library().cudnnCreate(&created), "cudnnCreate");
+    check_cudnn(cudnn_library().cudnnSetStream(created, stream()), "cudnnSetStream");
     return created;
   }();
   return handle;
@@ -168,14 +169,12 @@ void add_libraries(Kernels& table) {
 }
 
 void open_libraries() {
-  cublaslt();
+  cublaslt();  // before cuDNN, which loads it too, and takes the one that is there
   cudnn();
 }
 
 std::string library_versions() {
-  const size_t conv = cudnnGetVersion(), matmul = cublasLtGetVersion();
-  return fmt::format("; cuDNN {}.{}.{}, cublasLt {}.{}.{}", conv / 10000, conv / 100 % 100, conv % 100, matmul / 10000,
-                     matmul / 100 % 100, matmul % 100);
+  return fmt::format("; {}, {}", found_text(cudnn_facts()), found_text(cublaslt_facts()));
 }
 
 }  // namespace luq::kernels::cuda
