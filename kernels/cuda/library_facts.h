@@ -32,7 +32,7 @@ inline std::string why_unusable(const LibraryFacts& f) {
 inline std::string found_text(const LibraryFacts& f) {
   if (!f.error.empty()) return fmt::format("no {} ({})", f.name, f.error);
   return fmt::format("{} {}.{}.{}{}", f.name, f.version / 10000, f.version / 100 % 100, f.version % 100,
-                     f.version < f.least ? ", too old" : "");
+                     f.version < f.least ? " (too old)" : "");
 }
 
 }  // namespace luq::kernels::cuda

@@ -6,6 +6,7 @@ from unittest import mock
 from harness import Case, LUQTRAIN, main, run
 
 BENCH = pathlib.Path(LUQTRAIN).with_name("luqbench")
+LIBRARY_TESTS = pathlib.Path(LUQTRAIN).with_name("test_cuda_libraries")  # uses cuDNN without a device
 # Whichever version the program wants.
 FILES = [f"{name}.so.{major}" for name in ("libcudnn", "libcublasLt") for major in range(9, 20)]
 
@@ -41,6 +42,13 @@ class CudaLibraries(Case):
         error = self.refused(self.folder, "[cuda] expected", "train with device=cpu", device="cuda")
         if "CUDA             no device" not in run([LUQTRAIN, "doctor"], self.folder).stdout:
             self.assertRegex(error, r"\[cuda\] expected cublasLt \S+ or newer .* file too short; install it")
+
+    def test_their_use_is_refused(self):
+        process = run([LIBRARY_TESTS, "[cudnn]"], self.folder)
+        self.assertNotEqual(process.returncode, 0)
+        # Catch2 wraps its lines.
+        self.assertRegex(" ".join(process.stdout.split()), r"\[cuda\] expected cuDNN 9\.8 or newer \(libcudnn\.so\.\d+\), got .*: file "
+                         "too short; install it or put its folder first in LD_LIBRARY_PATH, or train with device=cpu")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ std::string to_string(const Device& device);  // "cpu", "cuda:0"
 Device parse_device(const std::string& name);
 
 // The table of kernels of a device (kernels/kernels.h), chosen once: the CPU's from cpuid, capped by
-// LUQ_KERNELS=ref|avx2|avx512|vnni|bf16 (another value is a UserError). cuda throws UserError in a build without CUDA.
+// LUQ_KERNELS=ref|avx2|avx512|vnni|bf16 (another value is a UserError). A UserError tells what cuda lacks.
 struct Kernels;
 const Kernels& kernels_for(Device device);
 // This build has kernels for the device, and this machine the device.
 bool is_available(Device device);
-// What a CUDA device is, in a line: name, compute capability, memory, versions of driver and runtime; or why there is
-// none, in this build or this machine.
+// What a CUDA device is, in a line: name, compute capability, memory; or why there is none, in this build or this
+// machine. With the versions of driver, runtime and libraries, or why one of these cannot be used.
 std::string describe_cuda();
 // Memory of a device that is not the host's. All of it happens in the order of the calls, together with the kernels.
 struct DeviceMemory {
