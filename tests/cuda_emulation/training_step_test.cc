@@ -179,7 +179,8 @@ TEST_CASE("cuda: kernels that are a little wrong differ from ref", "[cuda][train
   }
   LUQ_FAULT(encode_fp4, EncodeFp4Args, a.key.k0 ^= 1);
   LUQ_FAULT(encode_int, EncodeIntArgs, a.inverse_scale *= 1.01f);
-  LUQ_FAULT(qconv_forward, QConvForwardArgs, a.scale = std::nextafter(a.scale, 2 * a.scale));
+  LUQ_FAULT(qconv_forward_moments, QConvForwardMomentsArgs,
+            a.conv.scale = std::nextafter(a.conv.scale, 2 * a.conv.scale));
   LUQ_FAULT(qconv_backward_data, QConvBackwardDataArgs, a.w_format = Format::uint4);
   LUQ_FAULT(qconv_backward_weight, QConvBackwardWeightArgs, a.scale = std::nextafter(a.scale, 2 * a.scale));
   LUQ_FAULT(conv_forward, ConvForwardArgs, a.bias = nullptr);
@@ -194,8 +195,8 @@ TEST_CASE("cuda: kernels that are a little wrong differ from ref", "[cuda][train
   steps.use(shadow.table());
   steps.step();
   for (const char* name :
-       {"encode_fp4", "encode_int", "qconv_forward", "qconv_backward_data", "qconv_backward_weight", "conv_forward",
-        "conv_backward_weight", "sgd", "batch_norm_act", "batch_norm_act_backward", "cross_entropy"}) {
+       {"encode_fp4", "encode_int", "qconv_forward_moments", "qconv_backward_data", "qconv_backward_weight",
+        "conv_forward", "conv_backward_weight", "sgd", "batch_norm_act", "batch_norm_act_backward", "cross_entropy"}) {
     INFO(name);
     REQUIRE(shadow.counts().contains(name));
     CHECK(shadow.counts().at(name).wrong > 0);
