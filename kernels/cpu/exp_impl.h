@@ -11,6 +11,7 @@
 // relatively where it is small, but for the rounding of x^2 / 2. e^(-x^2 / 2) is also what the derivative needs.
 
 #include "kernels/cpu/pair_impl.h"
+#include "kernels/exp_coefficients.h"
 
 template <int kCount>
 [[gnu::always_inline]] inline Float polynomial(Float x, const float (&coefficients)[kCount]) {
@@ -22,7 +23,7 @@ template <int kCount>
 
 // x <= 88.
 [[gnu::always_inline]] inline Float exp(Float x) {
-  constexpr float kCoefficients[] = {1.0f, 1.0f, 0.4999999f, 0.1666642f, 0.041668225f, 0.008374823f, 0.0013836824f};
+  constexpr float kCoefficients[] = {LUQ_EXP_COEFFICIENTS};
   const Float least = Simd::set(-87.0f), inside = Simd::max(least, x);
   const Int n = Simd::round(Simd::mul(inside, Simd::set(1.44269504f)));
   const Float whole = Simd::to_float(n);
@@ -39,8 +40,7 @@ struct Normal {
 };
 
 [[gnu::always_inline]] inline Normal normal(Float x) {
-  constexpr float kCoefficients[] = {0.19746958f, 0.19740823f,  0.18570766f, 0.1612185f,   0.11758847f,
-                                     0.13904756f, -0.08917155f, 0.22679803f, -0.17791335f, 0.04184687f};
+  constexpr float kCoefficients[] = {LUQ_TAIL_COEFFICIENTS};
   const Float one = Simd::set(1.0f), half_x = Simd::mul(x, Simd::set(-0.5f));
   const Float kernel = exp(Simd::mul(half_x, x));
   const Float t = Simd::div(one, Simd::multiply_add(Simd::abs(x), Simd::set(0.247487373f), one));

@@ -16,6 +16,8 @@ void fail_call(const char* library, const char* call, const std::string& text) {
   fail("[{}] {}: {}", library, call, text);
 }
 
+void fail_unusable(const std::string& problem) { fail_user("{}", problem); }
+
 cudaStream_t stream() {
   static const cudaStream_t the_stream = [] {
     cudaStream_t created = nullptr;

@@ -14,6 +14,8 @@ namespace luq::kernels::cuda {
 void check(cudaError_t error, const char* what);
 // Throws Error `[library] call: text`.
 [[noreturn]] void fail_call(const char* library, const char* call, const std::string& text);
+// Throws UserError with what why_unusable says of a library.
+[[noreturn]] void fail_unusable(const std::string& problem);
 
 // The stream on which everything of this process runs, in order.
 cudaStream_t stream();

@@ -2,7 +2,7 @@
 
 #include <dlfcn.h>
 
-#include "luq/core/error.h"
+#include "kernels/cuda/runtime.h"
 
 namespace luq::kernels::cuda {
 namespace {
@@ -51,7 +51,7 @@ const Loaded<CudnnFunctions>& loaded_cudnn() {
 
 template <typename Functions>
 const Functions& usable(const Loaded<Functions>& loaded) {
-  if (const std::string problem = why_unusable(loaded.facts); !problem.empty()) fail_user("{}", problem);
+  if (const std::string problem = why_unusable(loaded.facts); !problem.empty()) fail_unusable(problem);
   return loaded.functions;
 }
 
