@@ -585,13 +585,17 @@ struct Kernels {
 
 // Every table this machine can run on the CPU, "ref" first, for tests and benchmarks.
 struct NamedKernels {
-  std::string name;  // ref, avx2, avx512, vnni, bf16; cuda-plain, cuda
+  std::string name;  // ref, avx2, avx512, vnni, bf16; cuda-plain, cuda, cuda-cublaslt
   Kernels table;
 };
 std::vector<NamedKernels> cpu_kernel_tables();
-// Likewise for a CUDA device, whether there is one or not: "cuda-plain", own kernels alone, and "cuda", with libraries
-// for float convolutions, where these are built in; none in a build without CUDA.
+// Likewise for a CUDA device, whether there is one or not: "cuda-plain", own kernels alone; where libraries are built
+// in, "cuda", with them for float convolutions, and "cuda-cublaslt", which has cublasLt's int8 products for 4-bit
+// matmuls that are plain ones, too; none in a build without CUDA.
 std::vector<NamedKernels> cuda_kernel_tables();
+// Of these the one that a device uses: "cuda" where it is there, or the one that LUQ_CUDA_KERNELS names. Throws
+// UserError for another name. Empty in a build without CUDA.
+Kernels cuda_kernels();
 
 // Version of oneDNN, which runs the float convolutions.
 std::string kernel_library_version();

@@ -122,12 +122,6 @@ Kernels plain_cuda() {
   return table;
 }
 
-Kernels select_cuda() {
-  Kernels table = plain_cuda();
-  kernels::cuda::add_libraries(table);
-  return table;
-}
-
 const DeviceMemory& cuda_memory() { return kernels::cuda::memory(); }
 std::string cuda_problem() { return kernels::cuda::device_problem(); }
 std::string cuda_description() { return kernels::cuda::description(); }
@@ -135,8 +129,26 @@ void open_cuda_libraries() { kernels::cuda::open_libraries(); }
 
 std::vector<NamedKernels> cuda_tables() {
   std::vector<NamedKernels> tables{{"cuda-plain", plain_cuda()}};
-  if (kernels::cuda::kHasLibraries) tables.push_back({"cuda", select_cuda()});
+  if (kernels::cuda::kHasLibraries) {
+    tables.push_back({"cuda", tables.back().table});
+    kernels::cuda::add_libraries(tables.back().table);
+    tables.push_back({"cuda-cublaslt", tables.back().table});
+    kernels::cuda::add_cublaslt_int8(tables.back().table);
+  }
   return tables;
+}
+
+Kernels select_cuda() {
+  const char* given = std::getenv("LUQ_CUDA_KERNELS");
+  const std::string wanted = given != nullptr && *given != '\0' ? given
+                             : kernels::cuda::kHasLibraries     ? "cuda"
+                                                                : "cuda-plain";
+  std::string known;
+  for (const NamedKernels& named : cuda_tables()) {
+    if (named.name == wanted) return named.table;
+    known += (known.empty() ? "" : ", ") + named.name;
+  }
+  fail_user("[kernels] expected LUQ_CUDA_KERNELS to be one of {}, got '{}'", known, wanted);
 }
 
 #else
@@ -188,6 +200,8 @@ std::vector<NamedKernels> cpu_kernel_tables() {
 }
 
 std::vector<NamedKernels> cuda_kernel_tables() { return cuda_tables(); }
+
+Kernels cuda_kernels() { return select_cuda(); }
 
 std::vector<std::pair<std::string, std::string>> describe(const Kernels& kernels) {
   std::vector<std::pair<std::string, std::string>> rows;

@@ -46,9 +46,8 @@ std::string describe_kernels() {
 #undef LUQ_REQUIRED
 #undef LUQ_ON_HOST
   const auto cpu = describe(kernels_for({}));
-  const std::vector<NamedKernels> tables = cuda_kernel_tables();
-  const bool has_cuda = !tables.empty();
-  const auto cuda = has_cuda ? describe(tables.back().table) : cpu;
+  const bool has_cuda = !cuda_kernel_tables().empty();
+  const auto cuda = describe(cuda_kernels());
   const auto row = [has_cuda](const std::string& entry, const std::string& on_cpu, const std::string& on_cuda) {
     return has_cuda ? fmt::format("{:<28} {:<12} {}\n", entry, on_cpu, on_cuda)
                     : fmt::format("{:<28} {}\n", entry, on_cpu);

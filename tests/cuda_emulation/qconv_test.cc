@@ -1,7 +1,9 @@
 // The 4-bit matmuls of kernels/cuda against the CPU's reference, with ==: sums, floats and bfloat16.
 #include <string>
 
+#include "kernels/cuda/int8_matmul.h"
 #include "kernels/cuda/qconv_plan.h"
+#include "kernels/cuda/runtime.h"
 #include "kernels/cuda/tables.h"
 #include "tests/catch.h"
 #include "tests/cuda_emulation/emulation.h"
@@ -100,12 +102,16 @@ struct Formats {
   Format x = Format::uint4, dy = Format::fp4;
 };
 
-void check_shape(const ConvShape& s, Formats formats, std::mt19937& random) {
-  static const Kernels ref = cpu_kernel_tables().front().table;
+Kernels own_kernels() {
   Kernels table;
   cuda::add_qconv_forward(table);
   cuda::add_qconv_backward_data(table);
   cuda::add_qconv_backward_weight(table);
+  return table;
+}
+
+void check_shape(const ConvShape& s, Formats formats, std::mt19937& random, const Kernels& table = own_kernels()) {
+  static const Kernels ref = cpu_kernel_tables().front().table;
   emulation::set_seed(random());
   const bool with_bias = random() % 2 != 0, accumulate = random() % 2 != 0;
   const size_t skip = random() % 4 == 0 ? 1 : 0;  // codes that are not aligned
@@ -132,11 +138,12 @@ void check_shape(const ConvShape& s, Formats formats, std::mt19937& random) {
                             .sums = sums};
   };
   check_entry("forward", table.qconv_forward, ref.qconv_forward, s.y_size(), true, random, give_forward);
-  check_moments(s, table, ref, random, [&](bool device, Floats y, int64_t* sums) {
+  const auto give_for_moments = [&](bool device, Floats y, int64_t* sums) {
     QConvForwardArgs args = give_forward(device, y, sums);
     args.bias = nullptr;
     return args;
-  });
+  };
+  if (table.qconv_forward_moments) check_moments(s, table, ref, random, give_for_moments);
   check_entry("backward_data", table.qconv_backward_data, ref.qconv_backward_data, s.x_size(), true, random,
               [&](bool device, Floats y, int64_t* sums) {
                 return QConvBackwardDataArgs{.shape = s,
@@ -280,4 +287,56 @@ TEST_CASE("cuda qconv: a sum past int32 is added up from parts that int32 holds"
                                .dw = nullptr,
                                .sums = sums.data()});
   CHECK(sums.host() == std::vector<int64_t>{terms * 64 * 15});
+}
+
+// A library's int8 product, one result a thread. It has its own idea of what it takes.
+namespace {
+
+int products = 0;
+bool takes = true;
+
+__global__ void multiply_int8(cuda::MatmulShape s, const int8_t* a, const int8_t* b, int* d) {
+  const int64_t index = int64_t{blockIdx.x} * 256 + threadIdx.x;
+  if (index >= s.m * s.n) return;
+  int sum = 0;
+  for (int64_t k = 0; k < s.k; ++k) sum += a[index % s.m * s.lda + k] * b[index / s.m * s.ldb + k];
+  d[index % s.m + index / s.m * s.ldd] = sum;
+}
+
+bool int8_product(const cuda::MatmulShape& s, const int8_t* a, const int8_t* b, int* d, void* workspace) {
+  for (const int64_t extent : {s.m, s.n, s.k, s.lda, s.ldb, s.ldd}) REQUIRE(extent % cuda::kInt8Unit == 0);
+  for (const void* pointer : {static_cast<const void*>(a), static_cast<const void*>(b), static_cast<const void*>(d)}) {
+    REQUIRE(reinterpret_cast<uintptr_t>(pointer) % 16 == 0);
+  }
+  REQUIRE((s.transpose_a && !s.transpose_b && workspace != nullptr));
+  if (!takes) return false;
+  ++products;
+  cuda::launch("int8 product", multiply_int8, {.blocks = cuda::blocks_for(s.m * s.n, 256), .threads = 256}, s, a, b, d);
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("cuda qconv: plain products by a library's int8, others by our own kernels", "[cuda][qconv]") {
+  std::mt19937 random(11);
+  Kernels table = own_kernels();
+  cuda::add_int8_matmuls(table, {.multiply = int8_product, .workspace_bytes = 1000, .name = "stand-in"});
+  CHECK(!table.qconv_forward_moments);
+  const auto products_of = [&](const ConvShape& s, Formats formats) {
+    products = 0;
+    check_shape(s, formats, random, table);
+    return products;
+  };
+  for (const Formats formats : {Formats{}, Formats{Format::int4, Format::int4}, Formats{Format::uint4, Format::int4}}) {
+    CHECK(products_of(square(2, 3, 35, 17, 1), formats) == 8);  // three entries, for each kind of result
+    CHECK(products_of(square(7, 1, 16, 32, 1), formats) == 8);
+    CHECK(products_of(square(1, 1, 1, 1, 1), formats) == 8);
+    CHECK(products_of(square(0, 3, 8, 8, 1), formats) == 0);
+    CHECK(products_of(square(1, 4, 8, 8, 1, 2), formats) == 0);
+    CHECK(products_of(square(1, 4, 8, 8, 3, 1, 1), formats) == 0);
+    CHECK(products_of(square(1, 3, 8, 8, 1, 1, 0, 1, 2), formats) == 0);
+  }
+  takes = false;
+  CHECK(products_of(square(2, 3, 35, 17, 1), {}) == 0);
+  takes = true;
 }

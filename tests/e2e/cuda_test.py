@@ -50,6 +50,10 @@ class Cuda(Case):
             self.assertRegex(text, r"(?m)^kernel +cpu +cuda$")
             self.assertRegex(text, r"(?m)^encode_fp4 +\S+ +cuda$")
             self.assertRegex(text, r"(?m)^resize +\S+ +host$")
+        for command in (("kernels",), ("--config", LUQ_CONFIG, "--set", "device=cuda")):
+            error = self.luqtrain(*command, code=2, LUQ_CUDA_KERNELS="bogus").stderr
+            self.assertIn("[kernels] expected LUQ_CUDA_KERNELS to be one of cuda-plain, got 'bogus'", error)
+        self.assertEqual(text, self.luqtrain("kernels", LUQ_CUDA_EMULATED_BYTES="0", LUQ_CUDA_KERNELS="cuda-plain").stdout)
 
     def test_a_run_moves_between_devices(self):
         """What is trained on one device is used, and goes on, on the other."""

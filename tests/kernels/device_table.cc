@@ -114,9 +114,14 @@ Kernels on_device(const Kernels& table, Device device, int place, Alignment alig
   targets[place].table = table;
   targets[place].memory = luq::device_memory(device);
   const bool shifted = alignment == Alignment::shifted;
-  const Kernels adapted =
-      place == 0 ? (shifted ? adapters<0, Alignment::shifted>(table) : adapters<0, Alignment::of_host>(table))
-                 : (shifted ? adapters<1, Alignment::shifted>(table) : adapters<1, Alignment::of_host>(table));
+  const auto in_place = [&](auto number) {
+    constexpr int kPlace = decltype(number)::value;
+    return shifted ? adapters<kPlace, Alignment::shifted>(table) : adapters<kPlace, Alignment::of_host>(table);
+  };
+  static_assert(kPlaces == 3);
+  const Kernels adapted = place == 0   ? in_place(std::integral_constant<int, 0>{})
+                          : place == 1 ? in_place(std::integral_constant<int, 1>{})
+                                       : in_place(std::integral_constant<int, 2>{});
   if (describe(adapted) != describe(table)) {
     throw std::runtime_error(
         "the device has an entry that LUQ_DEVICE_KERNEL_ENTRIES of tests/kernels/operands.h does not list");

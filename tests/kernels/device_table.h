@@ -14,7 +14,7 @@ namespace luq::test {
 // what is only written begins with other bytes than the host's. Throws where something wrote before an operand. Place:
 // where the table is kept, one in each.
 enum class Alignment { of_host, shifted };
-constexpr int kPlaces = 2;
+constexpr int kPlaces = 3;
 Kernels on_device(const Kernels& device_table, Device device, int place = 0, Alignment alignment = Alignment::of_host);
 
 // How the tests run on an emulated device; set where the build has one.

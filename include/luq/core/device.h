@@ -21,7 +21,8 @@ std::string to_string(const Device& device);  // "cpu", "cuda:0"
 Device parse_device(const std::string& name);
 
 // The table of kernels of a device (kernels/kernels.h), chosen once: the CPU's from cpuid, capped by
-// LUQ_KERNELS=ref|avx2|avx512|vnni|bf16 (another value is a UserError). A UserError tells what cuda lacks.
+// LUQ_KERNELS=ref|avx2|avx512|vnni|bf16, a device's from what was built in, or as LUQ_CUDA_KERNELS names it (another
+// value is a UserError). A UserError tells what cuda lacks.
 struct Kernels;
 const Kernels& kernels_for(Device device);
 // This build has kernels for the device, and this machine the device.

@@ -10,12 +10,14 @@ namespace {
 // Descriptors that live for a call: making them takes no device.
 class Descriptors {
  public:
-  Descriptors(const MatmulShape& s, bool bfloat16, bool float_result) {
-    const cudaDataType_t in = bfloat16 ? CUDA_R_16BF : CUDA_R_32F;
-    const cudaDataType_t out = bfloat16 && !float_result ? CUDA_R_16BF : CUDA_R_32F;
+  Descriptors(const MatmulShape& s, MatmulTypes types) {
+    const bool integers = types == MatmulTypes::int8_to_int32;
+    const cudaDataType_t in = integers ? CUDA_R_8I : types == MatmulTypes::float32 ? CUDA_R_32F : CUDA_R_16BF;
+    const cudaDataType_t scale = integers ? CUDA_R_32I : CUDA_R_32F;
+    const cudaDataType_t out = types == MatmulTypes::bfloat16 ? CUDA_R_16BF : scale;
     // Float32 proper: TF32 is a compute type of its own.
-    check_cublaslt(cublaslt_library().cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
-                   "cublasLtMatmulDescCreate");
+    const cublasComputeType_t compute = integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F;
+    check_cublaslt(cublaslt_library().cublasLtMatmulDescCreate(&operation, compute, scale), "cublasLtMatmulDescCreate");
     set_transpose(CUBLASLT_MATMUL_DESC_TRANSA, s.transpose_a);
     set_transpose(CUBLASLT_MATMUL_DESC_TRANSB, s.transpose_b);
     make(&a, in, s.rows_a(), s.columns_a(), s.lda);
@@ -70,12 +72,11 @@ void check_cublaslt(cublasStatus_t status, const char* call) {
   if (status != CUBLAS_STATUS_SUCCESS) fail_call("cublaslt", call, cublaslt_library().cublasLtGetStatusString(status));
 }
 
-std::optional<MatmulPlan> plan_matmul(cublasLtHandle_t handle, const MatmulShape& shape, bool bfloat16,
-                                      bool float_result) {
-  const Descriptors descriptors(shape, bfloat16, float_result);
+std::optional<MatmulPlan> plan_matmul(cublasLtHandle_t handle, const MatmulShape& shape, MatmulTypes types) {
+  const Descriptors descriptors(shape, types);
   Preference preference;
   preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kMatmulWorkspace));
-  // Parts of a sum are added in float32, in a step of their own.
+  // Parts of a sum are added in float32 or int32, in a step of their own.
   preference.set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
   for (const auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
@@ -89,15 +90,19 @@ std::optional<MatmulPlan> plan_matmul(cublasLtHandle_t handle, const MatmulShape
   if (status == CUBLAS_STATUS_NOT_SUPPORTED) return std::nullopt;
   check_cublaslt(status, "cublasLtMatmulAlgoGetHeuristic");
   if (found == 0 || result.state != CUBLAS_STATUS_SUCCESS) return std::nullopt;
-  return MatmulPlan{shape, bfloat16, float_result, result.algo};
+  return MatmulPlan{shape, types, result.algo};
 }
 
 void run_plan(cublasLtHandle_t handle, const MatmulPlan& plan, const void* a, const void* b, void* d, void* workspace) {
-  const Descriptors descriptors(plan.shape, plan.bfloat16, plan.float_result);
-  const float one = 1, zero = 0;
+  const Descriptors descriptors(plan.shape, plan.types);
+  const float one_float = 1, zero_float = 0;
+  const int32_t one_integer = 1, zero_integer = 0;
+  const bool integers = plan.types == MatmulTypes::int8_to_int32;
+  const void* one = integers ? static_cast<const void*>(&one_integer) : &one_float;
+  const void* zero = integers ? static_cast<const void*>(&zero_integer) : &zero_float;
   check_cublaslt(cublaslt_library().cublasLtMatmul(
-                     handle, descriptors.operation, &one, a, descriptors.a, b, descriptors.b, &zero, d, descriptors.d,
-                     d, descriptors.d, &plan.algorithm, workspace, static_cast<size_t>(kMatmulWorkspace), stream()),
+                     handle, descriptors.operation, one, a, descriptors.a, b, descriptors.b, zero, d, descriptors.d, d,
+                     descriptors.d, &plan.algorithm, workspace, static_cast<size_t>(kMatmulWorkspace), stream()),
                  "cublasLtMatmul");
 }
 

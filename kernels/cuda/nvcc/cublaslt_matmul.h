@@ -1,4 +1,4 @@
-// Matrix products of floats by cublasLt.
+// Matrix products by cublasLt.
 #pragma once
 
 #include <cublasLt.h>
@@ -11,16 +11,17 @@ namespace luq::kernels::cuda {
 
 constexpr int64_t kMatmulWorkspace = int64_t{32} << 20;  // what cublasLt wants on Hopper
 
+// Of the operands, and of the result where it is another.
+enum class MatmulTypes { float32, bfloat16, bfloat16_to_float32, int8_to_int32 };
+
 struct MatmulPlan {
   MatmulShape shape;
-  bool bfloat16;      // operands
-  bool float_result;  // float32 beside operands of bfloat16
+  MatmulTypes types;
   cublasLtMatmulAlgo_t algorithm;
 };
 
 // The first algorithm of the heuristics whose sums have one order. Nothing where there is none.
-std::optional<MatmulPlan> plan_matmul(cublasLtHandle_t handle, const MatmulShape& shape, bool bfloat16,
-                                      bool float_result);
+std::optional<MatmulPlan> plan_matmul(cublasLtHandle_t handle, const MatmulShape& shape, MatmulTypes types);
 
 // d = op(a) op(b); the workspace has kMatmulWorkspace bytes.
 void run_plan(cublasLtHandle_t handle, const MatmulPlan& plan, const void* a, const void* b, void* d, void* workspace);

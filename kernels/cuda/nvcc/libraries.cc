@@ -8,9 +8,11 @@
 #include <fmt/format.h>
 #include <luq_cuda/libraries.h>
 
+#include <array>
 #include <cstring>
 #include <map>
 
+#include "kernels/cuda/int8_matmul.h"
 #include "kernels/cuda/nvcc/bias.h"
 #include "kernels/cuda/nvcc/cublaslt_matmul.h"
 #include "kernels/cuda/nvcc/cudnn_conv.h"
@@ -61,7 +63,10 @@ Plan find_plan(const Problem& p, bool float_result) {
   Plan plan;
   plan.gives_bfloat16 = p.bfloat16 && !float_result;
   if (is_matmul(p.shape)) {
-    plan.matmul = plan_matmul(cublaslt(), matmul_shape(p.pass, p.shape), p.bfloat16, float_result);
+    const MatmulTypes types = !p.bfloat16    ? MatmulTypes::float32
+                              : float_result ? MatmulTypes::bfloat16_to_float32
+                                             : MatmulTypes::bfloat16;
+    plan.matmul = plan_matmul(cublaslt(), matmul_shape(p.pass, p.shape), types);
   } else {
     plan.conv = plan_convolution({.handle = cudnn()}, {p.pass, p.shape, p.bfloat16, float_result});
   }
@@ -159,7 +164,24 @@ void conv_backward_weight(const ConvBackwardWeightArgs& a) {
   if (narrow) plain.convert({reinterpret_cast<const BFloat16*>(memory.results), s.w_size(), a.dw});
 }
 
+// Extents of padded operands say all.
+bool multiply_int8(const MatmulShape& shape, const int8_t* a, const int8_t* b, int* d, void* workspace) {
+  static std::map<std::array<int64_t, 3>, std::optional<MatmulPlan>> plans;
+  const std::array<int64_t, 3> extents{shape.m, shape.n, shape.k};
+  auto found = plans.find(extents);
+  if (found == plans.end()) {
+    found = plans.emplace(extents, plan_matmul(cublaslt(), shape, MatmulTypes::int8_to_int32)).first;
+  }
+  if (!found->second) return false;
+  run_plan(cublaslt(), *found->second, a, b, d, workspace);
+  return true;
+}
+
 }  // namespace
+
+void add_cublaslt_int8(Kernels& table) {
+  add_int8_matmuls(table, {.multiply = multiply_int8, .workspace_bytes = kMatmulWorkspace, .name = "cublaslt"});
+}
 
 void add_libraries(Kernels& table) {
   plain = table;

@@ -10,6 +10,7 @@ namespace luq::kernels::cuda {
 constexpr bool kHasLibraries = false;
 
 inline void add_libraries(Kernels&) {}
+inline void add_cublaslt_int8(Kernels&) {}
 inline void open_libraries() {}
 inline std::string library_versions() { return ""; }
 
