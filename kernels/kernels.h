@@ -138,11 +138,11 @@ struct QConvForwardMomentsArgs {
   // Rows that a table may add in int32.
   static constexpr int64_t kMomentRows = 32;
 
-  // True when int32 and int64 hold what is added up, and there is something to add.
-  bool fit() const {
+  // True when int32 and int64 hold what is added up, of 2^shift times each sum, and there is something to add.
+  bool fit(int shift = 0) const {
     const ConvShape& s = conv.shape;
     const int64_t rows = s.n * s.oh() * s.ow(), terms = s.kh * s.kw * s.c_group();
-    const int64_t largest = terms * max_magnitude(conv.x_format) * max_magnitude(conv.w_format);
+    const int64_t largest = (terms * max_magnitude(conv.x_format) * max_magnitude(conv.w_format)) << shift;
     return rows > 0 && largest > 0 && largest <= 0x7fffffff / kMomentRows && rows <= INT64_MAX / largest / largest;
   }
 };

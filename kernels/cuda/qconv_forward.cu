@@ -102,11 +102,12 @@ void run(const QConvForwardArgs& a, const MomentsOut* moments) {
                   .channels = static_cast<int>(s.o)};
   Sink parts = sink_of_product(sink, n, split, partials, layout);
   const bool on_the_way = moments != nullptr && split.splits == 1;
-  const bool scale_shifts = !on_the_way && scale_takes(parts, shift);  // moments are of the sums themselves
+  const bool may_shift = !on_the_way || QConvForwardMomentsArgs{a, nullptr, nullptr}.fit(shift);
+  const bool scale_shifts = may_shift && scale_takes(parts, shift);
   const Grid grid = grid_of(tile, m, n, k_tiles, split.splits, scale_shifts ? 0 : shift);
   const Product multiply = choose_product(integers, x_decoder, on_the_way);
   multiply(tile, "qconv_forward", p, grid, groups, parts);
-  if (on_the_way) return finish_moments(sink, m, s.o, *moments);
+  if (on_the_way) return finish_moments(sink, m, s.o, a.scale, scale_shifts ? shift : 0, *moments);
   if (moments != nullptr) return finish_with_moments(sink, parts.partial, split.splits, s.o, *moments);
   finish("qconv_forward, parts", sink, parts, split, s.o);
 }

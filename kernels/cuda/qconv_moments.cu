@@ -40,8 +40,8 @@ struct AddMomentsShared {
 };
 
 // A block adds the tiles of a channel.
-__global__ void __launch_bounds__(kThreads)
-    add_moments(const Moment* parts, int64_t tiles, int64_t rows, float scale, float* mean, float* variance) {
+__global__ void __launch_bounds__(kThreads) add_moments(const Moment* parts, int64_t tiles, int64_t rows, float scale,
+                                                        int shift, float* mean, float* variance) {
   auto& shared = luq::device::shared_memory<AddMomentsShared>();
   const int64_t channel = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x);
@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(kThreads)
     if (thread < half) shared.at[thread] += shared.at[thread + half];
   }
   if (thread == 0)
-    moments_of_sums(shared.at[0].sum, shared.at[0].square, rows, scale, mean + channel, variance + channel);
+    moments_of_sums(shared.at[0].sum >> shift, shared.at[0].square >> 2 * shift, rows, scale, mean + channel,
+                    variance + channel);
 }
 
 template <typename Sum>
@@ -62,15 +63,16 @@ void add_and_finish(const Sink& sink, const Sum* parts, int64_t splits, int64_t 
                           .threads = kThreads,
                           .shared_bytes = sizeof(MomentShared)};
   launch("qconv_forward, parts", add_parts_with_moments<Sum>, shape, sink, parts, splits, channels);
-  finish_moments(sink, sink.size / channels, channels, moments);
+  finish_moments(sink, sink.size / channels, channels, sink.scale, 0, moments);
 }
 
 }  // namespace
 
-void finish_moments(const Sink& sink, int64_t rows, int64_t channels, const MomentsOut& moments) {
+void finish_moments(const Sink& sink, int64_t rows, int64_t channels, float scale, int shift,
+                    const MomentsOut& moments) {
   launch("qconv_forward, moments", add_moments,
          {.blocks = channels, .threads = kThreads, .shared_bytes = sizeof(AddMomentsShared)}, sink.moments,
-         sink.moment_tiles, rows, sink.scale, moments.mean, moments.variance);
+         sink.moment_tiles, rows, scale, shift, moments.mean, moments.variance);
 }
 
 void finish_with_moments(const Sink& sink, const int* parts, int64_t splits, int64_t channels,

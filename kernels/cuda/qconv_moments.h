@@ -3,9 +3,12 @@
 //
 // A lane has 4 rows of 8 columns of a strip. The 8 lanes of the same columns halve what they have three times, each
 // giving the other's half away: 21 shuffles of a word for a strip. Warps above each other meet in shared memory, and
-// the block writes 16 bytes a column; a second kernel adds the tiles of a channel. Instructions: some 150 a strip, as
-// many as a tile along K takes. Bytes: 16 a column of a tile, an eighth of a byte a result, instead of the 2 or 4 that
-// reading the result takes.
+// the block writes 16 bytes a column; a second kernel adds the tiles of a channel. Instructions: some 200 a strip,
+// where a tile along K takes 150 for two. Bytes: 16 a column of a tile, an eighth of a byte a result, instead of the 2
+// or 4 that reading the result takes.
+//
+// Where int4 is decoded as 16 times itself, the moments are of sums that are as many times too large, if those fit; the
+// last kernel shifts back, exactly.
 #pragma once
 
 #include <luq_cuda/ptx.h>
@@ -75,8 +78,9 @@ struct MomentsOut {
   float *mean, *variance;  // (channels)
 };
 
-// The end: adds the tiles of sink.moments, of `rows` results a channel.
-void finish_moments(const Sink& sink, int64_t rows, int64_t channels, const MomentsOut& moments);
+// The end: adds the tiles of sink.moments, of `rows` results a channel, which are of 2^shift times the sums.
+void finish_moments(const Sink& sink, int64_t rows, int64_t channels, float scale, int shift,
+                    const MomentsOut& moments);
 
 // As finish, with moments: results from parts of sums, or whole sums, in memory. sink.moment_tiles is moment_tiles_of
 // the rows.

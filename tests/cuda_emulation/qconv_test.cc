@@ -289,6 +289,36 @@ TEST_CASE("cuda qconv: a sum past int32 is added up from parts that int32 holds"
   CHECK(sums.host() == std::vector<int64_t>{terms * 64 * 15});
 }
 
+TEST_CASE("cuda qconv: moments of the largest sums, which int32 holds 32 of, but not of 256 times them",
+          "[cuda][qconv]") {
+  constexpr int64_t kRows = 64, kTerms = 5400, kChannels = 8;
+  struct Restore {
+    int64_t target = cuda::qconv::target_processors;
+    ~Restore() { cuda::qconv::target_processors = target; }
+  } restore;
+  cuda::qconv::target_processors = 1;  // no parts of K
+  const OnDevice<uint8_t> x(std::vector<uint8_t>(kRows * kTerms / 2, 0x77)),
+      w(std::vector<uint8_t>(kChannels * kTerms / 2, 0x77));
+  const OnDevice<float> y(std::vector<float>(kRows * kChannels)), mean(std::vector<float>(kChannels)),
+      variance(std::vector<float>(kChannels, 1.0f));
+  const QConvForwardMomentsArgs args{.conv = {.shape = square(kRows, 1, kTerms, kChannels, 1),
+                                              .x = x.data(),
+                                              .x_format = Format::int4,
+                                              .w = w.data(),
+                                              .w_format = Format::int4,
+                                              .scale = 0.5f,
+                                              .bias = nullptr,
+                                              .y = y.data(),
+                                              .sums = nullptr},
+                                     .mean = mean.data(),
+                                     .variance = variance.data()};
+  REQUIRE((args.fit() && !args.fit(8)));
+  own_kernels().qconv_forward_moments(args);
+  CHECK(mean.host() == std::vector<float>(kChannels, 0.5f * kTerms * 49));
+  CHECK(variance.host() == std::vector<float>(kChannels, 0.0f));
+  CHECK(y.host() == std::vector<float>(kRows * kChannels, 0.5f * kTerms * 49));
+}
+
 // A library's int8 product, one result a thread. It has its own idea of what it takes.
 namespace {
 
