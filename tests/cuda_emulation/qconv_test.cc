@@ -291,16 +291,16 @@ TEST_CASE("cuda qconv: a sum past int32 is added up from parts that int32 holds"
 
 TEST_CASE("cuda qconv: moments of the largest sums, which int32 holds 32 of, but not of 256 times them",
           "[cuda][qconv]") {
-  constexpr int64_t kRows = 64, kTerms = 5400, kChannels = 8;
+  constexpr int64_t kRows = 512, kTerms = 5400, kChannels = 8;  // four blocks at once: no parts of K
   struct Restore {
     int64_t target = cuda::qconv::target_processors;
     ~Restore() { cuda::qconv::target_processors = target; }
   } restore;
-  cuda::qconv::target_processors = 1;  // no parts of K
+  cuda::qconv::target_processors = 1;
   const OnDevice<uint8_t> x(std::vector<uint8_t>(kRows * kTerms / 2, 0x77)),
       w(std::vector<uint8_t>(kChannels * kTerms / 2, 0x77));
-  const OnDevice<float> y(std::vector<float>(kRows * kChannels)), mean(std::vector<float>(kChannels)),
-      variance(std::vector<float>(kChannels, 1.0f));
+  const std::vector<float> none(kChannels, -1.0f), results(kRows * kChannels);
+  const OnDevice<float> y(results), mean(none), variance(none);
   const QConvForwardMomentsArgs args{.conv = {.shape = square(kRows, 1, kTerms, kChannels, 1),
                                               .x = x.data(),
                                               .x_format = Format::int4,
