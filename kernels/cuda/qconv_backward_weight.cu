@@ -49,28 +49,26 @@ struct Pixels {
 };
 
 // Codes of four channels of two pixels (the first in the lower half), and of two more, as four words, one a channel, of
-// four pixels each.
+// four pixels each. uint4 is unsigned int8, of every second channel 16 times its value.
 template <Decoder D>
 __device__ inline void decode_channels(const Values& values, uint32_t two, uint32_t more, unsigned (&channels)[4]) {
   using luq::device::permute_bytes;
-  if constexpr (D == Decoder::table) {
-    uint32_t a, b, c, d;
-    decode_by_table(values, two, a, b);
-    decode_by_table(values, more, c, d);
-    const uint32_t low0 = permute_bytes(a, b, 0x5140), low1 = permute_bytes(c, d, 0x5140);
-    const uint32_t high0 = permute_bytes(a, b, 0x7362), high1 = permute_bytes(c, d, 0x7362);
-    channels[0] = permute_bytes(low0, low1, 0x5410);
-    channels[1] = permute_bytes(low0, low1, 0x7632);
-    channels[2] = permute_bytes(high0, high1, 0x5410);
-    channels[3] = permute_bytes(high0, high1, 0x7632);
-  } else {
-    uint32_t even0, odd0, even1, odd1;
-    decode<D>(values, two, even0, odd0);
-    decode<D>(values, more, even1, odd1);
-    channels[0] = permute_bytes(even0, even1, 0x6420);
-    channels[1] = permute_bytes(odd0, odd1, 0x6420);
-    channels[2] = permute_bytes(even0, even1, 0x7531);
-    channels[3] = permute_bytes(odd0, odd1, 0x7531);
+  // Two channels of four pixels each.
+  const uint32_t pairs[2] = {permute_bytes(two, more, 0x6420), permute_bytes(two, more, 0x7531)};
+  LUQ_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    unsigned &even = channels[2 * i], &odd = channels[2 * i + 1];
+    if constexpr (D == Decoder::table) {
+      uint32_t first, second;
+      decode_by_table(values, pairs[i], first, second);
+      even = permute_bytes(first, second, 0x6420);
+      odd = permute_bytes(first, second, 0x7531);
+    } else if constexpr (D == Decoder::uint4) {
+      even = pairs[i] & 0x0f0f0f0fu;
+      odd = pairs[i] & 0xf0f0f0f0u;
+    } else {
+      decode<D>(values, pairs[i], even, odd);
+    }
   }
 }
 
@@ -156,6 +154,16 @@ class PixelGather {
     luq::device::load_matrix_x4_transposed(words, raw + S::kM * 2 + chunk * kTileK + step * 32 + threadIdx.x % 32);
   }
 
+  __device__ static void multiply(int (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    if constexpr (B == Decoder::uint4) {
+      luq::device::mma_s8_u8(sum, a, b, sum);
+    } else {
+      luq::device::mma_s8(sum, a, b, sum);
+    }
+  }
+  // Block j of columns has the channels j % 4 of each four.
+  __device__ static constexpr int column_shift(int j) { return B == Decoder::uint4 ? j % 2 * 4 : 0; }
+
   __device__ void decode_rows(const Words& words, RowBlocks& blocks) const {
     unsigned first[4], second[4];
     decode_channels<A>(p_.a_values, words[0], words[1], first);
@@ -234,8 +242,9 @@ void backward_weight(const QConvBackwardWeightArgs& a) {
   const Tile tile = choose_tile(groups * std::max<int64_t>(k_tiles / kMinTilesOfSplit, 1), m, n, Pixels::kMayBeWide);
   const Decoder x_decoder = decoder_of(a.x_format);
   const int shift = shift_of(x_decoder);
+  const int most_shift = x_decoder == Decoder::table ? 0 : 4;
   const Split split = choose_split(tile, groups * tiles_of(tile, m, n), k_tiles,
-                                   max_int32_terms(a.dy_format, a.x_format) >> shift, sink.size);
+                                   max_int32_terms(a.dy_format, a.x_format) >> most_shift, sink.size);
   const int64_t partials = layout.add(split.splits > 1 ? split.splits * sink.size * 4 : 0);
   layout.allocate();
   const auto i = [](int64_t value) { return static_cast<int>(value); };

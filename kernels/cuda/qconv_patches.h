@@ -94,6 +94,12 @@ class PatchGather {
     luq::device::load_matrix_x4(words, raw + strip * 64 + b_at_[step]);
   }
 
+  __device__ static void multiply(int (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    luq::device::mma_s8(sum, a, b, sum);
+  }
+  // What the sums of a block of columns are too large by, as a power of two.
+  __device__ static constexpr int column_shift(int) { return 0; }
+
   __device__ void decode_rows(const Words& words, RowBlocks& blocks) const {
     LUQ_UNROLL
     for (int i = 0; i < 2; ++i) {

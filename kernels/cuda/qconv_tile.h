@@ -13,10 +13,11 @@
 // have the same, so that the two words of a decoded one are the two halves of a fragment. That decodes an element once
 // in each warp of a row or a column of warps, 2 to 4 times, and costs less than int8 in shared memory did: its
 // bandwidth bounds this kernel, not the decoding. Instructions for 8 codes: 3 for integers, 11 for fp4; in
-// backward-weight, which transposes too, 5 and 15. So a warp's tile is 32 rows of A, which are fp4 in the backward
-// pass, by 64 or, in backward-weight, 128 columns.
+// backward-weight, which transposes too, 3 for uint4, 4 for int4 and 14. So a warp's tile is 32 rows of A, which are
+// fp4 in the backward pass, by 64 or, in backward-weight, 128 columns.
 //
-// int4 is decoded as 16 times its value, the nibble in the upper half of its byte; sums are shifted back, exactly.
+// int4 is decoded as 16 times its value, the nibble in the upper half of its byte, and so is every other column of
+// uint4 in backward-weight; sums are shifted back, exactly.
 //
 // A lane ends with 8 neighbouring results of a row, since the order of rows and columns within a fragment is free, too:
 // it stores 16 bytes of bfloat16, or 32 of float32.
@@ -263,7 +264,7 @@ __global__ void __launch_bounds__(S::kThreads, Gather::kBlocks)
           LUQ_UNROLL
           for (int i = 0; i < S::kWarpM / 16; ++i) {
             int(&here)[4] = sum[i][strip * 4 + j];
-            luq::device::mma_s8(here, a[i / 2][i % 2], b[j], here);
+            Gather::multiply(here, a[i / 2][i % 2], b[j]);
           }
         }
       }
@@ -274,6 +275,15 @@ __global__ void __launch_bounds__(S::kThreads, Gather::kBlocks)
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int first_m = m_tile * S::kM + warp / S::kWarpsN * S::kWarpM;
   const int first_n = n_tile * S::kN + warp % S::kWarpsN * S::kWarpN;
+  LUQ_UNROLL
+  for (int j = 0; j < S::kWarpN / 8; ++j) {
+    if (Gather::column_shift(j) == 0) continue;
+    LUQ_UNROLL
+    for (auto& row : sum) {
+      LUQ_UNROLL
+      for (int& value : row[j]) value >>= Gather::column_shift(j);
+    }
+  }
   if (grid.shift != 0) {
     for (auto& row : sum) {
       for (auto& block : row) {

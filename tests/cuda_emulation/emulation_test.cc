@@ -93,8 +93,7 @@ std::string last_words(const std::function<void()>& action) {
   return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? "" : words.empty() ? "died" : words;
 }
 
-// ---- A sum over a block, in shared memory and by shuffles
-// ------------------------------------------------------------
+// ---- A sum over a block, in shared memory and by shuffles -----------------------------------------------------------
 
 struct SumShared {
   unsigned values[256];
@@ -140,8 +139,7 @@ int wrong_sums(void (*kernel)(const unsigned*, unsigned*), unsigned threads, uns
   return wrong;
 }
 
-// ---- Asynchronous copies
-// ----------------------------------------------------------------------------------------------
+// ---- Asynchronous copies --------------------------------------------------------------------------------------------
 
 struct CopyShared {
   alignas(16) int values[2][128];
@@ -164,16 +162,16 @@ __global__ void copy_through_shared(const int* x, int* y) {
   }
 }
 
-// ---- Tensor cores
-// -----------------------------------------------------------------------------------------------------
+// ---- Tensor cores ---------------------------------------------------------------------------------------------------
 
 struct TileShared {
   alignas(16) int8_t a[16][32];
   alignas(16) int8_t b[8][32];  // columns
 };
 
-// c (16, 8) = a (16, 32) b (8, 32)^T; Swap: the registers of a's lower and right quarters are exchanged.
-template <bool Swap, bool Ldmatrix>
+// c (16, 8) = a (16, 32) b (8, 32)^T; Swap: the registers of a's lower and right quarters are exchanged. Unsigned: b
+// is.
+template <bool Swap, bool Ldmatrix, bool Unsigned = false>
 __global__ void multiply_tile(const int8_t* a, const int8_t* b, int* c) {
   auto& shared = device::shared_memory<TileShared>();
   const int lane = static_cast<int>(threadIdx.x), group = lane / 4, quarter = lane % 4;
@@ -197,7 +195,11 @@ __global__ void multiply_tile(const int8_t* a, const int8_t* b, int* c) {
     ra[2] = kept;
   }
   int rc[4] = {};
-  device::mma_s8(rc, ra, rb, rc);
+  if (Unsigned) {
+    device::mma_s8_u8(rc, ra, rb, rc);
+  } else {
+    device::mma_s8(rc, ra, rb, rc);
+  }
   for (int i = 0; i < 4; ++i) c[(group + i / 2 * 8) * 8 + quarter * 2 + i % 2] = rc[i];
 }
 
@@ -220,8 +222,7 @@ __global__ void transpose_matrices(const uint16_t* x, uint16_t* y) {
   }
 }
 
-// ---- Mistakes
-// ---------------------------------------------------------------------------------------------------------
+// ---- Mistakes -------------------------------------------------------------------------------------------------------
 
 __global__ void diverge(int* x) {
   if (threadIdx.x < 40) __syncthreads();
@@ -273,10 +274,13 @@ TEST_CASE("mma and ldmatrix have the fragments of the PTX manual", "[emulation]"
   std::vector<int8_t> a(16 * 32), b(8 * 32);
   for (int8_t& value : a) value = static_cast<int8_t>(random());
   for (int8_t& value : b) value = static_cast<int8_t>(random());
-  std::vector<int> expected(16 * 8);
+  std::vector<int> expected(16 * 8), of_unsigned(16 * 8);
   for (size_t i = 0; i < 16; ++i) {
     for (size_t j = 0; j < 8; ++j) {
-      for (size_t k = 0; k < 32; ++k) expected[i * 8 + j] += a[i * 32 + k] * b[j * 32 + k];
+      for (size_t k = 0; k < 32; ++k) {
+        expected[i * 8 + j] += a[i * 32 + k] * b[j * 32 + k];
+        of_unsigned[i * 8 + j] += a[i * 32 + k] * static_cast<uint8_t>(b[j * 32 + k]);
+      }
     }
   }
   const DeviceArray<int8_t> da(a), db(b);
@@ -287,6 +291,7 @@ TEST_CASE("mma and ldmatrix have the fragments of the PTX manual", "[emulation]"
   };
   CHECK(product(multiply_tile<false, false>) == expected);
   CHECK(product(multiply_tile<false, true>) == expected);
+  CHECK(product(multiply_tile<false, true, true>) == of_unsigned);
   CHECK(product(multiply_tile<true, false>) != expected);  // a wrong fragment index
 }
 

@@ -409,17 +409,20 @@ void wait_for_copies(int groups_left) {
   }
 }
 
-void mma_s8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const int (&c)[4]) {
+void mma_int8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const int (&c)[4], bool unsigned_b) {
   struct Operands {
     unsigned a[4], b[2];
   } own{};
   std::copy(a, a + 4, own.a);
   std::copy(b, b + 2, own.b);
   const int before[4] = {c[0], c[1], c[2], c[3]};
-  const unsigned lane = running("mma_s8").lane;
-  const auto all = meet("mma_s8", 0xffffffffu, &own, sizeof own);
+  const unsigned lane = running("mma").lane;
+  const auto all = meet("mma", 0xffffffffu, &own, sizeof own);
   const auto byte = [](unsigned word, unsigned i) {
     return static_cast<int>(static_cast<int8_t>(word >> (8 * i) & 0xffu));
+  };
+  const auto byte_of_b = [&](unsigned word, unsigned i) {
+    return unsigned_b ? static_cast<int>(word >> (8 * i) & 0xffu) : byte(word, i);
   };
   const auto operands = [&](unsigned of) {
     Operands o;
@@ -433,7 +436,7 @@ void mma_s8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const i
     for (unsigned quarter = 0; quarter < 4; ++quarter) {
       const Operands row = operands(group * 4 + quarter), col = operands(column * 4 + quarter);
       for (unsigned half = 0; half < 2; ++half) {
-        for (unsigned k = 0; k < 4; ++k) sum += byte(row.a[half * 2 + row_half], k) * byte(col.b[half], k);
+        for (unsigned k = 0; k < 4; ++k) sum += byte(row.a[half * 2 + row_half], k) * byte_of_b(col.b[half], k);
       }
     }
     d[i] = static_cast<int>(sum);

@@ -18,7 +18,7 @@ void copy_async(void* shared, const void* global, size_t bytes, size_t filled);
 void commit_copies();
 void wait_for_copies(int groups_left);
 // Warp-wide: lane's operands in, its part of the result out.
-void mma_s8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const int (&c)[4]);
+void mma_int8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const int (&c)[4], bool unsigned_b);
 void load_matrix(unsigned* r, int matrices, bool transposed, const void* shared_row);
 // Throws unless the access lies in device memory, aligned.
 void check_global(const void* pointer, size_t bytes, const char* what);
@@ -35,7 +35,11 @@ T& shared_memory() {
 
 // D (16 x 8, int32) = A (16 x 32, int8, rows) B (32 x 8, int8, columns) + C. mma.sync.m16n8k32.
 inline void mma_s8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const int (&c)[4]) {
-  emulation::mma_s8(d, a, b, c);
+  emulation::mma_int8(d, a, b, c, false);
+}
+// The same with B of unsigned int8.
+inline void mma_s8_u8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const int (&c)[4]) {
+  emulation::mma_int8(d, a, b, c, true);
 }
 
 // Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8. ldmatrix.x4.
