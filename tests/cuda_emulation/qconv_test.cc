@@ -7,6 +7,7 @@
 #include "kernels/cuda/tables.h"
 #include "tests/catch.h"
 #include "tests/cuda_emulation/emulation.h"
+#include "tests/cuda_emulation/moments_by_ref.h"
 #include "tests/cuda_emulation/on_device.h"
 
 using namespace luq;
@@ -72,21 +73,9 @@ void check_entry(const char* name, const Kernel<Args>& kernel, const Kernel<Args
 // The moments of the exact sums, and the results of the entry without moments.
 template <typename Give>
 void check_moments(const ConvShape& s, const Kernels& table, const Kernels& ref, std::mt19937& random, Give give) {
-  std::vector<int64_t> sums(static_cast<size_t>(s.y_size()));
-  ref.qconv_forward(give(false, Floats(), sums.data()));
-  const int64_t rows = s.n * s.oh() * s.ow();
   std::vector<float> mean(static_cast<size_t>(s.o)), variance(mean.size());
-  for (int64_t o = 0; o < s.o; ++o) {
-    int64_t sum = 0, square = 0;
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t value = sums[static_cast<size_t>(row * s.o + o)];
-      sum += value;
-      square += value * value;
-    }
-    const auto at = static_cast<size_t>(o);
-    moments_of_sums(sum, square, rows, give(false, Floats(), nullptr).scale, &mean[at], &variance[at]);
-  }
-  std::vector<BFloat16> y(sums.size());
+  moments_by_ref(ref, {give(false, Floats(), nullptr), mean.data(), variance.data()});
+  std::vector<BFloat16> y(static_cast<size_t>(s.y_size()));
   ref.qconv_forward(give(false, y.data(), nullptr));
   const OnDevice<BFloat16> dy(std::vector<BFloat16>(y.size()), random() % 2);
   const OnDevice<float> dmean(std::vector<float>(mean.size())), dvariance(std::vector<float>(mean.size()));

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "tests/cuda_emulation/moments_by_ref.h"
 #include "tests/kernels/operands.h"
 
 namespace luq::test {
@@ -142,24 +143,7 @@ class Shadow final : private Operands {
   // Mean and variance of integers: exact but for the last steps, which every table takes alike.
   void by_ref(const Kernel<kernels::QConvForwardMomentsArgs>&, const kernels::QConvForwardMomentsArgs& a) {
     ref_.qconv_forward(a.conv);
-    const ConvShape& s = a.conv.shape;
-    std::vector<int64_t> sums(static_cast<size_t>(s.y_size()));
-    kernels::QConvForwardArgs integers = a.conv;
-    integers.sums = sums.data();
-    ref_.qconv_forward(integers);
-    const int64_t rows = s.n * s.oh() * s.ow();
-    const double scale = static_cast<double>(a.conv.scale), count = static_cast<double>(rows);
-    for (int64_t channel = 0; channel < s.o; ++channel) {
-      __int128 sum = 0, square = 0;
-      for (int64_t row = 0; row < rows; ++row) {
-        const __int128 value = sums[static_cast<size_t>(row * s.o + channel)];
-        sum += value;
-        square += value * value;
-      }
-      a.mean[channel] = static_cast<float>(scale * (static_cast<double>(sum) / count));
-      const auto spread = static_cast<double>(square * rows - sum * sum);
-      a.variance[channel] = static_cast<float>(scale * scale * (spread / count / count));
-    }
+    moments_by_ref(ref_, a);
   }
   // ref has no fused entries: the chains of kernels.h, in float32 and rounded at the end.
   void by_ref(const Kernel<kernels::BatchNormActArgs>&, const kernels::BatchNormActArgs& a) {
