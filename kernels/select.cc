@@ -101,6 +101,8 @@ Kernels select_cpu() {
   return table;
 }
 
+constexpr const char* kPlainCuda = "cuda-plain";
+
 #ifdef LUQ_CUDA
 
 Kernels plain_cuda() {
@@ -128,7 +130,7 @@ std::string cuda_description() { return kernels::cuda::description(); }
 void open_cuda_libraries() { kernels::cuda::open_libraries(); }
 
 std::vector<NamedKernels> cuda_tables() {
-  std::vector<NamedKernels> tables{{"cuda-plain", plain_cuda()}};
+  std::vector<NamedKernels> tables{{kPlainCuda, plain_cuda()}};
   if (kernels::cuda::kHasLibraries) {
     tables.push_back({"cuda", tables.back().table});
     kernels::cuda::add_libraries(tables.back().table);
@@ -138,14 +140,14 @@ std::vector<NamedKernels> cuda_tables() {
   return tables;
 }
 
-Kernels select_cuda() {
+NamedKernels select_cuda() {
   const char* given = std::getenv("LUQ_CUDA_KERNELS");
   const std::string wanted = given != nullptr && *given != '\0' ? given
                              : kernels::cuda::kHasLibraries     ? "cuda"
-                                                                : "cuda-plain";
+                                                                : kPlainCuda;
   std::string known;
   for (const NamedKernels& named : cuda_tables()) {
-    if (named.name == wanted) return named.table;
+    if (named.name == wanted) return named;
     known += (known.empty() ? "" : ", ") + named.name;
   }
   fail_user("[kernels] expected LUQ_CUDA_KERNELS to be one of {}, got '{}'", known, wanted);
@@ -159,23 +161,25 @@ std::string cuda_problem() {
 }
 std::string cuda_description() { return "not built in: this build has no CUDA kernels"; }
 void open_cuda_libraries() {}
-Kernels select_cuda() { return {}; }
+NamedKernels select_cuda() { return {}; }
 const DeviceMemory& cuda_memory() { fail_user("{}", cuda_problem()); }
 std::vector<NamedKernels> cuda_tables() { return {}; }
 
 #endif
 
-void require_cuda() {
+// The table of a device that can be used, with what it needs.
+Kernels open_cuda() {
   if (const std::string problem = cuda_problem(); !problem.empty()) fail_user("{}", problem);
-  open_cuda_libraries();
+  const NamedKernels chosen = select_cuda();
+  if (chosen.name != kPlainCuda) open_cuda_libraries();
+  return chosen.table;
 }
 
 }  // namespace
 
 const Kernels& kernels_for(Device device) {
   if (device.type == DeviceType::cuda) {
-    require_cuda();
-    static const Kernels cuda = select_cuda();
+    static const Kernels cuda = open_cuda();
     return require_complete(cuda, false);
   }
   static const Kernels cpu = select_cpu();
@@ -201,7 +205,7 @@ std::vector<NamedKernels> cpu_kernel_tables() {
 
 std::vector<NamedKernels> cuda_kernel_tables() { return cuda_tables(); }
 
-Kernels cuda_kernels() { return select_cuda(); }
+Kernels cuda_kernels() { return select_cuda().table; }
 
 std::vector<std::pair<std::string, std::string>> describe(const Kernels& kernels) {
   std::vector<std::pair<std::string, std::string>> rows;

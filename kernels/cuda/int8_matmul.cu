@@ -84,6 +84,9 @@ bool run(const char* name, const ConvShape& s, const Side& a, const Side& b, con
   const int64_t terms = a.terms();
   if (!is_matmul(s) || sink.size == 0 || terms == 0 || terms > max_int32_terms(a.format, b.format)) return false;
   const int64_t m = padded(a.extent()), n = padded(b.extent()), k = padded(terms);
+  const MatmulShape shape{
+      .m = m, .n = n, .k = k, .transpose_a = true, .transpose_b = false, .lda = k, .ldb = k, .ldd = m};
+  if (!library.takes(shape)) return false;
   Layout layout;
   const int64_t at_a = layout.add(m * k), at_b = layout.add(n * k), at_d = layout.add(m * n * 4);
   const int64_t workspace = layout.add(library.workspace_bytes);
@@ -93,9 +96,7 @@ bool run(const char* name, const ConvShape& s, const Side& a, const Side& b, con
   auto* d = reinterpret_cast<int*>(layout.at(at_d));
   unpack_side(name, a, a_values);
   unpack_side(name, b, b_values);
-  const MatmulShape shape{
-      .m = m, .n = n, .k = k, .transpose_a = true, .transpose_b = false, .lda = k, .ldb = k, .ldd = m};
-  if (!library.multiply(shape, a_values, b_values, d, layout.at(workspace))) return false;
+  library.multiply(shape, a_values, b_values, d, layout.at(workspace));
   launch(name, from_sums, {.blocks = blocks_for(sink.size, kThreads), .threads = kThreads}, sink, d, a.extent(), m);
   return true;
 }

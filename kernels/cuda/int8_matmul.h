@@ -11,9 +11,9 @@ namespace luq::kernels::cuda {
 constexpr int64_t kInt8Unit = 16;
 
 // d = a^T b by columns, as MatmulShape says, of int8 in int32, exact, on stream(). All are at multiples of 16 bytes.
-// False where it cannot; nothing has happened then.
 struct Int8Product {
-  bool (*multiply)(const MatmulShape& shape, const int8_t* a, const int8_t* b, int* d, void* workspace);
+  bool (*takes)(const MatmulShape& shape);
+  void (*multiply)(const MatmulShape& shape, const int8_t* a, const int8_t* b, int* d, void* workspace);  // if it does
   int64_t workspace_bytes;
   const char* name;
 };

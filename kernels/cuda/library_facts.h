@@ -23,8 +23,8 @@ inline std::string why_unusable(const LibraryFacts& f) {
   const std::string found =
       f.error.empty() ? fmt::format("{}.{}.{}", f.version / 10000, f.version / 100 % 100, f.version % 100) : f.error;
   return fmt::format(
-      "[cuda] expected {} {}.{} or newer ({}), got {}; install it or put its folder first in LD_LIBRARY_PATH, or train "
-      "with device=cpu",
+      "[cuda] expected {} {}.{} or newer ({}), got {}; install it or put its folder first in LD_LIBRARY_PATH, set "
+      "LUQ_CUDA_KERNELS=cuda-plain to do without, or train with device=cpu",
       f.name, f.least / 10000, f.least / 100 % 100, f.file, found);
 }
 

@@ -161,8 +161,6 @@ class PixelGather {
       luq::device::mma_s8(sum, a, b, sum);
     }
   }
-  // Block j of columns has the channels j % 4 of each four.
-  __device__ static constexpr int column_shift(int j) { return B == Decoder::uint4 ? j % 2 * 4 : 0; }
 
   __device__ void decode_rows(const Words& words, RowBlocks& blocks) const {
     unsigned first[4], second[4];
@@ -190,7 +188,7 @@ class PixelGather {
   // Column k of the lane's 8 of a strip: block j has the channels j, j + 4, j + 8, ....
   template <int kBlocks>
   __device__ static int result(const int (&sum)[kBlocks][4], int strip, int h, int k) {
-    return sum[strip * 4 + k % 4][h * 2 + k / 4];
+    return sum[strip * 4 + k % 4][h * 2 + k / 4] >> (B == Decoder::uint4 ? k % 2 * 4 : 0);
   }
 
   __device__ Place row(int m) const {

@@ -9,7 +9,7 @@ struct MomentShared {
   Moment at[kLanes][kColumns];
 };
 
-// As add_parts, of kMomentRows rows and kColumns channels a block. Sum: int for parts, int64_t for whole sums.
+// As add_parts, of kRowsOfTile rows and kColumns channels a block. Sum: int for parts, int64_t for whole sums.
 template <typename Sum>
 __global__ void __launch_bounds__(kThreads)
     add_parts_with_moments(Sink sink, const Sum* parts, int64_t splits, int64_t channels) {
@@ -19,8 +19,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t tile = int64_t{blockIdx.x} % sink.moment_tiles;
   Moment all{};
   if (channel < channels) {
-    for (int row = lane; row < kMomentRows; row += kLanes) {
-      const int64_t index = (tile * kMomentRows + row) * channels + channel;
+    for (int row = lane; row < kRowsOfTile; row += kLanes) {
+      const int64_t index = (tile * kRowsOfTile + row) * channels + channel;
       if (index >= sink.size) break;
       int64_t sum = 0;
       for (int64_t split = 0; split < splits; ++split) sum += parts[split * sink.size + index];

@@ -23,7 +23,8 @@ __device__ inline void moments_of_warp(const int (&results)[S::kWarpM / 16][S::k
   const int lane = static_cast<int>(threadIdx.x % 32);
   LUQ_UNROLL
   for (int strip = 0; strip < S::kWarpN / 32; ++strip) {
-    int sum[8] = {};  // of 32 rows at the end: QConvForwardMomentsArgs::fit
+    static_assert(S::kWarpM <= QConvForwardMomentsArgs::kMomentRows);
+    int sum[8] = {};  // of the warp's rows at the end
     int64_t square[8] = {};
     LUQ_UNROLL
     for (int k = 0; k < 8; ++k) {
@@ -84,8 +85,8 @@ void finish_moments(const Sink& sink, int64_t rows, int64_t channels, float scal
 
 // As finish, with moments: results from parts of sums, or whole sums, in memory. sink.moment_tiles is moment_tiles_of
 // the rows.
-constexpr int kMomentRows = 128;
-constexpr int64_t moment_tiles_of(int64_t rows) { return blocks_for(rows, kMomentRows); }
+constexpr int kRowsOfTile = 128;
+constexpr int64_t moment_tiles_of(int64_t rows) { return blocks_for(rows, kRowsOfTile); }
 void finish_with_moments(const Sink& sink, const int* parts, int64_t splits, int64_t channels,
                          const MomentsOut& moments);
 void finish_with_moments(const Sink& sink, const int64_t* sums, int64_t channels, const MomentsOut& moments);

@@ -97,8 +97,6 @@ class PatchGather {
   __device__ static void multiply(int (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     luq::device::mma_s8(sum, a, b, sum);
   }
-  // What the sums of a block of columns are too large by, as a power of two.
-  __device__ static constexpr int column_shift(int) { return 0; }
 
   __device__ void decode_rows(const Words& words, RowBlocks& blocks) const {
     LUQ_UNROLL

@@ -22,7 +22,6 @@ constexpr int kTileK = 64;                 // codes a tile is deep
 constexpr int kStages = 4;                 // tiles in shared memory, of which all but one are on their way
 constexpr int64_t kMinTilesOfSplit = 8;    // below this, adding the parts costs more than it brings
 constexpr int64_t kMaxPartials = 1 << 26;  // int32 sums in scratch memory, unless int32 itself asks for more
-constexpr int64_t kMaxSplits = 256;
 
 // In the time of a tile along K, half a microsecond: a block's beginning and end, another launch, and a sum of int32
 // that is written and read.
@@ -31,6 +30,7 @@ constexpr double kTilesOfBlock = 6, kTilesOfParts = 6, kTilesOfResult = 5.5e-6;
 // Multiprocessors that are aimed at, an H100's, whatever the device, so that the choice depends on the shape alone.
 // Tests change it, to have every tile and parts of K from small shapes.
 inline int64_t target_processors = 132;
+inline int64_t most_splits = 256;  // unless int32 itself asks for more
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t chunks_of(int64_t codes) { return divide_up(codes, kChunk); }
@@ -115,7 +115,8 @@ struct Split {
 // The parts of K that take the least time, and so many that int32 holds each one's sums. `results` are of all products.
 inline Split choose_split(Tile tile, int64_t blocks, int64_t k_tiles, int64_t max_terms, int64_t results) {
   const int64_t fewest = std::max<int64_t>(divide_up(k_tiles, std::max<int64_t>(max_terms / kTileK, 1)), 1);
-  const int64_t most = std::min({k_tiles / kMinTilesOfSplit, kMaxPartials / std::max<int64_t>(results, 1), kMaxSplits});
+  const int64_t most =
+      std::min({k_tiles / kMinTilesOfSplit, kMaxPartials / std::max<int64_t>(results, 1), most_splits});
   // In tiles along K: of the blocks, one after the other, and of the parts' way through memory.
   const auto time = [&](int64_t splits) {
     const auto times = static_cast<double>(turns(tile, blocks * splits) * time_of(tile)) / 100;

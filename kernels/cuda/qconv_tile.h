@@ -275,15 +275,6 @@ __global__ void __launch_bounds__(S::kThreads, Gather::kBlocks)
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int first_m = m_tile * S::kM + warp / S::kWarpsN * S::kWarpM;
   const int first_n = n_tile * S::kN + warp % S::kWarpsN * S::kWarpN;
-  LUQ_UNROLL
-  for (int j = 0; j < S::kWarpN / 8; ++j) {
-    if (Gather::column_shift(j) == 0) continue;
-    LUQ_UNROLL
-    for (auto& row : sum) {
-      LUQ_UNROLL
-      for (int& value : row[j]) value >>= Gather::column_shift(j);
-    }
-  }
   if (grid.shift != 0) {
     for (auto& row : sum) {
       for (auto& block : row) {

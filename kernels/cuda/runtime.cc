@@ -67,8 +67,7 @@ void* scratch(int64_t bytes) {
     if (error == cudaErrorMemoryAllocation) {
       cudaGetLastError();
       scratch_memory = nullptr;
-      throw OutOfMemory(fmt::format("[cuda] out of memory: {} bytes wanted for the kernels' scratch memory; {}",
-                                    rounded, kLessMemory));
+      throw OutOfMemory(fmt::format("[cuda] out of memory: {} bytes wanted for the kernels' scratch memory", rounded));
     }
     check(error, "growing the scratch memory");
     scratch_size = rounded;

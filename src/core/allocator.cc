@@ -99,9 +99,9 @@ void* allocate_on(Device device, int64_t bytes) {
   if (pointer == nullptr) {
     throw OutOfMemory(
         fmt::format("[allocate] {}: out of memory: {} bytes wanted, {} in tensors, {} at most so far, {} in scratch "
-                    "memory of kernels; {}",
+                    "memory of kernels",
                     to_string(device), bytes, device_stats.live_bytes, device_stats.peak_bytes,
-                    memory_stats(device).scratch_bytes, kLessMemory));
+                    memory_stats(device).scratch_bytes));
   }
   device_stats.live_bytes += bytes;
   device_stats.peak_bytes = std::max(device_stats.peak_bytes, device_stats.live_bytes);
@@ -132,8 +132,7 @@ void* allocate(int64_t bytes, Device device) {
       block = p.cut(size);
     }
     if (block == nullptr) {
-      throw OutOfMemory(fmt::format("[allocate] out of memory: {} bytes wanted, {} in use; lower train.batch_size",
-                                    size, p.stats.live_bytes));
+      throw OutOfMemory(fmt::format("[allocate] out of memory: {} bytes wanted, {} in use", size, p.stats.live_bytes));
     }
   }
   p.stats.live_bytes += size;

@@ -29,6 +29,12 @@ InfoRows system_info() {
   std::vector<std::string> tables;
   for (const NamedKernels& table : cpu_kernel_tables()) tables.push_back(table.name);
   rows.emplace_back("kernel tables", fmt::format("{} (LUQ_KERNELS=<name> caps them)", fmt::join(tables, ", ")));
+  std::vector<std::string> device_tables;
+  for (const NamedKernels& table : cuda_kernel_tables()) device_tables.push_back(table.name);
+  if (!device_tables.empty()) {
+    rows.emplace_back("device tables",
+                      fmt::format("{} (LUQ_CUDA_KERNELS=<name> chooses)", fmt::join(device_tables, ", ")));
+  }
   rows.emplace_back("cores", std::to_string(omp_get_num_procs()));
   const double bytes = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
   rows.emplace_back("memory", fmt::format("{:.1f} GiB", bytes / (1 << 30)));

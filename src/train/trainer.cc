@@ -57,12 +57,15 @@ struct Timing {
   int64_t images = 0, steps = 0;
 };
 
-// The error, and what the experiment needs by its plan.
+// The error, what helps, and what the experiment needs by its plan.
 std::string with_memory_plan(const OutOfMemory& error, const ExperimentConfig& config) {
+  const std::string text = fmt::format(
+      "{}; lower train.batch_size, raise train.micro_batches{}, or lower eval.batch_size where it evaluates",
+      error.what(), config.train.recompute ? "" : ", set train.recompute where convolutions are quantised");
   try {
-    return fmt::format("{}; the experiment's memory is {}", error.what(), describe_memory(config));
+    return fmt::format("{}; the experiment's memory is {}", text, describe_memory(config));
   } catch (const Error&) {  // no memory for that either
-    return error.what();
+    return text;
   }
 }
 
@@ -534,7 +537,9 @@ TrainResult Trainer::run() {
   const double seconds = seconds_since(started_);
   const MemoryStats memory = memory_stats(parts_.device);
   const std::string scratch =
-      memory.scratch_bytes > 0 ? fmt::format(", of kernels {} MiB more", memory.scratch_bytes >> 20) : "";
+      memory.scratch_bytes > 0
+          ? fmt::format(", of kernels {:.1f} MiB more", static_cast<double>(memory.scratch_bytes) / (1 << 20))
+          : "";
   log_->info(fmt::format("finished after step {} in {}: test {}, best top-1 {:.2f} %; peak memory of tensors {} MiB{}",
                          state_.step, format_duration(seconds), describe_accuracy(last_eval_.top1, last_eval_.top5),
                          std::max(state_.best_top1, 0.0), memory.peak_bytes >> 20, scratch));

@@ -278,14 +278,56 @@ TEST_CASE("cuda qconv: a sum past int32 is added up from parts that int32 holds"
   CHECK(sums.host() == std::vector<int64_t>{terms * 64 * 15});
 }
 
+TEST_CASE("cuda qconv: sums that int32 holds, but not 16 or 256 times them, as codes are decoded", "[cuda][qconv]") {
+  struct Restore {
+    int64_t splits = cuda::qconv::most_splits;
+    ~Restore() { cuda::qconv::most_splits = splits; }
+  } restore;
+  cuda::qconv::most_splits = 1;  // parts of K for int32 alone
+  const auto all = [](uint8_t codes, int64_t bytes) {
+    return OnDevice<uint8_t>(std::vector<uint8_t>(static_cast<size_t>(bytes), codes));
+  };
+  const Kernels table = own_kernels();
+  {
+    constexpr int64_t kTerms = 150016;  // pixels; two channels, of which one is 16 times itself
+    const auto dy = all(0x0f, kTerms), x = all(0xff, kTerms);
+    const OnDevice<int64_t> sums(std::vector<int64_t>(2));
+    table.qconv_backward_weight(
+        {square(kTerms, 1, 2, 1, 1), dy.data(), Format::fp4, x.data(), Format::uint4, 1, nullptr, sums.data()});
+    CHECK(sums.host() == std::vector<int64_t>(2, kTerms * 15 * -64));
+  }
+  {
+    constexpr int64_t kTerms = 180032;  // channels
+    const auto x = all(0x77, kTerms / 2), w = all(0x77, kTerms / 2);
+    const OnDevice<int64_t> sums(std::vector<int64_t>(1));
+    table.qconv_forward(
+        {square(1, 1, kTerms, 1, 1), x.data(), Format::int4, w.data(), Format::int4, 1, nullptr, nullptr, sums.data()});
+    CHECK(sums.host() == std::vector<int64_t>{kTerms * 49});
+  }
+  {
+    constexpr int64_t kTerms = 300032;  // channels
+    const auto dy = all(0x77, kTerms / 2), w = all(0x07, kTerms);
+    const OnDevice<int64_t> sums(std::vector<int64_t>(1));
+    table.qconv_backward_data({.shape = square(1, 1, 1, kTerms, 1),
+                               .dy = dy.data(),
+                               .dy_format = Format::fp4,
+                               .w = w.data(),
+                               .w_format = Format::int4,
+                               .scale = 1,
+                               .dx = nullptr,
+                               .sums = sums.data()});
+    CHECK(sums.host() == std::vector<int64_t>{kTerms * 64 * 7});
+  }
+}
+
 TEST_CASE("cuda qconv: moments of the largest sums, which int32 holds 32 of, but not of 256 times them",
           "[cuda][qconv]") {
-  constexpr int64_t kRows = 512, kTerms = 5400, kChannels = 8;  // four blocks at once: no parts of K
+  constexpr int64_t kRows = 64, kTerms = 5400, kChannels = 8;
   struct Restore {
-    int64_t target = cuda::qconv::target_processors;
-    ~Restore() { cuda::qconv::target_processors = target; }
+    int64_t splits = cuda::qconv::most_splits;
+    ~Restore() { cuda::qconv::most_splits = splits; }
   } restore;
-  cuda::qconv::target_processors = 1;
+  cuda::qconv::most_splits = 1;
   const OnDevice<uint8_t> x(std::vector<uint8_t>(kRows * kTerms / 2, 0x77)),
       w(std::vector<uint8_t>(kChannels * kTerms / 2, 0x77));
   const std::vector<float> none(kChannels, -1.0f), results(kRows * kChannels);
@@ -322,16 +364,16 @@ __global__ void multiply_int8(cuda::MatmulShape s, const int8_t* a, const int8_t
   d[index % s.m + index / s.m * s.ldd] = sum;
 }
 
-bool int8_product(const cuda::MatmulShape& s, const int8_t* a, const int8_t* b, int* d, void* workspace) {
+bool takes_product(const cuda::MatmulShape&) { return takes; }
+
+void int8_product(const cuda::MatmulShape& s, const int8_t* a, const int8_t* b, int* d, void* workspace) {
   for (const int64_t extent : {s.m, s.n, s.k, s.lda, s.ldb, s.ldd}) REQUIRE(extent % cuda::kInt8Unit == 0);
   for (const void* pointer : {static_cast<const void*>(a), static_cast<const void*>(b), static_cast<const void*>(d)}) {
     REQUIRE(reinterpret_cast<uintptr_t>(pointer) % 16 == 0);
   }
   REQUIRE((s.transpose_a && !s.transpose_b && workspace != nullptr));
-  if (!takes) return false;
   ++products;
   cuda::launch("int8 product", multiply_int8, {.blocks = cuda::blocks_for(s.m * s.n, 256), .threads = 256}, s, a, b, d);
-  return true;
 }
 
 }  // namespace
@@ -339,7 +381,8 @@ bool int8_product(const cuda::MatmulShape& s, const int8_t* a, const int8_t* b, 
 TEST_CASE("cuda qconv: plain products by a library's int8, others by our own kernels", "[cuda][qconv]") {
   std::mt19937 random(11);
   Kernels table = own_kernels();
-  cuda::add_int8_matmuls(table, {.multiply = int8_product, .workspace_bytes = 1000, .name = "stand-in"});
+  cuda::add_int8_matmuls(
+      table, {.takes = takes_product, .multiply = int8_product, .workspace_bytes = 1000, .name = "stand-in"});
   CHECK(!table.qconv_forward_moments);
   const auto products_of = [&](const ConvShape& s, Formats formats) {
     products = 0;

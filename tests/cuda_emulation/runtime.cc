@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <deque>
 #include <memory>
 #include <set>
@@ -43,11 +45,22 @@ struct Runtime {
   const char* next_name = nullptr;
 };
 
+// A number in the environment, or `otherwise`.
+uint64_t number_of(const char* name, uint64_t otherwise) {
+  const char* given = std::getenv(name);
+  if (given == nullptr) return otherwise;
+  uint64_t number = 0;
+  const char* end = given + std::strlen(given);
+  if (const auto [stop, error] = std::from_chars(given, end, number); error != std::errc() || stop != end) {
+    throw std::invalid_argument(std::string(name) + ": expected a number, got '" + given + "'");
+  }
+  return number;
+}
+
 Runtime& runtime() {
   static Runtime* the_runtime = [] {
     auto* r = new Runtime;
-    const char* given = std::getenv("LUQ_CUDA_SEED");
-    r->seed = given != nullptr ? std::strtoull(given, nullptr, 10) : 1;
+    r->seed = number_of("LUQ_CUDA_SEED", 1);
     r->random.seed(r->seed);
     return r;
   }();
@@ -63,14 +76,11 @@ cudaError_t failure(cudaError_t error, const std::string& message) {
   return r.error;
 }
 
+constexpr uint64_t kMostBytes = uint64_t{1} << 40;
+
 size_t device_bytes() {
-  static const char* given = std::getenv("LUQ_CUDA_EMULATED_BYTES");
-  if (given == nullptr) return size_t{8} << 30;
-  char* end = nullptr;
-  const size_t bytes = std::strtoull(given, &end, 10);
-  if (end == given || *end != '\0') {
-    throw std::invalid_argument(std::string("LUQ_CUDA_EMULATED_BYTES: expected a number of bytes, got ") + given);
-  }
+  static const uint64_t bytes = number_of("LUQ_CUDA_EMULATED_BYTES", uint64_t{8} << 30);
+  if (bytes > kMostBytes) throw std::invalid_argument("LUQ_CUDA_EMULATED_BYTES: expected at most 2^40");
   return bytes;
 }
 

@@ -48,7 +48,7 @@ class CudaLibraries(Case):
         self.assertNotEqual(process.returncode, 0)
         output = " ".join(process.stdout.split())  # Catch2 wraps its lines
         self.assertRegex(output, r"\[cuda\] expected cuDNN 9\.8 or newer \(libcudnn\.so\.\d+\), got .*: file too short; "
-                                 "install it or put its folder first in LD_LIBRARY_PATH, or train with device=cpu")
+                                 "install it or put its folder first in LD_LIBRARY_PATH, set LUQ_CUDA_KERNELS=cuda-plain")
 
 
 if __name__ == "__main__":

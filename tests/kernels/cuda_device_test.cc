@@ -69,12 +69,12 @@ TEST_CASE("A library that is missing or too old is named, with what to do", "[cu
   facts.version = 90701;
   CHECK(why_unusable(facts) ==
         "[cuda] expected cuDNN 9.8 or newer (libcudnn.so.9), got 9.7.1; install it or put its folder first in "
-        "LD_LIBRARY_PATH, or train with device=cpu");
+        "LD_LIBRARY_PATH, set LUQ_CUDA_KERNELS=cuda-plain to do without, or train with device=cpu");
   CHECK(found_text(facts) == "cuDNN 9.7.1 (too old)");
   facts.version = 0;
   facts.error = "libcudnn.so.9: cannot open";
   CHECK(why_unusable(facts) ==
         "[cuda] expected cuDNN 9.8 or newer (libcudnn.so.9), got libcudnn.so.9: cannot open; install it or put its "
-        "folder first in LD_LIBRARY_PATH, or train with device=cpu");
+        "folder first in LD_LIBRARY_PATH, set LUQ_CUDA_KERNELS=cuda-plain to do without, or train with device=cpu");
   CHECK(found_text(facts) == "no cuDNN (libcudnn.so.9: cannot open)");
 }

@@ -26,10 +26,6 @@ class OutOfMemory : public Error {
  public:
   using Error::Error;
 };
-// What helps a training against it.
-constexpr const char* kLessMemory =
-    "lower train.batch_size, raise train.micro_batches, set train.recompute where convolutions are quantised, or lower "
-    "eval.batch_size where it evaluates";
 
 template <typename... Args>
 [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {

@@ -164,23 +164,26 @@ void conv_backward_weight(const ConvBackwardWeightArgs& a) {
   if (narrow) plain.convert({reinterpret_cast<const BFloat16*>(memory.results), s.w_size(), a.dw});
 }
 
-// Extents of padded operands say all.
-bool multiply_int8(const MatmulShape& shape, const int8_t* a, const int8_t* b, int* d, void* workspace) {
+// Of padded operands, whose extents say all.
+const std::optional<MatmulPlan>& int8_plan(const MatmulShape& shape) {
   static std::map<std::array<int64_t, 3>, std::optional<MatmulPlan>> plans;
   const std::array<int64_t, 3> extents{shape.m, shape.n, shape.k};
-  auto found = plans.find(extents);
-  if (found == plans.end()) {
-    found = plans.emplace(extents, plan_matmul(cublaslt(), shape, MatmulTypes::int8_to_int32)).first;
-  }
-  if (!found->second) return false;
-  run_plan(cublaslt(), *found->second, a, b, d, workspace);
-  return true;
+  const auto found = plans.find(extents);
+  if (found != plans.end()) return found->second;
+  return plans.emplace(extents, plan_matmul(cublaslt(), shape, MatmulTypes::int8_to_int32)).first->second;
+}
+
+bool takes_int8(const MatmulShape& shape) { return int8_plan(shape).has_value(); }
+
+void multiply_int8(const MatmulShape& shape, const int8_t* a, const int8_t* b, int* d, void* workspace) {
+  run_plan(cublaslt(), *int8_plan(shape), a, b, d, workspace);
 }
 
 }  // namespace
 
 void add_cublaslt_int8(Kernels& table) {
-  add_int8_matmuls(table, {.multiply = multiply_int8, .workspace_bytes = kMatmulWorkspace, .name = "cublaslt"});
+  add_int8_matmuls(
+      table, {.takes = takes_int8, .multiply = multiply_int8, .workspace_bytes = kMatmulWorkspace, .name = "cublaslt"});
 }
 
 void add_libraries(Kernels& table) {
@@ -191,7 +194,10 @@ void add_libraries(Kernels& table) {
 }
 
 void open_libraries() {
-  cublaslt();  // before cuDNN, which loads it too, and takes the one that is there
+  // cublasLt before cuDNN, which loads it too, and takes the one that is there.
+  const std::string first = why_unusable(cublaslt_facts()), second = why_unusable(cudnn_facts());
+  if (!first.empty() && !second.empty()) fail_unusable(first + "; " + second);
+  cublaslt();
   cudnn();
 }
 
