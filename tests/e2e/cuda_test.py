@@ -50,8 +50,6 @@ class Cuda(Case):
             self.assertRegex(text, r"(?m)^kernel +cpu +cuda$")
             self.assertRegex(text, r"(?m)^encode_fp4 +\S+ +cuda$")
             self.assertRegex(text, r"(?m)^resize +\S+ +host$")
-        for name, value in (("LUQ_CUDA_SEED", "abc"), ("LUQ_CUDA_EMULATED_BYTES", "-1"), ("LUQ_CUDA_EMULATED_BYTES", "1e3")):
-            self.assertIn(f"{name}: expected a number, got '{value}'", self.luqtrain("doctor", code=1, **{name: value}).stderr)
         for command in (("kernels",), ("--config", LUQ_CONFIG, "--set", "device=cuda")):
             error = self.luqtrain(*command, code=2, LUQ_CUDA_KERNELS="bogus").stderr
             self.assertIn("[kernels] expected LUQ_CUDA_KERNELS to be one of cuda-plain, got 'bogus'", error)
@@ -130,12 +128,19 @@ class Cuda(Case):
                 outputs.append((report, (self.folder / f"{device}.safetensors").read_bytes()))
             self.assertEqual(outputs[0], outputs[1])
 
-    def test_advice_of_a_training_is_for_trainings(self):
+    def test_a_device_that_cannot_quantize(self):
+        """Too small a memory, without the advice that is for trainings; and wrong numbers in the environment."""
         write_tensors(self.folder / "in.safetensors")
-        error = self.luqtrain("quantize", "--input", "in.safetensors", "--format", "fp4_luq", "--device", "cuda",
-                              "--output", "out.safetensors", code=1, LUQ_CUDA_EMULATED_BYTES="3000").stderr
+
+        def refusal(**environment):
+            return self.luqtrain("quantize", "--input", "in.safetensors", "--format", "fp4_luq", "--device", "cuda",
+                                 "--output", "out.safetensors", code=1, **environment).stderr
+
+        error = refusal(LUQ_CUDA_EMULATED_BYTES="3000")
         self.assertIn("out of memory: ", error)
         self.assertNotIn("train.", error)
+        for name, value in (("LUQ_CUDA_SEED", "abc"), ("LUQ_CUDA_EMULATED_BYTES", "-1"), ("LUQ_CUDA_EMULATED_BYTES", "1e3")):
+            self.assertIn(f"{name}: expected a number, got '{value}'", refusal(**{name: value}))
 
     def test_out_of_memory(self):
         """Said with tensor and plan, and the run goes on from its checkpoint where there is more."""
