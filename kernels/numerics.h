@@ -127,7 +127,13 @@ LUQ_HOST_DEVICE inline int64_t max_int32_terms(Format a, Format b) {
 LUQ_HOST_DEVICE inline double nearest_double(unsigned __int128 whole) {
   int shift = 0;
   bool rest = false;  // bits below the 64 that are kept
-  for (; whole >> 64 != 0; whole >>= 1, ++shift) rest = rest || (whole & 1) != 0;
+  for (int step = 32; step > 0; step /= 2) {
+    if (whole >> (63 + step) == 0) continue;
+    const unsigned __int128 kept = whole >> step;
+    rest = rest || kept << step != whole;
+    whole = kept;
+    shift += step;
+  }
   return ldexp(static_cast<double>(static_cast<uint64_t>(whole) | static_cast<uint64_t>(rest)), shift);
 }
 

@@ -1,4 +1,4 @@
-// Exponential and normal distribution with the polynomials of kernels/cpu/exp_impl.h, whose bounds hold here: the
+// Exponential and normal distribution as in kernels/cpu/exp_impl.h, whose bounds hold here: the
 // library's functions differ between host and device, these do not.
 #pragma once
 

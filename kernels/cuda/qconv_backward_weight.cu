@@ -240,7 +240,7 @@ void backward_weight(const QConvBackwardWeightArgs& a) {
   const Tile tile = choose_tile(groups * std::max<int64_t>(k_tiles / kMinTilesOfSplit, 1), m, n, Pixels::kMayBeWide);
   const Decoder x_decoder = decoder_of(a.x_format);
   const int shift = shift_of(x_decoder);
-  const int most_shift = x_decoder == Decoder::table ? 0 : 4;
+  const int most_shift = x_decoder == Decoder::table ? 0 : 4;  // of any column
   const Split split = choose_split(tile, groups * tiles_of(tile, m, n), k_tiles,
                                    max_int32_terms(a.dy_format, a.x_format) >> most_shift, sink.size);
   const int64_t partials = layout.add(split.splits > 1 ? split.splits * sink.size * 4 : 0);

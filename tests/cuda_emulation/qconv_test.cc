@@ -16,6 +16,13 @@ using namespace luq::test;
 
 namespace {
 
+// A number that a test changes.
+struct Restore {
+  int64_t& number;
+  int64_t before = number;
+  ~Restore() { number = before; }
+};
+
 // Codes of (rows, cols); a third of them 0, code 8 only where it is a value.
 std::vector<uint8_t> codes_of(Format format, int64_t rows, int64_t cols, std::mt19937& random) {
   std::vector<uint8_t> codes(static_cast<size_t>(rows * packed_row_bytes(cols)));
@@ -186,10 +193,7 @@ TEST_CASE("cuda qconv: every tile, and parts of K", "[cuda][qconv]") {
     check_shape(square(1500, 1, 32, 34, 1), formats, random);  // of backward-weight
   }
   check_shape(square(3, 5, 9, 37, 3, 1, 1), {Format::fp4, Format::fp4}, random);  // decoded by tables
-  struct Restore {
-    int64_t target = cuda::qconv::target_processors;
-    ~Restore() { cuda::qconv::target_processors = target; }
-  } restore;
+  const Restore restore{cuda::qconv::target_processors};
   for (const int64_t target : {1, 6, 100000}) {
     cuda::qconv::target_processors = target;
     check_shape(square(2, 7, 96, 160, 1), {}, random);
@@ -279,10 +283,7 @@ TEST_CASE("cuda qconv: a sum past int32 is added up from parts that int32 holds"
 }
 
 TEST_CASE("cuda qconv: sums that int32 holds, but not 16 or 256 times them, as codes are decoded", "[cuda][qconv]") {
-  struct Restore {
-    int64_t splits = cuda::qconv::most_splits;
-    ~Restore() { cuda::qconv::most_splits = splits; }
-  } restore;
+  const Restore restore{cuda::qconv::most_splits};
   cuda::qconv::most_splits = 1;  // parts of K for int32 alone
   const auto all = [](uint8_t codes, int64_t bytes) {
     return OnDevice<uint8_t>(std::vector<uint8_t>(static_cast<size_t>(bytes), codes));
@@ -323,10 +324,7 @@ TEST_CASE("cuda qconv: sums that int32 holds, but not 16 or 256 times them, as c
 TEST_CASE("cuda qconv: moments of the largest sums, which int32 holds 32 of, but not of 256 times them",
           "[cuda][qconv]") {
   constexpr int64_t kRows = 64, kTerms = 5400, kChannels = 8;
-  struct Restore {
-    int64_t splits = cuda::qconv::most_splits;
-    ~Restore() { cuda::qconv::most_splits = splits; }
-  } restore;
+  const Restore restore{cuda::qconv::most_splits};
   cuda::qconv::most_splits = 1;
   const OnDevice<uint8_t> x(std::vector<uint8_t>(kRows * kTerms / 2, 0x77)),
       w(std::vector<uint8_t>(kChannels * kTerms / 2, 0x77));

@@ -1,6 +1,8 @@
 // cuDNN plans convolutions for a device that is only described to it: what plan_convolution tells it is accepted, and
 // gives an engine of the wanted properties. Nothing runs.
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "kernels/cuda/nvcc/cudnn_conv.h"
 #include "tests/catch.h"
@@ -87,6 +89,71 @@ TEST_CASE("cuDNN has an engine for the convolutions of the zoo", "[cudnn]") {
           CHECK(plan_convolution({.device = device.get()}, {pass, s, bfloat16, false}).has_value());
         }
       }
+    }
+  }
+}
+
+namespace {
+
+ConvShape layer_of(int64_t size, int64_t c, int64_t o, int64_t kernel, int64_t stride) {
+  return {.n = 256,
+          .h = size,
+          .w = size,
+          .c = c,
+          .o = o,
+          .kh = kernel,
+          .kw = kernel,
+          .stride_h = stride,
+          .stride_w = stride,
+          .pad_h = kernel / 2,
+          .pad_w = kernel / 2};
+}
+
+// ResNet-50's convolutions, or ResNet-18's, of 256 images of 224x224.
+std::vector<ConvShape> layers_of_resnet(bool bottleneck) {
+  std::vector<ConvShape> layers{layer_of(224, 3, 64, 7, 2)};
+  int64_t channels = 64, size = 56;
+  for (int64_t width = 64; width <= 512; width *= 2) {
+    const int64_t stride = width == 64 ? 1 : 2, out = bottleneck ? 4 * width : width;
+    if (channels != out) layers.push_back(layer_of(size, channels, out, 1, stride));
+    for (const bool first : {true, false}) {  // blocks that follow have the second's shapes
+      const int64_t step = first ? stride : 1;
+      if (bottleneck) {
+        layers.push_back(layer_of(size, channels, width, 1, 1));
+        layers.push_back(layer_of(size, width, width, 3, step));
+        size /= step;
+        layers.push_back(layer_of(size, width, out, 1, 1));
+      } else {
+        layers.push_back(layer_of(size, channels, width, 3, step));
+        size /= step;
+        layers.push_back(layer_of(size, width, width, 3, 1));
+      }
+      channels = out;
+    }
+  }
+  return layers;
+}
+
+}  // namespace
+
+// Not run of itself: the figures of docs/results.md, which are the library's.
+TEST_CASE("Workspaces of ResNets on an H100, batch 256", "[.workspaces]") {
+  const CudnnDescriptor device = described(kH100);
+  for (const bool bottleneck : {true, false}) {
+    for (const bool bfloat16 : {true, false}) {
+      int64_t first = 0, most = 0;
+      for (const ConvShape& s : layers_of_resnet(bottleneck)) {
+        for (const ConvPass pass : {ConvPass::forward, ConvPass::backward_data, ConvPass::backward_weight}) {
+          if (s.c == 3 && pass == ConvPass::backward_data) continue;  // images have no gradient
+          const auto plan = plan_convolution({.device = device.get()}, {pass, s, bfloat16, false});
+          REQUIRE(plan.has_value());
+          most = std::max(most, plan->workspace_bytes);
+          if (s.c == 3) first = most;
+        }
+      }
+      WARN((bottleneck ? "ResNet-50, " : "ResNet-18, ")
+           << (bfloat16 ? "bfloat16" : "float32") << ": MiB " << (first >> 20) << " of the first convolution, "
+           << (most >> 20) << " at most");
     }
   }
 }

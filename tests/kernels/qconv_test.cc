@@ -595,6 +595,26 @@ TEST_CASE("qconv: moments on the way are those of the results, for every table a
   }
 }
 
+TEST_CASE("qconv: the spread of moments, of up to 127 bits, is rounded once", "[qconv]") {
+  std::mt19937 random(test_seed("128 bits"));
+  const auto check = [](unsigned __int128 whole) {
+    CAPTURE(static_cast<uint64_t>(whole >> 64), static_cast<uint64_t>(whole));
+    REQUIRE(kernels::nearest_double(whole) == static_cast<double>(whole));
+  };
+  for (int bits = 0; bits < 127; ++bits) {
+    const unsigned __int128 power = static_cast<unsigned __int128>(1) << bits;
+    for (const unsigned __int128 whole : {power - 1, power, power + 1, power | power >> 53, (power | power >> 53) + 1,
+                                          power | power >> 52 | power >> 53, power | power >> 53 | power >> 64}) {
+      check(whole);
+    }
+    for (int i = 0; i < 100; ++i) {
+      unsigned __int128 whole = 0;
+      for (int word = 0; word < 4; ++word) whole = whole << 32 | static_cast<uint32_t>(random());
+      check(power | (whole & (power - 1)));
+    }
+  }
+}
+
 TEST_CASE("qconv: moments that integers might not hold are refused", "[qconv]") {
   const auto fit = [](int64_t n, int64_t c) {
     return kernels::QConvForwardMomentsArgs{{ConvShape{.n = n, .c = c, .o = 4}, nullptr, Format::uint4, nullptr,
