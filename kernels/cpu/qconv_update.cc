@@ -342,7 +342,9 @@ void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArg
   };
   const auto allocate = [&](Group& group, Scratch& x, Scratch& dy, Scratch& dy_sums) {
     group.x = x.get<uint8_t>(group.images * u.x_image(group.rows));
-    group.dy = dy.get<int8_t>(group.images * u.dy_image(group.rows));
+    // The last set of groups may be a part of one, and its tiles read channels that are not there.
+    const int64_t behind = std::max<int64_t>(u.merged * u.set_o - u.dy_channels, 0);
+    group.dy = dy.get<int8_t>(group.images * u.dy_image(group.rows) + behind * u.dy_channel(group.rows));
     if (u.has_offset()) group.dy_sums = dy_sums.get<int32_t>(group.images * u.dy_channels);
   };
   // The sums of dy, behind the others.

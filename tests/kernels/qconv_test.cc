@@ -595,6 +595,13 @@ TEST_CASE("qconv: moments on the way are those of the results, for every table a
   }
 }
 
+// Sixteen groups of five channels in sets of three: the last set has one. AddressSanitizer sees a tile that reads past
+// them, where no larger case went before.
+TEST_CASE("qconv: a last set of groups that is a part of one", "[qconv]") {
+  std::mt19937 random(test_seed("part of a set"));
+  check_formats(square(1, 4, 80, 80, 3, 1, 1, 1, 16), random);
+}
+
 TEST_CASE("qconv: the spread of moments, of up to 127 bits, is rounded once", "[qconv]") {
   std::mt19937 random(test_seed("128 bits"));
   const auto check = [](unsigned __int128 whole) {
