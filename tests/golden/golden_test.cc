@@ -11,6 +11,7 @@
 #include "luq/train/optimizer.h"
 #include "tests/catch.h"
 #include "tests/golden/golden.h"
+#include "tests/places.h"
 
 using namespace luq;
 using namespace luq::test;
@@ -71,7 +72,7 @@ Tensor labels(const Recipe& recipe, int step) {
 class Golden {
  public:
   explicit Golden(const Recipe& recipe)
-      : file_(load_safetensors(fmt::format("{}/tests/golden/{}.safetensors", LUQ_SOURCE_DIR, recipe.name))),
+      : file_(load_safetensors(fmt::format("{}/tests/golden/{}.safetensors", source_folder(), recipe.name))),
         whole_(recipe.whole) {
     REQUIRE(file_.metadata.at("pytorch").size() > 0);
   }

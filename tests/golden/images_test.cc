@@ -12,12 +12,13 @@
 #include "src/data/augment.h"
 #include "tests/catch.h"
 #include "tests/finished.h"
+#include "tests/places.h"
 
 using namespace luq;
 
 namespace {
 
-const std::string kFolder = LUQ_SOURCE_DIR "/tests/golden/images/";
+const std::string kFolder = source_folder() + "/tests/golden/images/";
 
 std::vector<uint8_t> read_file(const std::string& name) {
   std::ifstream file(kFolder + name, std::ios::binary);

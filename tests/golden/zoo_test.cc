@@ -11,6 +11,7 @@
 #include "luq/ops/loss.h"
 #include "tests/catch.h"
 #include "tests/golden/golden.h"
+#include "tests/places.h"
 
 using namespace luq;
 using namespace luq::test;
@@ -104,7 +105,7 @@ std::unique_ptr<Module> new_model(const std::string& name, Tensor (*values)(cons
 }
 
 SafeTensors load_golden(const std::string& name) {
-  SafeTensors file = load_safetensors(std::string(LUQ_SOURCE_DIR) + "/tests/golden/zoo/" + name + ".safetensors");
+  SafeTensors file = load_safetensors(source_folder() + "/tests/golden/zoo/" + name + ".safetensors");
   REQUIRE(file.metadata.at("torchvision").size() > 0);
   return file;
 }

@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "tests/catch.h"
+#include "tests/places.h"
 
 // [squared_relu]
 #include "luq/autograd/ctx.h"
@@ -61,7 +62,7 @@ TEST_CASE("The op of the tutorial and its gradient", "[docs]") {
 
 TEST_CASE("docs/adding_an_op.md shows the op that is tested", "[docs]") {
   const auto read = [](const std::string& file) {
-    std::ifstream stream(std::string(LUQ_SOURCE_DIR) + "/" + file);
+    std::ifstream stream(source_folder() + "/" + file);
     std::ostringstream text;
     text << stream.rdbuf();
     return text.str();

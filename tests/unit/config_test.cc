@@ -6,6 +6,7 @@
 #include "luq/config/load.h"
 #include "luq/core/error.h"
 #include "tests/catch.h"
+#include "tests/places.h"
 #include "tests/temporary_folder.h"
 
 namespace luq {
@@ -231,7 +232,7 @@ TEST_CASE("YAML's rarer forms are read as YAML means them, or refused", "[config
 }
 
 TEST_CASE("A damaged configuration is refused or read, never more", "[config]") {
-  const std::string whole = read_file(std::string(LUQ_SOURCE_DIR) + "/configs/fashion_mnist/resnet20_luq.yaml");
+  const std::string whole = read_file(source_folder() + "/configs/fashion_mnist/resnet20_luq.yaml");
   REQUIRE_FALSE(whole.empty());
   std::mt19937 rng(7);
   int refused = 0;
@@ -255,7 +256,7 @@ TEST_CASE("A damaged configuration is refused or read, never more", "[config]") 
 
 TEST_CASE("Every shipped configuration loads, and names are unique", "[config]") {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(std::string(LUQ_SOURCE_DIR) + "/configs")) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(source_folder() + "/configs")) {
     if (entry.path().extension() != ".yaml") continue;
     INFO(entry.path());
     const ExperimentConfig config = load_experiment(entry.path().string(), {});
@@ -269,7 +270,7 @@ TEST_CASE("Every shipped configuration loads, and names are unique", "[config]")
 
 TEST_CASE("Shipped pairs of _fp32 and _luq differ in the section quantization alone", "[config]") {
   std::vector<std::string> pairs;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(std::string(LUQ_SOURCE_DIR) + "/configs")) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(source_folder() + "/configs")) {
     const std::string file = entry.path().string(), end = "_luq.yaml";
     if (!file.ends_with(end)) continue;
     const std::string other = file.substr(0, file.size() - end.size()) + "_fp32.yaml";
@@ -289,10 +290,10 @@ TEST_CASE("Shipped pairs of _fp32 and _luq differ in the section quantization al
 }
 
 TEST_CASE("docs/configuration.md lists every key as it is", "[config][docs]") {
-  const std::string document = read_file(std::string(LUQ_SOURCE_DIR) + "/docs/configuration.md");
+  const std::string document = read_file(source_folder() + "/docs/configuration.md");
   const std::string tables = documentation_tables();
   if (document.find(tables) == std::string::npos) {
-    const std::string file = std::string(LUQ_BINARY_DIR) + "/configuration_tables.md";
+    const std::string file = build_folder() + "/configuration_tables.md";
     write_file(file, tables);
     FAIL("docs/configuration.md does not hold the tables of the schema; they are in " << file << ", to be pasted");
   }

@@ -8,6 +8,7 @@
 #include "luq/data/loader.h"
 #include "luq/train/validate_data.h"
 #include "tests/catch.h"
+#include "tests/places.h"
 #include "tests/temporary_folder.h"
 
 using namespace luq;
@@ -28,7 +29,7 @@ class Files : public Dataset {
     info_.mean = info_.std = {1, 1, 1};
   }
   static std::string read_file_bytes(const std::string& name) {
-    return ::read_file(std::string(LUQ_SOURCE_DIR) + "/tests/golden/images/" + name);
+    return ::read_file(source_folder() + "/tests/golden/images/" + name);
   }
   const DatasetInfo& info() const override { return info_; }
   int32_t read_file(int64_t index, std::vector<uint8_t>& bytes) const override {

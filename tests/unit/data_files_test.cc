@@ -9,6 +9,7 @@
 #include "luq/data/loader.h"
 #include "tests/catch.h"
 #include "tests/finished.h"
+#include "tests/places.h"
 
 using namespace luq;
 
@@ -20,7 +21,7 @@ namespace fs = std::filesystem;
 class Files : public Dataset {
  public:
   Files() {
-    for (const auto& entry : fs::directory_iterator(LUQ_SOURCE_DIR "/tests/golden/images")) {
+    for (const auto& entry : fs::directory_iterator(source_folder() + "/tests/golden/images")) {
       if (entry.path().extension() != ".safetensors") paths_.push_back(entry.path());
     }
     std::sort(paths_.begin(), paths_.end());

@@ -9,6 +9,7 @@
 #include "luq/core/error.h"
 #include "luq/core/rng.h"
 #include "tests/catch.h"
+#include "tests/places.h"
 
 using namespace luq;
 
@@ -17,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 using Bytes = std::vector<uint8_t>;
 
-const std::string kFolder = LUQ_SOURCE_DIR "/tests/golden/images/";
+const std::string kFolder = source_folder() + "/tests/golden/images/";
 
 Bytes read_file(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
