@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "luq/config/load.h"
+#include "luq/core/allocator.h"
 #include "luq/core/error.h"
 #include "luq/core/system_info.h"
 #include "luq/data/dataset.h"
@@ -315,6 +316,11 @@ int run(int argc, char** argv) {
   } catch (const luq::UserError& error) {
     std::cerr << "luqtrain: error: " << error.what() << "\n";
     return kUserMistake;
+  } catch (const std::bad_alloc&) {  // where nothing more is known
+    const std::vector<CLI::App*> commands = app.get_subcommands();
+    std::cerr << "luqtrain: error: [" << (commands.empty() ? "train" : commands.front()->get_name())
+              << "] out of memory: " << luq::memory_stats().live_bytes << " in use\n";
+    return kFailure;
   } catch (const std::exception& error) {
     std::cerr << "luqtrain: error: " << error.what() << "\n";
     return kFailure;
@@ -327,7 +333,12 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   spin_briefly(argv);
   std::signal(SIGXFSZ, SIG_IGN);  // what passes the limit of a file's size is an error of the write
-  const int code = run(argc, argv);
+  int code = kFailure;
+  try {
+    code = run(argc, argv);
+  } catch (const std::bad_alloc&) {  // before it was known what to do
+    std::cerr << "luqtrain: error: [luqtrain] out of memory when it started\n";
+  }
   if (std::cout.flush()) return code;
   std::cerr << "luqtrain: error: standard output cannot be written; what was said there is incomplete\n";
   return code == 0 ? kFailure : code;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "luq/core/error.h"
+#include "src/core/no_memory.h"
 
 // There in a program with AddressSanitizer.
 extern "C" [[gnu::weak]] void* __asan_region_is_poisoned(void* begin, size_t size);
@@ -91,6 +92,11 @@ PinnedPool& pinned_pool() {
   return *instance;
 }
 
+[[noreturn]] void fail_out_of_memory(std::string_view where, int64_t bytes, int64_t in_use) {
+  const std::string wanted = bytes > 0 ? fmt::format("{} bytes wanted, ", bytes) : "";
+  throw OutOfMemory(fmt::format("{} out of memory: {}{} in use", where, wanted, in_use));
+}
+
 // A device is used by one thread.
 MemoryStats device_stats;
 
@@ -131,9 +137,7 @@ void* allocate(int64_t bytes, Device device) {
       release(p);
       block = p.cut(size);
     }
-    if (block == nullptr) {
-      throw OutOfMemory(fmt::format("[allocate] out of memory: {} bytes wanted, {} in use", size, p.stats.live_bytes));
-    }
+    if (block == nullptr) fail_out_of_memory("[allocate]", size, p.stats.live_bytes);
   }
   p.stats.live_bytes += size;
   p.stats.peak_bytes = std::max(p.stats.peak_bytes, p.stats.live_bytes);
@@ -145,9 +149,13 @@ void deallocate(void* pointer, int64_t bytes, Device device) noexcept {
   const int64_t size = rounded(bytes);
   Pool& p = pool();
   const std::lock_guard lock(p.mutex);
-  p.free_blocks[size].push_back(pointer);
   p.stats.live_bytes -= size;
-  p.stats.cached_bytes += size;
+  try {
+    p.free_blocks[size].push_back(pointer);
+    p.stats.cached_bytes += size;
+  } catch (const std::bad_alloc&) {  // no memory to remember the block by; a piece of a slab is lost
+    if (size >= large_bytes()) std::free(pointer);
+  }
 }
 
 void* allocate_pinned(int64_t bytes, Device device) {
@@ -175,7 +183,10 @@ void deallocate_pinned(void* pointer, int64_t bytes, Device device) noexcept {
   if (device.type == DeviceType::cpu) return deallocate(pointer, bytes);
   PinnedPool& p = pinned_pool();
   const std::lock_guard lock(p.mutex);
-  p.free_blocks[rounded(bytes)].push_back(pointer);
+  try {
+    p.free_blocks[rounded(bytes)].push_back(pointer);
+  } catch (const std::bad_alloc&) {  // no memory to remember the block by, which is lost
+  }
 }
 
 MemoryStats memory_stats(Device device) {
@@ -186,6 +197,10 @@ MemoryStats memory_stats(Device device) {
   }
   const std::lock_guard lock(pool().mutex);
   return pool().stats;
+}
+
+void fail_out_of_memory(std::string_view where, int64_t bytes) {
+  fail_out_of_memory(where, bytes, memory_stats().live_bytes);
 }
 
 void reset_peak_memory(Device device) {

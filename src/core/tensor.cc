@@ -7,6 +7,7 @@
 
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
+#include "src/core/no_memory.h"
 
 namespace luq {
 
@@ -34,8 +35,10 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   Tensor tensor(shape, dtype, device);
   const int64_t bytes = tensor.bytes();
   try {
-    tensor.buffer_ = std::shared_ptr<void>(allocate(bytes, device),
-                                           [bytes, device](void* pointer) { deallocate(pointer, bytes, device); });
+    or_out_of_memory("[allocate]", [&] {
+      tensor.buffer_ = std::shared_ptr<void>(allocate(bytes, device),
+                                             [bytes, device](void* pointer) { deallocate(pointer, bytes, device); });
+    });
   } catch (const OutOfMemory& error) {
     throw OutOfMemory(fmt::format("[tensor] {} {}: {}", to_string(dtype), to_string(shape), error.what()));
   }

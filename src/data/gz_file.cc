@@ -5,13 +5,15 @@
 #include <cstring>
 
 #include "luq/core/error.h"
+#include "src/core/no_memory.h"
 
 namespace luq {
 
 GzFile::GzFile(std::string name, const FileAdvice& advice) : name_(std::move(name)), advice_(advice) {
   errno = 0;
   file_ = gzopen(name_.c_str(), "rb");
-  if (file_ == nullptr) fail(fmt::format("cannot be opened: {}", std::strerror(errno != 0 ? errno : ENOMEM)));
+  if (file_ == nullptr && (errno == 0 || errno == ENOMEM)) fail_out_of_memory(fmt::format("[data] {}:", name_));
+  if (file_ == nullptr) fail(fmt::format("cannot be opened: {}", std::strerror(errno)));
   gzbuffer(file_, 1 << 17);
 }
 
@@ -29,6 +31,7 @@ std::vector<uint8_t> GzFile::read(uint64_t bytes) {
     const int got = gzread(file_, out.data() + have, static_cast<unsigned>(wanted));
     int error = Z_OK;
     const char* text = gzerror(file_, &error);
+    if (error == Z_MEM_ERROR) fail_out_of_memory(fmt::format("[data] {} is read:", name_));
     if (error == Z_ERRNO) fail(fmt::format("cannot be read: {}", std::strerror(errno)));
     if (error == Z_BUF_ERROR) fail("the compressed data is truncated");
     if (got < 0 || error != Z_OK) fail(fmt::format("the compressed data is damaged: {}", text));

@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "luq/core/error.h"
+#include "src/core/no_memory.h"
 #include "src/data/image_formats.h"
 
 namespace luq {
@@ -73,7 +74,9 @@ struct JpegDecoder::State {
   template <typename Step>
   void run(Step step) {
     if (attempt(step)) return;
+    const bool no_memory = errors.msg_code == JERR_OUT_OF_MEMORY;
     jpeg_abort_decompress(&info);
+    if (no_memory) fail_out_of_memory("[image] a JPEG is decoded:");
     fail("[image] broken JPEG: {}", static_cast<const char*>(message));
   }
 };
@@ -86,6 +89,7 @@ JpegDecoder::JpegDecoder() : state_(std::make_unique<State>()) {
   state.progress.progress_monitor = State::on_progress;
   state.info.client_data = &state;
   if (!state.attempt([&state] { jpeg_create_decompress(&state.info); })) {
+    if (state.errors.msg_code == JERR_OUT_OF_MEMORY) fail_out_of_memory("[image] a decoder of JPEG is made:");
     fail("[image] libjpeg-turbo: {}", static_cast<const char*>(state.message));
   }
   state.info.client_data = &state;

@@ -13,12 +13,15 @@
 #include <exception>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <stop_token>
+#include <system_error>
 #include <thread>
 #include <utility>
 
 #include "luq/core/error.h"
 #include "luq/core/rng.h"
+#include "src/core/no_memory.h"
 #include "src/data/mix.h"
 #include "src/data/random.h"
 
@@ -95,8 +98,14 @@ struct Loader::Impl {
     batches = images / options.batch_size;
     if (!options.drop_last && images % options.batch_size != 0) ++batches;
     ring.resize(static_cast<size_t>(std::min(options.prefetch, batches)));
-    for (int64_t i = 0; i < std::min(options.workers, batches); ++i) {
-      workers.emplace_back([this](const std::stop_token& stop) { work(stop); });
+    const int64_t wanted = std::min(options.workers, batches);
+    workers.reserve(static_cast<size_t>(wanted));
+    try {
+      for (int64_t i = 0; i < wanted; ++i) {
+        workers.emplace_back([this](const std::stop_token& stop) { work(stop); });
+      }
+    } catch (const std::system_error& error) {  // fewer do the same
+      if (workers.empty()) fail("[loader] no thread can be started to prepare images: {}", error.what());
     }
   }
 
@@ -109,7 +118,7 @@ struct Loader::Impl {
   bool may_claim() const { return epoch && claimed < batches && claimed < taken + static_cast<int64_t>(ring.size()); }
 
   void work(const std::stop_token& stop) {
-    Buffers buffers{transform.make_buffers(), {}};
+    std::optional<Buffers> buffers;
     std::unique_lock lock(mutex);
     while (work_to_do.wait(lock, stop, [this] { return may_claim(); }) && !stop.stop_requested()) {
       const std::shared_ptr<const Epoch> of = epoch;
@@ -117,7 +126,10 @@ struct Loader::Impl {
       lock.unlock();
       Place place;
       try {
-        place.batch = prepare(*of, batch, buffers);
+        or_out_of_memory("[loader] a batch is prepared:", [&] {
+          if (!buffers) buffers.emplace(Buffers{transform.make_buffers(), {}});
+          place.batch = prepare(*of, batch, *buffers);
+        });
       } catch (...) {
         place.error = std::current_exception();
       }
@@ -141,6 +153,8 @@ struct Loader::Impl {
       try {
         label = load_image(epoch_number, i, buffers, out.images, at);
         return "";
+      } catch (const OutOfMemory&) {  // says nothing about the image
+        throw;
       } catch (const Error& error) {
         if (!dataset->info().encoded) throw;
         return error.what();
@@ -177,6 +191,8 @@ struct Loader::Impl {
       } else {
         transform.evaluation(buffers.image, buffers.transform, out, at);
       }
+    } catch (const OutOfMemory& error) {
+      throw OutOfMemory(fmt::format("{}: {}", dataset->image_name(index), error.what()));
     } catch (const Error& error) {
       fail("{}: {}", dataset->image_name(index), error.what());
     }

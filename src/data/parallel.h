@@ -5,13 +5,14 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 namespace luq {
 
-// work(i) for every i below count, by up to `threads` threads; an exception ends the rest, and the one of the lowest i
-// that was reached is thrown again.
+// work(i) for every i below count, by up to `threads` threads, or by fewer where the system starts no more; an
+// exception ends the rest, and the one of the lowest i that was reached is thrown again.
 template <typename Work>
 void for_each_parallel(size_t count, size_t threads, const Work& work) {
   std::atomic<size_t> next = 0;
@@ -34,7 +35,11 @@ void for_each_parallel(size_t count, size_t threads, const Work& work) {
   };
   {
     std::vector<std::jthread> pool;
-    for (size_t i = 0; i < std::min(threads, count); ++i) pool.emplace_back(run);
+    try {
+      for (size_t i = 0; i < std::min(threads, count); ++i) pool.emplace_back(run);
+    } catch (const std::system_error&) {
+      run();
+    }
   }
   if (problem) std::rethrow_exception(problem);
 }

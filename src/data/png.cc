@@ -5,9 +5,11 @@
 #include <array>
 #include <csetjmp>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "luq/core/error.h"
+#include "src/core/no_memory.h"
 #include "src/data/image_formats.h"
 
 namespace luq {
@@ -19,7 +21,17 @@ struct Source {
   std::span<const uint8_t> file;
   size_t position = 0;
   char message[256] = "";
+  png_alloc_size_t missing = 0;  // bytes that libpng or zlib wanted and did not get
 };
+
+// libpng goes on without what it needs memory for where it can, so that an image would come out otherwise.
+png_voidp obtain(png_structp png, png_alloc_size_t bytes) {
+  void* memory = std::malloc(bytes);
+  if (memory == nullptr) static_cast<Source*>(png_get_mem_ptr(png))->missing = bytes;
+  return memory;
+}
+
+void give_back(png_structp, png_voidp memory) { std::free(memory); }
 
 void on_error(png_structp png, png_const_charp message) {
   Source& source = *static_cast<Source*>(png_get_error_ptr(png));
@@ -39,11 +51,12 @@ void read(png_structp png, png_bytep out, size_t count) {
 class Reader {
  public:
   explicit Reader(std::span<const uint8_t> file) : source_{.file = file} {
-    png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source_, on_error, on_warning);
+    png_ = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, &source_, on_error, on_warning, &source_, obtain, give_back);
     if (png_ != nullptr) info_ = png_create_info_struct(png_);
     if (info_ == nullptr) {
       png_destroy_read_struct(&png_, nullptr, nullptr);
-      fail("[image] libpng: {}", source_.message[0] != '\0' ? source_.message : "out of memory");
+      check_memory();
+      fail("[image] libpng: {}", static_cast<const char*>(source_.message));
     }
     png_set_read_fn(png_, &source_, read);
   }
@@ -53,12 +66,17 @@ class Reader {
 
   template <typename Step>
   void run(Step step) {
-    if (!attempt(step)) fail("[image] broken PNG: {}", static_cast<const char*>(source_.message));
+    const bool sound = attempt(step);
+    check_memory();
+    if (!sound) fail("[image] broken PNG: {}", static_cast<const char*>(source_.message));
   }
   png_structp png() { return png_; }
   png_infop info() { return info_; }
 
  private:
+  void check_memory() const {
+    if (source_.missing > 0) fail_out_of_memory("[image] a PNG is decoded:", static_cast<int64_t>(source_.missing));
+  }
   template <typename Step>
   bool attempt(Step step) {
     if (setjmp(png_jmpbuf(png_)) != 0) return false;

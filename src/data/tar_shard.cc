@@ -20,6 +20,7 @@
 #include <optional>
 
 #include "luq/core/error.h"
+#include "src/core/no_memory.h"
 #include "src/data/whole_file.h"
 
 namespace luq {
@@ -93,7 +94,7 @@ uint32_t checksum_of(const Source& source) {
 class TarReader {
  public:
   explicit TarReader(const Source& source) : source_(source), archive_(archive_read_new(), archive_read_free) {
-    if (archive_ == nullptr) fail("[data] {}: out of memory", source.name());
+    if (archive_ == nullptr) fail_out_of_memory(fmt::format("[data] {} is read:", source.name()));
     archive_read_support_format_tar(archive_.get());
     archive_read_set_options(archive_.get(), "read_concatenated_archives");
     archive_read_set_read_callback(archive_.get(), read);
@@ -122,6 +123,7 @@ class TarReader {
  private:
   [[noreturn]] void refuse() const {
     if (read_error_) std::rethrow_exception(read_error_);
+    if (archive_errno(archive_.get()) == ENOMEM) fail_out_of_memory(fmt::format("[data] {} is read:", source_.name()));
     const char* text = archive_error_string(archive_.get());
     source_.refuse(fmt::format("is no whole tar file: {}", text != nullptr ? text : "unexpected end"));
   }
@@ -271,6 +273,8 @@ bool read_index(const std::string& file, ShardIndex& index) {
   std::vector<uint8_t> text;
   try {
     read_whole_file(file, text);
+  } catch (const OutOfMemory&) {
+    throw;
   } catch (const Error&) {
     return false;
   }

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "luq/core/error.h"
+#include "src/core/no_memory.h"
 
 namespace luq {
 namespace {
@@ -48,7 +49,11 @@ void read_whole_file(const std::string& file, std::vector<uint8_t>& bytes) {
   const RandomAccessFile source(file);
   if (!source.regular()) source.refuse("it is not a file");
   if (source.size() > max_bytes) source.refuse("it is larger than 1 GiB");
-  bytes.resize(source.size());
+  try {
+    bytes.resize(source.size());
+  } catch (const std::bad_alloc&) {
+    fail_out_of_memory(fmt::format("[data] {} is read:", file), static_cast<int64_t>(source.size()));
+  }
   bytes.resize(source.read_at(0, bytes));
 }
 
@@ -56,6 +61,8 @@ std::string read_text_file(const std::string& file) {
   std::vector<uint8_t> bytes;
   try {
     read_whole_file(file, bytes);
+  } catch (const OutOfMemory&) {
+    throw;
   } catch (const Error& error) {
     throw UserError(error.what());
   }

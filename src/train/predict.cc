@@ -148,7 +148,7 @@ std::vector<Prediction> predict(const PredictOptions& options) {
 
   // The next image is read while the current one runs.
   const auto read = [&](size_t index) {
-    return std::async(std::launch::async, [&reader, &images, index] { return reader.read(images[index]); });
+    return std::async([&reader, &images, index] { return reader.read(images[index]); });
   };
   Tensor all_logits =
       Tensor::full({static_cast<int64_t>(images.size()), model.num_classes}, std::numeric_limits<float>::quiet_NaN());
@@ -171,6 +171,8 @@ std::vector<Prediction> predict(const PredictOptions& options) {
       prediction.top = largest(row, names);
     } catch (const UserError&) {
       throw;
+    } catch (const OutOfMemory& error) {
+      throw OutOfMemory(fmt::format("{}: {}", images[i], error.what()));
     } catch (const Error& error) {
       prediction.problem = error.what();
     }

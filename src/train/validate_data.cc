@@ -49,6 +49,8 @@ Checked check_images(const Dataset& dataset, size_t workers, const std::function
         if (bytes.empty()) fail("an empty file");
         decoder.open(bytes);
         decoder.decode(image);
+      } catch (const OutOfMemory& error) {
+        throw OutOfMemory(fmt::format("{}: {}", dataset.image_name(index), error.what()));
       } catch (const Error& error) {
         checked.reasons[i] = path_and_reason(dataset.image_name(index), error.what());
       }
