@@ -17,18 +17,20 @@
 
 #include <algorithm>
 #include <map>
-#include <oneapi/dnnl/dnnl.hpp>
 #include <string>
 #include <tuple>
 #include <unordered_map>
 #include <vector>
 
+#include "kernels/cpu/onednn_api.h"
 #include "kernels/tables.h"
 
 namespace luq::kernels {
 namespace {
 
 using dnnl::memory;
+using onednn::describe;
+using onednn::describe_backward;
 using Tag = memory::format_tag;
 using Type = memory::data_type;
 
@@ -76,24 +78,29 @@ memory::desc stored_weights(const ConvShape& s) {
   return float_desc(weight_dims(s), s.groups == 1 ? Tag::ohwi : Tag::gohwi);
 }
 
+// The weights of a matrix product: an operand (o, c) or, forward, its transpose, or the float32 result.
+memory::desc matrix_weights(const ConvShape& s, Phase phase, Type type) {
+  if (phase == Phase::backward_weight) return float_desc({s.o, s.c}, Tag::ab);
+  if (phase == Phase::backward_data) return float_desc({s.o, s.c}, Tag::ab, type);
+  return float_desc({s.c, s.o}, Tag::ba, type);
+}
+
 Part make_matrix_product(const ConvShape& s, Phase phase, Type type) {
   const memory::desc x = float_desc({s.n, s.c}, Tag::ab, type), y = float_desc({s.n, s.o}, Tag::ab, type);
-  const memory::desc bias = float_desc({1, s.o}, Tag::ab);
-  Part part{.primitive = {}, .x = x, .w = {}, .y = y, .bias = bias};
-  if (phase == Phase::backward_weight) {  // dw (o, c) = dy^T x
-    part.w = float_desc({s.o, s.c}, Tag::ab);
-    part.y = float_desc({s.o, s.n}, Tag::ba, type);
-    part.primitive = dnnl::matmul(dnnl::matmul::primitive_desc({part.y, x, part.w}, engine()));
-  } else if (phase == Phase::backward_data) {  // dx (n, c) = dy w
-    part.w = float_desc({s.o, s.c}, Tag::ab, type);
-    part.primitive = dnnl::matmul(dnnl::matmul::primitive_desc({y, part.w, x}, engine()));
-  } else {  // y (n, o) = x w^T
-    part.w = float_desc({s.c, s.o}, Tag::ba, type);
-    part.primitive = phase == Phase::forward_bias
-                         ? dnnl::matmul(dnnl::matmul::primitive_desc({x, part.w, bias, y}, engine()))
-                         : dnnl::matmul(dnnl::matmul::primitive_desc({x, part.w, y}, engine()));
+  const memory::desc w = matrix_weights(s, phase, type), bias = float_desc({1, s.o}, Tag::ab);
+  using dnnl::matmul;
+  switch (phase) {
+    case Phase::forward:  // y (n, o) = x w^T
+      return {matmul(describe<matmul>(engine(), x, w, y)), x, w, y, bias};
+    case Phase::forward_bias:
+      return {matmul(describe<matmul>(engine(), x, w, bias, y)), x, w, y, bias};
+    case Phase::backward_data:  // dx (n, c) = dy w
+      return {matmul(describe<matmul>(engine(), y, w, x)), x, w, y, bias};
+    case Phase::backward_weight:
+      break;  // dw (o, c) = dy^T x
   }
-  return part;
+  const memory::desc dy = float_desc({s.o, s.n}, Tag::ba, type);
+  return {matmul(describe<matmul>(engine(), dy, x, w)), x, w, dy, bias};
 }
 
 Part make_convolution(const ConvShape& s, Phase phase, Type type) {
@@ -103,23 +110,23 @@ Part make_convolution(const ConvShape& s, Phase phase, Type type) {
   const memory::dims stride{s.stride_h, s.stride_w}, dilation{s.dilation_h - 1, s.dilation_w - 1};
   const memory::dims padding{s.pad_h, s.pad_w};
   const auto direct = dnnl::algorithm::convolution_direct;
-  const auto forward = dnnl::prop_kind::forward_training;
+  const auto training = dnnl::prop_kind::forward_training;
   using Forward = dnnl::convolution_forward;
-  const Forward::primitive_desc plain({forward, direct, x, w, y, stride, dilation, padding, padding}, engine());
-  if (phase == Phase::forward) return {Forward(plain), x, plain.weights_desc(), y, bias};
   if (phase == Phase::forward_bias) {
-    const Forward::primitive_desc with_bias({forward, direct, x, w, bias, y, stride, dilation, padding, padding},
-                                            engine());
-    return {Forward(with_bias), x, with_bias.weights_desc(), y, bias};
+    const auto desc = describe<Forward>(engine(), training, direct, x, w, bias, y, stride, dilation, padding, padding);
+    return {Forward(desc), x, desc.weights_desc(), y, bias};
   }
+  const auto forward = describe<Forward>(engine(), training, direct, x, w, y, stride, dilation, padding, padding);
+  if (phase == Phase::forward) return {Forward(forward), x, forward.weights_desc(), y, bias};
   if (phase == Phase::backward_data) {
     using Backward = dnnl::convolution_backward_data;
-    const Backward::primitive_desc desc({direct, x, w, y, stride, dilation, padding, padding}, engine(), plain);
+    const auto desc =
+        describe_backward<Backward>(engine(), forward, direct, x, w, y, stride, dilation, padding, padding);
     return {Backward(desc), x, desc.weights_desc(), y, bias};
   }
   using Update = dnnl::convolution_backward_weights;
   const memory::desc dw = float_desc(weight_dims(s), Tag::any);
-  const Update::primitive_desc desc({direct, x, dw, y, stride, dilation, padding, padding}, engine(), plain);
+  const auto desc = describe_backward<Update>(engine(), forward, direct, x, dw, y, stride, dilation, padding, padding);
   return {Update(desc), x, desc.diff_weights_desc(), y, bias};
 }
 
@@ -184,9 +191,8 @@ PreparedWeights prepare_weights(const ConvShape& s, const ConvShape& part, Phase
   }
   const bool matrix = is_matrix_product(s);
   if (layout == stored_weights(s) || (matrix && type == Type::f32)) return {layout, w};
-  memory::desc stored = layout;  // of a matrix: the same values in their own type
-  stored.data.data_type = dnnl_f32;
-  memory from = wrap(matrix ? stored : stored_weights(s), w), to = wrap(layout, grown(buffer, layout.get_size()));
+  const memory::desc stored = matrix ? matrix_weights(s, phase, Type::f32) : stored_weights(s);
+  memory from = wrap(stored, w), to = wrap(layout, grown(buffer, layout.get_size()));
   dnnl::reorder(from, to).execute(stream(), from, to);
   stream().wait();
   return {layout, buffer.data()};

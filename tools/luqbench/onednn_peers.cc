@@ -1,8 +1,8 @@
 #include <cstring>
-#include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
 #include <utility>
 
+#include "kernels/cpu/onednn_api.h"
 #include "tools/luqbench/peers.h"
 
 namespace luq::bench {
@@ -36,7 +36,7 @@ Peer onednn_matmul(int64_t rows, int64_t columns, int64_t terms) {
   using Tag = memory::format_tag;
   const memory::desc a({rows, terms}, Type::u8, Tag::ab), b({terms, columns}, Type::s8, Tag::any),
       c({rows, columns}, Type::s32, Tag::ab);
-  const dnnl::matmul::primitive_desc desc({a, b, c}, engine());
+  const auto desc = onednn::describe<dnnl::matmul>(engine(), a, b, c);
   return executing(
       dnnl::matmul(desc),
       {{DNNL_ARG_SRC, filled(a)}, {DNNL_ARG_WEIGHTS, filled(desc.weights_desc())}, {DNNL_ARG_DST, filled(c)}});
@@ -49,16 +49,11 @@ Peer onednn_conv(const ConvShape& s) {
   const memory::desc w(
       s.groups == 1 ? memory::dims{s.o, s.c, s.kh, s.kw} : memory::dims{s.groups, s.o_group(), s.c_group(), s.kh, s.kw},
       Type::s8, Tag::any);
-  const dnnl::convolution_forward::primitive_desc desc({dnnl::prop_kind::forward_inference,
-                                                        dnnl::algorithm::convolution_direct,
-                                                        x,
-                                                        w,
-                                                        y,
-                                                        {s.stride_h, s.stride_w},
-                                                        {s.dilation_h - 1, s.dilation_w - 1},
-                                                        {s.pad_h, s.pad_w},
-                                                        {s.pad_h, s.pad_w}},
-                                                       engine());
+  const memory::dims stride{s.stride_h, s.stride_w}, dilation{s.dilation_h - 1, s.dilation_w - 1};
+  const memory::dims padding{s.pad_h, s.pad_w};
+  const auto desc = onednn::describe<dnnl::convolution_forward>(engine(), dnnl::prop_kind::forward_inference,
+                                                                dnnl::algorithm::convolution_direct, x, w, y, stride,
+                                                                dilation, padding, padding);
   return executing(
       dnnl::convolution_forward(desc),
       {{DNNL_ARG_SRC, filled(x)}, {DNNL_ARG_WEIGHTS, filled(desc.weights_desc())}, {DNNL_ARG_DST, filled(y)}});
