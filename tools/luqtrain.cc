@@ -17,6 +17,7 @@
 #include "luq/config/load.h"
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
+#include "luq/core/output_file.h"
 #include "luq/core/system_info.h"
 #include "luq/data/dataset.h"
 #include "luq/data/pack.h"
@@ -42,6 +43,15 @@ struct TrainArguments {
 };
 
 void print(const std::string& text) { std::cout << text << std::flush; }
+
+// What is said beside an output: on standard error where the output itself goes to standard output.
+void print_beside(const std::string& output, const std::string& text) {
+  if (luq::is_standard_output(output)) {
+    std::cerr << text;
+  } else {
+    print(text);
+  }
+}
 
 void dry_run(const luq::ExperimentConfig& config) {
   // The plan follows as comments, so that all of the output is one YAML document.
@@ -102,7 +112,7 @@ int run_training(const TrainArguments& arguments) {
 
 int run_predict(const luq::PredictOptions& options) {
   const std::vector<luq::Prediction> predictions = luq::predict(options);
-  print(luq::to_text(predictions));
+  print_beside(options.logits, luq::to_text(predictions));
   int problems = 0;
   for (const luq::Prediction& prediction : predictions) {
     if (prediction.problem.empty()) continue;
@@ -290,13 +300,13 @@ int run(int argc, char** argv) {
       return run_predict(predicted);
     } else if (export_command->parsed()) {
       if (export_trained) exported.weights = luq::CheckpointWeights::trained;
-      print(luq::export_model(exported));
+      print_beside(exported.output, luq::export_model(exported));
     } else if (profile_command->parsed()) {
       const luq::ExperimentConfig config = luq::load_experiment(luq::find_config(profiled.config), profiled.overrides);
       print(luq::profile_report(config, profile));
     } else if (plot->parsed()) {
       luq::plot_runs_to_file(plotted, axis, picture);
-      print(fmt::format("{}\n", picture));
+      print_beside(picture, fmt::format("{}\n", picture));
     } else if (kernels->parsed()) {
       print(luq::describe_kernels());
     } else if (doctor->parsed()) {
@@ -309,7 +319,7 @@ int run(int argc, char** argv) {
                         report.train_images, report.train_shards, report.val_images, report.val_shards,
                         report.bytes >> 20));
     } else if (quantize_command->parsed()) {
-      print(luq::quantize_file(quantize));
+      print_beside(quantize.output, luq::quantize_file(quantize));
     } else {
       return run_training(training);
     }

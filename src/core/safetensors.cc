@@ -15,13 +15,13 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <tuple>
 
 #include "luq/core/error.h"
+#include "luq/core/output_file.h"
 
 namespace luq {
 namespace {
@@ -42,8 +42,6 @@ class FileDescriptor {
   FileDescriptor(const FileDescriptor&) = delete;
   FileDescriptor& operator=(const FileDescriptor&) = delete;
   int get() const { return value_; }
-  // False, with errno set, when the system reports a delayed write error.
-  bool close() { return ::close(std::exchange(value_, -1)) == 0; }
 
  private:
   int value_;
@@ -282,42 +280,6 @@ std::string make_header(const SafeTensors& content, const std::string& file) {
   return header;
 }
 
-// errno of the first failure, 0 when all is written.
-int write_bytes(int descriptor, const void* bytes, size_t count) {
-  const auto* in = static_cast<const char*>(bytes);
-  while (count > 0) {
-    const ssize_t put = ::write(descriptor, in, count);
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) return errno;
-    in += put;
-    count -= static_cast<size_t>(put);
-  }
-  return 0;
-}
-
-int write_file(const std::string& file, const std::string& header, const SafeTensors& content) {
-  FileDescriptor descriptor(::open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-  if (descriptor.get() < 0) return errno;
-  const uint64_t length = header.size();
-  int error = write_bytes(descriptor.get(), &length, sizeof(length));
-  if (error == 0) error = write_bytes(descriptor.get(), header.data(), header.size());
-  for (const auto* named : storage_order(content)) {
-    if (error != 0) break;
-    error = write_bytes(descriptor.get(), named->second.raw(), static_cast<size_t>(named->second.bytes()));
-  }
-  if (error == 0 && ::fsync(descriptor.get()) != 0) error = errno;
-  if (!descriptor.close() && error == 0) error = errno;
-  return error;
-}
-
-// Makes a rename in the folder of `file` durable. Folders that cannot be synced (some network file systems) are left.
-int sync_folder(const std::string& file) {
-  const std::filesystem::path folder = std::filesystem::path(file).parent_path();
-  const FileDescriptor descriptor(::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (descriptor.get() < 0) return errno == EACCES ? 0 : errno;
-  return ::fsync(descriptor.get()) == 0 || errno == EINVAL ? 0 : errno;
-}
-
 }  // namespace
 
 const Tensor* SafeTensors::find(const std::string& name) const {
@@ -374,17 +336,19 @@ SafeTensors load_safetensors(const std::string& file) {
   return content;
 }
 
-void save_safetensors(const std::string& file, const SafeTensors& content) {
+uint64_t save_safetensors(const std::string& file, const SafeTensors& content) {
   const std::string header = make_header(content, file);
-  const std::string temporary = file + ".tmp";
-  int error = write_file(temporary, header, content);
-  if (error == 0 && ::rename(temporary.c_str(), file.c_str()) != 0) error = errno;
-  if (error != 0) {
-    ::unlink(temporary.c_str());
-    fail("[safetensors] {}: cannot be written: {}", file, std::strerror(error));
+  const uint64_t length = header.size();
+  uint64_t bytes = sizeof(length) + length;
+  OutputFile out("safetensors", file);
+  out.write(&length, sizeof(length));
+  out.write(header.data(), header.size());
+  for (const auto* named : storage_order(content)) {
+    out.write(named->second.raw(), static_cast<size_t>(named->second.bytes()));
+    bytes += static_cast<uint64_t>(named->second.bytes());
   }
-  error = sync_folder(file);
-  if (error != 0) fail("[safetensors] {}: its folder cannot be synced: {}", file, std::strerror(error));
+  out.finish();
+  return bytes;
 }
 
 }  // namespace luq

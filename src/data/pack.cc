@@ -2,16 +2,13 @@
 
 #include <archive.h>
 #include <archive_entry.h>
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <memory>
 #include <numeric>
 
 #include "luq/core/error.h"
+#include "luq/core/output_file.h"
 #include "luq/core/rng.h"
 #include "luq/data/dataset.h"
 #include "src/core/stop_signals.h"
@@ -24,53 +21,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A file that is written from front to back.
-class OutputFile {
- public:
-  explicit OutputFile(const std::string& name)
-      : name_(name), descriptor_(::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) {
-    if (descriptor_ < 0) refuse(errno);
-  }
-  ~OutputFile() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  OutputFile(const OutputFile&) = delete;
-  OutputFile& operator=(const OutputFile&) = delete;
-
-  void write(const void* bytes, size_t count) {
-    const auto* in = static_cast<const char*>(bytes);
-    while (count > 0) {
-      const ssize_t put = ::write(descriptor_, in, count);
-      if (put < 0 && errno == EINTR) continue;
-      if (put < 0) refuse(errno);
-      in += put;
-      count -= static_cast<size_t>(put);
-    }
-  }
-  void finish() {
-    if (::fsync(descriptor_) != 0) refuse(errno);
-    const int descriptor = std::exchange(descriptor_, -1);
-    if (::close(descriptor) != 0) refuse(errno);
-  }
-
- private:
-  [[noreturn]] void refuse(int error) const { fail("[pack] {}: cannot be written: {}", name_, std::strerror(error)); }
-  std::string name_;
-  int descriptor_;
-};
-
-void write_text(const std::string& name, const std::string& text) {
-  OutputFile file(name);
-  file.write(text.data(), text.size());
-  file.finish();
-}
-
 // A tar file whose bytes are a function of its entries: no times, no owners.
 class TarWriter {
  public:
   explicit TarWriter(const std::string& name)
       : name_(name),
-        file_(name),
+        file_("pack", name),
         archive_(archive_write_new(), archive_write_free),
         entry_(archive_entry_new(), archive_entry_free) {
     if (archive_ == nullptr || entry_ == nullptr) fail("[pack] {}: out of memory", name);
@@ -168,7 +124,7 @@ uint64_t pack_split(const Dataset& dataset, const std::string& folder, const std
     }
     tar.finish();
     const ShardIndex index = scan_shard(file);
-    write_text(shard_index_file(file), to_json(index));
+    write_output("pack", shard_index_file(file), to_json(index));
     total += index.shard_bytes;
   });
   return total;
@@ -220,7 +176,7 @@ PackReport pack_shards(const PackOptions& options) {
   if (!fs::create_directories(folder, error)) fail("[pack] {}: cannot be made: {}", folder, error.message());
   const StopSignals signals;
   FolderGuard guard(folder);
-  write_text(folder + "/classes.txt", classes);
+  write_output("pack", folder + "/classes.txt", classes);
   const auto shards = [&](int64_t images) { return (images + options.shard_size - 1) / options.shard_size; };
   if (train) {
     report.train_images = train->info().images;

@@ -7,9 +7,9 @@
 #include <csetjmp>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 
 #include "luq/core/error.h"
+#include "luq/core/output_file.h"
 #include "luq/core/rng.h"
 
 namespace luq {
@@ -118,10 +118,7 @@ void write_sample_images(const std::string& folder, int64_t classes) {
     const std::vector<uint8_t> bytes =
         encode_jpeg(pixels.data(), kind.height, kind.width, kind.channels, 90, kind.progressive);
     files.push_back(root / "images" / fmt::format("{}.JPEG", files.size()));
-    std::ofstream out(files.back(), std::ios::binary);
-    out.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-    out.close();
-    if (!out) fail("[data] {}: cannot be written", files.back().string());
+    write_output("data", files.back().string(), {bytes.begin(), bytes.end()});
   }
   for (const char* split : {"train", "val"}) {
     for (int64_t label = 0; label < classes; ++label) {

@@ -20,6 +20,7 @@
 #include <optional>
 
 #include "luq/core/error.h"
+#include "luq/core/output_file.h"
 #include "src/core/no_memory.h"
 #include "src/data/whole_file.h"
 
@@ -289,11 +290,10 @@ bool is_older(const std::string& file, const std::string& than) {
 
 // Best effort: without an index file the next start scans again.
 void keep_index(const std::string& file, const ShardIndex& index) {
-  const std::string temporary = fmt::format("{}.{}.tmp", file, ::getpid());
-  std::ofstream out(temporary, std::ios::binary);
-  out << to_json(index);
-  out.close();
-  if (!out || std::rename(temporary.c_str(), file.c_str()) != 0) std::remove(temporary.c_str());
+  try {
+    write_output("data", file, to_json(index));
+  } catch (const Error&) {
+  }
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "src/train/text_file.h"
+#include "luq/core/output_file.h"
 
 namespace luq {
 

@@ -11,10 +11,10 @@
 
 #include "luq/config/load.h"
 #include "luq/core/error.h"
+#include "luq/core/output_file.h"
 #include "src/train/metrics.h"
 #include "src/train/run_directory.h"
 #include "src/train/svg.h"
-#include "src/train/text_file.h"
 
 namespace luq {
 namespace {
@@ -172,8 +172,17 @@ std::string plot_runs(const std::vector<std::string>& paths, PlotAxis axis) {
 }
 
 void plot_runs_to_file(const std::vector<std::string>& runs, PlotAxis axis, const std::string& output) {
-  if (!output.ends_with(".svg")) fail_user("[plot] --output: expected a name that ends in .svg, got '{}'", output);
-  write_text_file(output, plot_runs(runs, axis));
+  if (!output.ends_with(".svg") && !is_stream(output)) {
+    fail_user("[plot] --output: expected a name that ends in .svg, got '{}'", output);
+  }
+  check_output("plot", output);
+  for (const std::string& run : runs) {
+    const RunDirectory directory(run);
+    for (const std::string& input : {directory.config(), directory.metrics(), directory.log()}) {
+      check_other_file("plot", "--output", input, output);
+    }
+  }
+  write_output("plot", output, plot_runs(runs, axis));
 }
 
 }  // namespace luq

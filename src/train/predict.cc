@@ -12,13 +12,13 @@
 
 #include "luq/core/convert.h"
 #include "luq/core/error.h"
+#include "luq/core/output_file.h"
 #include "luq/data/image.h"
 #include "luq/data/transform.h"
 #include "src/data/image_folder.h"
 #include "src/data/whole_file.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/inference_model.h"
-#include "src/train/other_file.h"
 
 namespace luq {
 namespace {
@@ -137,6 +137,7 @@ std::vector<Prediction> predict(const PredictOptions& options) {
   if (!options.logits.empty()) {
     check_other_file("predict", "--logits", options.checkpoint, options.logits);
     for (const std::string& image : images) check_other_file("predict", "--logits", image, options.logits);
+    check_output("predict", options.logits);
   }
   const InferenceModel model = load_inference_model(options.checkpoint, options.model, options.weights, options.device);
   if (model.data.channels != 1 && model.data.channels != 3) {

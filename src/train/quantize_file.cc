@@ -8,9 +8,9 @@
 #include <nlohmann/json.hpp>
 
 #include "luq/core/error.h"
+#include "luq/core/output_file.h"
 #include "luq/core/safetensors.h"
 #include "luq/quant/quantize.h"
-#include "src/train/other_file.h"
 
 namespace luq {
 namespace {
@@ -76,6 +76,7 @@ std::string quantize_file(const QuantizeFileOptions& options) {
   const Kernels& kernels = kernels_for(device);
   const SafeTensors input = load_safetensors(options.input);
   check_other_file("quantize", "--output", options.input, options.output);
+  check_output("quantize", options.output);
   SafeTensors output;
   std::string text;
   for (const auto& [name, x] : input.tensors) {

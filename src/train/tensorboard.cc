@@ -7,8 +7,8 @@
 #include <filesystem>
 
 #include "luq/core/error.h"
+#include "luq/core/output_file.h"
 #include "src/train/tensorboard_event.pb.h"
-#include "src/train/text_file.h"
 
 namespace luq {
 namespace {

@@ -18,6 +18,7 @@
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
 #include "luq/core/machine.h"
+#include "luq/core/output_file.h"
 #include "luq/train/checkpoint.h"
 #include "luq/train/ema.h"
 #include "luq/train/lr_scheduler.h"
@@ -32,7 +33,6 @@
 #include "src/train/run_directory.h"
 #include "src/train/run_log.h"
 #include "src/train/tensorboard.h"
-#include "src/train/text_file.h"
 #include "src/train/training_step.h"
 
 namespace luq {

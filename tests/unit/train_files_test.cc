@@ -3,11 +3,11 @@
 #include <nlohmann/json.hpp>
 
 #include "luq/core/error.h"
+#include "luq/core/output_file.h"
 #include "src/train/line_file.h"
 #include "src/train/metrics.h"
 #include "src/train/run_directory.h"
 #include "src/train/run_log.h"
-#include "src/train/text_file.h"
 #include "tests/catch.h"
 #include "tests/temporary_folder.h"
 

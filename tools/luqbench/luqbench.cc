@@ -8,11 +8,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <iostream>
 
 #include "luq/core/error.h"
+#include "luq/core/output_file.h"
 #include "tools/luqbench/bench.h"
 
 namespace luq::bench {
@@ -71,17 +70,14 @@ constexpr int kFailure = 1, kUserMistake = 2;
 // Before minutes of measuring, not after them.
 void require_writable(const std::string& file) {
   if (file.empty()) return;
-  const bool existed = std::filesystem::exists(std::filesystem::symlink_status(file));
-  if (!std::ofstream(file, std::ios::app)) luq::fail_user("[luqbench] --json {}: cannot be written", file);
-  if (!existed) std::filesystem::remove(file);
+  luq::check_output("luqbench", file);
+  // Standard output is one JSON document then.
+  if (luq::is_standard_output(file)) std::cout.rdbuf(std::cerr.rdbuf());
 }
 
 void write_json(const std::string& file, const Json& json) {
   if (file.empty()) return;
-  std::ofstream out(file);
-  out << json.dump(2) << "\n";
-  out.close();
-  if (!out) luq::fail("[luqbench] {} cannot be written", file);
+  luq::write_output("luqbench", file, json.dump(2) + "\n");
 }
 
 template <typename Options>

@@ -21,8 +21,8 @@ struct SafeTensors {
 // F32, U8, I32 and I64 as they are; F16, BF16 and F64 are converted to float32. Throws UserError naming the file and
 // what is wrong: missing, truncated, a header that is not JSON, overlapping or out-of-range offsets, another dtype.
 SafeTensors load_safetensors(const std::string& file);
-// Writes to a temporary file beside `file`, fsyncs it, renames it, and fsyncs the folder; on failure the temporary file
-// is removed, the old file stays, and Error names the file and the system's reason.
-void save_safetensors(const std::string& file, const SafeTensors& content);
+// Writes as OutputFile does (luq/core/output_file.h): a file is replaced whole, synced, or stays as it was. Returns the
+// bytes of the file. Error names the file and the system's reason.
+uint64_t save_safetensors(const std::string& file, const SafeTensors& content);
 
 }  // namespace luq
