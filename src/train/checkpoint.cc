@@ -97,14 +97,14 @@ std::map<std::string, std::string> to_metadata(const TrainState& state) {
           {"data", state.data}};
 }
 
-const std::string& metadata_text(const SafeTensors& content, const std::string& file, const std::string& key) {
+const std::string& metadata_text(const SafeTensors& content, const std::string& file, const char* key) {
   const auto found = content.metadata.find(key);
   if (found == content.metadata.end()) fail_user("[checkpoint] {}: metadata '{}' is missing", file, key);
   return found->second;
 }
 
 template <typename Number>
-Number metadata_number(const SafeTensors& content, const std::string& file, const std::string& key) {
+Number metadata_number(const SafeTensors& content, const std::string& file, const char* key) {
   const std::string& text = metadata_text(content, file, key);
   Number number{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
