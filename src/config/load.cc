@@ -12,6 +12,7 @@
 
 #include "luq/core/error.h"
 #include "luq/core/nearest.h"
+#include "luq/core/text.h"
 #include "src/config/schema.h"
 
 namespace luq {
@@ -33,6 +34,12 @@ std::string shown(const YAML::Node& node) {
   if (node.IsSequence()) return "a list";
   if (node.IsMap()) return "a section";
   return "nothing";
+}
+
+// A value of the schema, for messages.
+std::string readable(const YAML::Node& node) {
+  const std::string yaml = emitted(node);
+  return yaml.starts_with("!!binary") ? "'" + printable(text_of(node)) + "'" : yaml;
 }
 
 class Reader {
@@ -245,9 +252,7 @@ std::string to_yaml(const ExperimentConfig& config) {
     }
     section[field.key.substr(begin)] = field.write();
   }
-  YAML::Emitter emitter;
-  emitter << root;
-  return std::string(emitter.c_str()) + "\n";
+  return emitted(root) + "\n";
 }
 
 std::string find_config(const std::string& name) {
@@ -291,7 +296,7 @@ std::vector<std::pair<std::string, std::string>> flat_values(const std::string& 
     if (!node.IsMap()) {
       YAML::Emitter text;
       text << YAML::Flow << node;
-      values.emplace_back(path, node.IsScalar() ? node.Scalar() : text.c_str());
+      values.emplace_back(path, node.IsScalar() ? printable(text_of(node)) : text.c_str());
       return;
     }
     for (const auto& pair : node) {
@@ -310,9 +315,11 @@ std::vector<std::string> differing_keys(const ExperimentConfig& a, const Experim
   for (size_t i = 0; i < first_fields.size(); ++i) {
     const std::string& key = first_fields[i].key;
     if (std::ranges::find(allowed, key) != allowed.end()) continue;
-    const std::string old_value = YAML::Dump(first_fields[i].write());
-    const std::string new_value = YAML::Dump(second_fields[i].write());
-    if (old_value != new_value) differing.push_back(fmt::format("{}: {} -> {}", key, old_value, new_value));
+    const YAML::Node old_node = first_fields[i].write(), new_node = second_fields[i].write();
+    const std::string old_value = emitted(old_node), new_value = emitted(new_node);
+    if (old_value != new_value) {
+      differing.push_back(fmt::format("{}: {} -> {}", key, readable(old_node), readable(new_node)));
+    }
   }
   return differing;
 }

@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <limits>
@@ -11,6 +12,7 @@ namespace {
 
 constexpr int64_t kAnyLarge = int64_t{1} << 40;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr const char* kBinary = "tag:yaml.org,2002:binary";  // what !!binary stands for
 
 template <typename T>
 YAML::Node scalar(const T& value) {
@@ -26,8 +28,47 @@ template <typename T>
 YAML::Node flow_list(const std::vector<T>& values) {
   YAML::Node node(YAML::NodeType::Sequence);
   node.SetStyle(YAML::EmitterStyle::Flow);
-  for (const T& value : values) node.push_back(fmt::format("{}", value));
+  for (const T& value : values) node.push_back(text_node(fmt::format("{}", value)));
   return node;
+}
+
+// Whether YAML gives a text back: its emitter replaces what is no UTF-8, and a few code points that are no characters.
+bool survives_yaml(const std::string& text) {
+  YAML::Emitter emitter;
+  emitter << YAML::DoubleQuoted << text;
+  return YAML::Load(emitter.c_str()).Scalar() == text;
+}
+
+// Sets `value` to the scalar's string; what was expected when it is none.
+std::string read_text(const YAML::Node& node, std::string& value) {
+  if (!node.IsScalar()) return "a string";
+  const std::string text = text_of(node);
+  if (text.find('\0') != std::string::npos) return "a string without NUL bytes, which no path or name can hold";
+  if (node.Tag() == kBinary && text.empty() && !node.Scalar().empty()) return "base64 behind !!binary";
+  value = text;
+  return "";
+}
+
+void emit(YAML::Emitter& out, const YAML::Node& node) {
+  if (node.IsMap()) {
+    out << YAML::BeginMap;
+    for (const auto& pair : node) {
+      out << YAML::Key << pair.first.Scalar() << YAML::Value;
+      emit(out, pair.second);
+    }
+    out << YAML::EndMap;
+  } else if (node.IsSequence()) {
+    if (node.Style() == YAML::EmitterStyle::Flow) out << YAML::Flow;
+    out << YAML::BeginSeq;
+    for (const YAML::Node& item : node) emit(out, item);
+    out << YAML::EndSeq;
+  } else if (node.Tag() == kBinary) {
+    out << YAML::SecondaryTag("binary") << node.Scalar();
+  } else {
+    // yaml-cpp leaves a carriage return bare.
+    if (std::ranges::any_of(node.Scalar(), [](char c) { return c >= 0 && c < ' '; })) out << YAML::DoubleQuoted;
+    out << node.Scalar();
+  }
 }
 
 std::string upper_bound(int64_t high) { return high == kAnyLarge ? "" : std::to_string(high); }
@@ -113,12 +154,8 @@ Field text(const std::string& key, std::string& member, const std::string& meani
           "string",
           "",
           meaning,
-          [&member](const YAML::Node& node) -> std::string {
-            if (!node.IsScalar()) return "a string";
-            member = node.Scalar();
-            return "";
-          },
-          [&member] { return YAML::Node(member); }};
+          [&member](const YAML::Node& node) { return read_text(node, member); },
+          [&member] { return text_node(member); }};
 }
 
 Field texts(const std::string& key, std::vector<std::string>& member, const std::string& meaning) {
@@ -130,8 +167,8 @@ Field texts(const std::string& key, std::vector<std::string>& member, const std:
             if (!node.IsSequence()) return "a list of strings";
             std::vector<std::string> values;
             for (const YAML::Node& item : node) {
-              if (!item.IsScalar()) return "a list of strings";
-              values.push_back(item.Scalar());
+              const std::string expected = read_text(item, values.emplace_back());
+              if (!expected.empty()) return "a list of strings, each " + expected;
             }
             member = values;
             return "";
@@ -218,6 +255,25 @@ void append_quantization(std::vector<Field>& fields, QuantPolicy& q) {
 }
 
 }  // namespace
+
+YAML::Node text_node(const std::string& text) {
+  if (survives_yaml(text)) return YAML::Node(text);
+  YAML::Node node(YAML::EncodeBase64(reinterpret_cast<const unsigned char*>(text.data()), text.size()));
+  node.SetTag(kBinary);
+  return node;
+}
+
+std::string text_of(const YAML::Node& scalar) {
+  if (scalar.Tag() != kBinary) return scalar.Scalar();
+  const std::vector<unsigned char> bytes = YAML::DecodeBase64(scalar.Scalar());
+  return {bytes.begin(), bytes.end()};
+}
+
+std::string emitted(const YAML::Node& node) {
+  YAML::Emitter out;
+  emit(out, node);
+  return out.c_str();
+}
 
 std::vector<Field> schema(ExperimentConfig& c) {
   std::vector<Field> fields{

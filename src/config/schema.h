@@ -24,4 +24,12 @@ struct Field {
 // The fields of `config`, which must outlive them.
 std::vector<Field> schema(ExperimentConfig& config);
 
+// Strings are bytes: a path need not be UTF-8, which YAML is. What YAML would not give back is written as !!binary, in
+// base64.
+YAML::Node text_node(const std::string& text);
+// The string that a scalar stands for, !!binary decoded.
+std::string text_of(const YAML::Node& scalar);
+// The document that a node makes, in block style but for nodes of another one.
+std::string emitted(const YAML::Node& node);
+
 }  // namespace luq

@@ -276,6 +276,10 @@ std::string make_header(const SafeTensors& content, const std::string& file) {
     fail("[safetensors] {}: names and metadata must be UTF-8 ({})", file, error.what());
   }
   header += '}';
+  if (header.size() > max_header_bytes) {
+    fail("[safetensors] {}: names and metadata have {} bytes, more than the {} that can be read again", file,
+         header.size(), max_header_bytes);
+  }
   header.resize((header.size() + 7) / 8 * 8, ' ');
   return header;
 }

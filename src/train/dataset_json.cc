@@ -4,8 +4,19 @@
 #include <nlohmann/json.hpp>
 
 #include "luq/core/error.h"
+#include "luq/core/text.h"
+#include "src/train/text_json.h"
 
 namespace luq {
+namespace {
+
+// As the first versions stored names, with another character for what is no UTF-8.
+std::string with_replacements(const std::string& name) {
+  using Json = nlohmann::json;
+  return Json::parse(Json(name).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
+}
+
+}  // namespace
 
 std::string to_json(const DatasetInfo& info) {
   nlohmann::ordered_json json;
@@ -18,9 +29,8 @@ std::string to_json(const DatasetInfo& info) {
   json["num_classes"] = info.num_classes;
   json["mean"] = info.mean;
   json["std"] = info.std;
-  json["class_names"] = info.class_names;
-  // Names of folders are bytes; what is no UTF-8 is replaced.
-  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  json["class_names"] = texts_json(info.class_names);
+  return json.dump();
 }
 
 DatasetInfo parse_dataset_info(const std::string& json, const std::string& source) {
@@ -36,7 +46,7 @@ DatasetInfo parse_dataset_info(const std::string& json, const std::string& sourc
     parsed.at("num_classes").get_to(info.num_classes);
     parsed.at("mean").get_to(info.mean);
     parsed.at("std").get_to(info.std);
-    parsed.at("class_names").get_to(info.class_names);
+    info.class_names = parse_texts(parsed.at("class_names"));
     return info;
   } catch (const nlohmann::json::exception& error) {
     fail_user("[model] {}: metadata 'data' does not describe images ({})", source, error.what());
@@ -44,13 +54,13 @@ DatasetInfo parse_dataset_info(const std::string& json, const std::string& sourc
 }
 
 std::string differing_classes(const DatasetInfo& before, const DatasetInfo& now) {
-  // Through the same replacement of what is no UTF-8.
-  const std::vector<std::string> a = before.class_names, b = parse_dataset_info(to_json(now), now.name).class_names;
+  const std::vector<std::string>&a = before.class_names, &b = now.class_names;
   if (a.empty() || b.empty()) return "";
   for (size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
-    const std::string first = i < a.size() ? fmt::format("'{}'", a[i]) : "none";
-    const std::string second = i < b.size() ? fmt::format("'{}'", b[i]) : "none";
-    if (first != second) return fmt::format("class {} was {} and is {}", i, first, second);
+    if (i < a.size() && i < b.size() && (a[i] == b[i] || a[i] == with_replacements(b[i]))) continue;
+    const std::string first = i < a.size() ? fmt::format("'{}'", printable(a[i])) : "none";
+    const std::string second = i < b.size() ? fmt::format("'{}'", printable(b[i])) : "none";
+    return fmt::format("class {} was {} and is {}", i, first, second);
   }
   return "";
 }

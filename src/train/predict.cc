@@ -7,7 +7,6 @@
 #include <fstream>
 #include <future>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "luq/core/convert.h"
@@ -19,6 +18,7 @@
 #include "src/data/whole_file.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/inference_model.h"
+#include "src/train/text_json.h"
 
 namespace luq {
 namespace {
@@ -122,7 +122,7 @@ std::vector<Prediction::Class> largest(const float* logits, const std::vector<st
 void save_logits(const std::string& file, const Tensor& logits, const std::vector<std::string>& images) {
   SafeTensors content;
   content.tensors.emplace_back("logits", logits);
-  content.metadata["images"] = nlohmann::json(images).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  content.metadata["images"] = texts_json(images).dump();
   save_safetensors(file, content);
 }
 

@@ -5,6 +5,7 @@
 
 #include "luq/config/load.h"
 #include "luq/core/error.h"
+#include "luq/core/text.h"
 #include "tests/catch.h"
 #include "tests/places.h"
 #include "tests/temporary_folder.h"
@@ -130,6 +131,127 @@ TEST_CASE("What is written is read back, to the last digit", "[config]") {
   CHECK(to_yaml(again) == yaml);
   CHECK(again.optimizer.lr == config.optimizer.lr);
   CHECK(again.data.path == config.data.path);
+}
+
+// Strings that YAML might take for something else, or change, and bytes that are no UTF-8.
+std::vector<std::string> nasty_strings() {
+  std::vector<std::string> texts{"",
+                                 " ",
+                                 " lead",
+                                 "trail ",
+                                 "1e3",
+                                 "0x1f",
+                                 "no",
+                                 "~",
+                                 "null",
+                                 "true",
+                                 "=",
+                                 "<<",
+                                 "-",
+                                 "- a",
+                                 "? a",
+                                 "a: b",
+                                 "a #b",
+                                 "#",
+                                 "%",
+                                 "@",
+                                 "`",
+                                 "[a",
+                                 "{a",
+                                 "a]",
+                                 ", ",
+                                 "|",
+                                 ">",
+                                 "!a",
+                                 "!!binary YQ==",
+                                 "&a",
+                                 "*a",
+                                 "'",
+                                 "\"",
+                                 "\\",
+                                 "\\n",
+                                 "\n",
+                                 "a\n",
+                                 "\na\n\n b",
+                                 "\t",
+                                 "a\tb",
+                                 "\r\n",
+                                 "\x01",
+                                 "\x04",
+                                 "a\x04"
+                                 "b",
+                                 "\x1b[31m",
+                                 "\x7f",
+                                 "---",
+                                 "...",
+                                 "--- a",
+                                 "caf\xe9",
+                                 "caf\xe9: x",
+                                 "\xff\xfe",
+                                 "\xfe\xff"
+                                 "a",
+                                 "\xef\xbb\xbf"
+                                 "a",
+                                 "\xc3",
+                                 "\xed\xa0\x80",
+                                 "\xc0\x80",
+                                 "\xef\xbf\xbf",
+                                 "\xef\xb7\x90: ",
+                                 "\xf0\x9f\xbf\xbe #",
+                                 "\xe2\x80\xa8",
+                                 "\xc2\x85",
+                                 "\xef\xbf\xbd",
+                                 "\xe4\xbd\xa0\xe5\xa5\xbd",
+                                 std::string(100'000, 'x'),
+                                 std::string(100'000, '\xe9')};
+  std::mt19937 random(7);
+  for (int i = 0; i < 2000; ++i) {
+    std::string text;
+    for (uint32_t length = random() % 9; length > 0; --length) {
+      if (random() % 3 == 0) {
+        text += static_cast<char>(1 + random() % 255);
+      } else {
+        text += texts[random() % 64].substr(0, 8);
+      }
+    }
+    texts.push_back(text);
+  }
+  return texts;
+}
+
+TEST_CASE("Any string comes back as it was, in UTF-8 that JSON can hold", "[config]") {
+  ExperimentConfig config = parse(kRequired);
+  for (const std::string& text : nasty_strings()) {
+    INFO(printable(text.substr(0, 100)));
+    config.data.path = config.run.directory = config.model.weights = text;
+    config.quantization.exempt = {text, "x", text};
+    const std::string yaml = to_yaml(config);
+    CHECK(is_utf8(yaml));
+    const ExperimentConfig again = parse(yaml);
+    CHECK(again.data.path == text);
+    CHECK(again.run.directory == text);
+    CHECK(again.model.weights == text);
+    CHECK(again.quantization.exempt == config.quantization.exempt);
+    CHECK(to_yaml(again) == yaml);
+    CHECK(differing_keys(config, again, {}).empty());
+  }
+  config.data.path = "caf\xe9";
+  CHECK_THAT(to_yaml(config), contains_text("path: !!binary Y2Fm6Q==\n"));
+  CHECK(differing_keys(parse(kRequired), config, {"run.directory", "model.weights", "quantization.exempt"}) ==
+        std::vector<std::string>{"data.path: \"\" -> 'caf\\xe9'"});
+  for (const auto& [key, value] : flat_values(to_yaml(config), "x.yaml")) {
+    if (key == "data.path") CHECK(value == "caf\\xe9");
+  }
+}
+
+TEST_CASE("A NUL byte, which no path can hold, and broken base64 are refused", "[config]") {
+  for (const char* yaml : {"run: {directory: \"a\\0b\"}", "run: {directory: !!binary AGE=}"}) {
+    CHECK_THAT(refusal(kRequired + yaml),
+               contains_text("x.yaml:3") && contains_text("run.directory") && contains_text("without NUL bytes"));
+  }
+  CHECK_THAT(refusal(kRequired + "quantization: {exempt: [\"a\\0\"]}"), contains_text("without NUL bytes"));
+  CHECK_THAT(refusal(kRequired + "run: {directory: !!binary \"%%%\"}"), contains_text("expected base64"));
+  CHECK(parse(kRequired + "run: {directory: !!binary Y2Fm6Q==}").run.directory == "caf\xe9");
 }
 
 TEST_CASE("Differing keys are named with both values", "[config]") {

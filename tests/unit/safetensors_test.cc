@@ -245,6 +245,22 @@ TEST_CASE("safetensors: mutated files are read or refused, never more", "[safete
   CHECK(refused > 1000);
 }
 
+TEST_CASE("safetensors: what could not be read again is not written", "[safetensors]") {
+  const TemporaryFolder folder;
+  const auto complaint = [&](const SafeTensors& content) -> std::string {
+    try {
+      save_safetensors(folder / "a", content);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  CHECK_THAT(complaint({.tensors = {}, .metadata = {{"a", std::string(100'000'000, 'x')}}}),
+             contains_text("more than the 100000000 that can be read again"));
+  CHECK_THAT(complaint({.tensors = {}, .metadata = {{"a", "caf\xe9"}}}), contains_text("must be UTF-8"));
+  CHECK(!std::filesystem::exists(folder / "a"));
+}
+
 TEST_CASE("safetensors: a failed save leaves the old file and no temporary one", "[safetensors]") {
   const TemporaryFolder folder;
   const std::string file = folder / "a.safetensors";
