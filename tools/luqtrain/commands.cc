@@ -1,0 +1,158 @@
+#include "tools/luqtrain/commands.h"
+
+#include <unistd.h>
+
+#include <iostream>
+
+#include "luq/config/load.h"
+#include "luq/core/error.h"
+#include "luq/core/output_file.h"
+#include "luq/core/system_info.h"
+#include "luq/data/dataset.h"
+#include "luq/train/doctor.h"
+#include "luq/train/plan.h"
+#include "luq/train/smoke.h"
+#include "luq/train/validate_data.h"
+
+namespace luqtrain {
+namespace {
+
+void print(const std::string& text) { std::cout << text << std::flush; }
+
+// What is said beside an output: on standard error where the output itself goes to standard output.
+void print_beside(const std::string& output, const std::string& text) {
+  if (luq::is_standard_output(output)) {
+    std::cerr << text;
+  } else {
+    print(text);
+  }
+}
+
+void dry_run(const luq::ExperimentConfig& config) {
+  // The plan follows as comments, so that all of the output is one YAML document.
+  const std::string plan = luq::describe_plan(config);
+  std::string text = luq::to_yaml(config) + "\n";
+  for (size_t begin = 0; begin < plan.size();) {
+    const size_t end = plan.find('\n', begin);
+    text += "# " + plan.substr(begin, end - begin) + "\n";
+    begin = end + 1;
+  }
+  print(text);
+}
+
+luq::ExperimentConfig load(const ExperimentArguments& arguments) {
+  return luq::load_experiment(luq::find_config(arguments.config), arguments.overrides);
+}
+
+int run_training(const TrainArguments& arguments) {
+  if (arguments.experiment.config.empty()) {
+    luq::fail_user("expected --config FILE, for example --config resnet20_luq.yaml; see --help");
+  }
+  const luq::ExperimentConfig config = load(arguments.experiment);
+  if (arguments.dry_run) {
+    dry_run(config);
+    return 0;
+  }
+  if (arguments.smoke) {
+    print(luq::smoke_test(config));
+    return 0;
+  }
+  const luq::StartMode mode = arguments.resume      ? luq::StartMode::resume
+                              : arguments.overwrite ? luq::StartMode::overwrite
+                                                    : luq::StartMode::fresh;
+  const luq::TrainResult result = luq::train(config, mode);
+  const std::string& directory = config.run.directory;
+  if (result.already_finished) return 0;
+  if (result.interrupted) {
+    std::string again = "luqtrain --config " + arguments.experiment.config;
+    for (const std::string& override_text : arguments.experiment.overrides) again += " --set '" + override_text + "'";
+    print(fmt::format("Saved. To go on: {} --resume\n", again));
+    return 0;
+  }
+  print(
+      fmt::format("Test top-1 {:.2f} % after {} steps (best {:.2f} %), in {:.0f} s.\n"
+                  "The run is in {}: config.yaml, log.txt, metrics.jsonl, tensorboard/, checkpoints/.\n"
+                  "Next: luqtrain eval --checkpoint {}/checkpoints/best.safetensors\n",
+                  result.last_eval.top1, result.step, result.best_top1, result.seconds, directory, directory));
+  return 0;
+}
+
+int run_predict(const luq::PredictOptions& options) {
+  const std::vector<luq::Prediction> predictions = luq::predict(options);
+  print_beside(options.logits, luq::to_text(predictions));
+  int problems = 0;
+  for (const luq::Prediction& prediction : predictions) {
+    if (prediction.problem.empty()) continue;
+    std::cerr << "luqtrain: error: " << luq::path_and_reason(prediction.image, prediction.problem) << "\n";
+    ++problems;
+  }
+  return problems == 0 ? 0 : kFailure;
+}
+
+int run_validation(const ValidateArguments& arguments) {
+  const std::string& path = arguments.path;
+  if (arguments.experiment.config.empty() == path.empty())
+    luq::fail_user("validate-data: expected --config FILE or --path FOLDER");
+  const luq::ExperimentConfig config = path.empty() ? load(arguments.experiment) : luq::config_of_folder(path);
+  const bool show = isatty(STDERR_FILENO) != 0;
+  const luq::ValidationReport report = luq::validate_data(config, arguments.workers, [show](int64_t done, int64_t all) {
+    if (show && (done % 256 < 16 || done == all)) std::cerr << fmt::format("\r{} of {} images", done, all);
+    if (show && done == all) std::cerr << "\n";
+  });
+  for (const std::string& broken : report.broken) print(broken + "\n");
+  for (const std::string& warning : report.warnings) std::cerr << "luqtrain: warning: " << warning << "\n";
+  print(fmt::format("{} training and {} test images, {} broken\n", report.train_images, report.test_images,
+                    report.broken.size()));
+  return report.broken.empty() ? 0 : kFailure;
+}
+
+int run_evaluation(const EvalArguments& arguments) {
+  luq::EvaluationOptions options = arguments.options;
+  if (!arguments.experiment.config.empty()) options.config = load(arguments.experiment);
+  if (arguments.experiment.config.empty() && !arguments.experiment.overrides.empty()) {
+    luq::fail_user("--set needs --config here");
+  }
+  const auto [result, is_ema, warning] = luq::evaluate_checkpoint(options);
+  print(fmt::format("{}: test top-1 {:.2f} %, {}loss {:.4f}, {} images{}\n", options.checkpoint, result.top1,
+                    result.top5 ? fmt::format("top-5 {:.2f} %, ", *result.top5) : "", result.loss, result.images,
+                    is_ema ? " (EMA of the weights)" : ""));
+  if (!warning.empty()) std::cerr << "luqtrain: warning: " << warning << "\n";
+  return 0;
+}
+
+int run_pack(const luq::PackOptions& options) {
+  const luq::PackReport report = luq::pack_shards(options);
+  print(fmt::format("{}: {} training images in {} shards, {} test images in {} shards, {} MiB\n", options.output,
+                    report.train_images, report.train_shards, report.val_images, report.val_shards,
+                    report.bytes >> 20));
+  return 0;
+}
+
+}  // namespace
+
+int run_command(const Arguments& arguments) {
+  const std::string& command = arguments.command;
+  if (command == "eval") return run_evaluation(arguments.eval);
+  if (command == "predict") return run_predict(arguments.predict);
+  if (command == "validate-data") return run_validation(arguments.validate);
+  if (command == "pack") return run_pack(arguments.pack);
+  if (command == "export") {
+    print_beside(arguments.exported.output, luq::export_model(arguments.exported));
+  } else if (command == "profile") {
+    print(luq::profile_report(load(arguments.profile.experiment), arguments.profile.options));
+  } else if (command == "plot") {
+    luq::plot_runs_to_file(arguments.plot.runs, arguments.plot.axis, arguments.plot.output);
+    print_beside(arguments.plot.output, arguments.plot.output + "\n");
+  } else if (command == "kernels") {
+    print(luq::describe_kernels());
+  } else if (command == "doctor") {
+    print(luq::doctor_report());
+  } else if (command == "quantize") {
+    print_beside(arguments.quantize.output, luq::quantize_file(arguments.quantize));
+  } else {
+    return run_training(arguments.train);
+  }
+  return 0;
+}
+
+}  // namespace luqtrain

@@ -1,0 +1,62 @@
+// The command line: training by default, and a few commands beside it.
+
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+
+#include "luq/core/allocator.h"
+#include "luq/core/error.h"
+#include "tools/luqtrain/commands.h"
+
+namespace {
+
+using luqtrain::kFailure;
+using luqtrain::kUserMistake;
+
+// libgomp's threads spin for milliseconds at every barrier by default, which makes a step several times slower as soon
+// as anything else wants a core. It reads its settings once, when the program is loaded: set a short spin and start
+// again.
+void spin_briefly(char** argv) {
+  if (std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return;
+  setenv("GOMP_SPINCOUNT", "1000", 0);
+  std::error_code error;
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe", error).string();
+  if (!error) execv(program.c_str(), argv);  // comes back only when it failed; the defaults do then
+}
+
+int run(int argc, char** argv) {
+  luqtrain::Arguments arguments;
+  if (const std::optional<int> code = luqtrain::parse(argc, argv, arguments)) return *code;
+  try {
+    return luqtrain::run_command(arguments);
+  } catch (const luq::UserError& error) {
+    std::cerr << "luqtrain: error: " << error.what() << "\n";
+    return kUserMistake;
+  } catch (const std::bad_alloc&) {  // where nothing more is known
+    std::cerr << "luqtrain: error: [" << (arguments.command.empty() ? "train" : arguments.command)
+              << "] out of memory: " << luq::memory_stats().live_bytes << " in use\n";
+    return kFailure;
+  } catch (const std::exception& error) {
+    std::cerr << "luqtrain: error: " << error.what() << "\n";
+    return kFailure;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  spin_briefly(argv);
+  std::signal(SIGXFSZ, SIG_IGN);  // what passes the limit of a file's size is an error of the write
+  int code = kFailure;
+  try {
+    code = run(argc, argv);
+  } catch (const std::bad_alloc&) {  // before it was known what to do
+    std::cerr << "luqtrain: error: [luqtrain] out of memory when it started\n";
+  }
+  if (std::cout.flush()) return code;
+  std::cerr << "luqtrain: error: standard output cannot be written; what was said there is incomplete\n";
+  return code == 0 ? kFailure : code;
+}
