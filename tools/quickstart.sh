@@ -94,11 +94,17 @@ say "Train: ResNet-20 on Fashion-MNIST, 4-bit matmuls, $epochs epochs (Ctrl-C sa
 run=runs/quickstart
 experiment=(--config configs/fashion_mnist/resnet20_luq.yaml --set precision=bfloat16 --set train.epochs="$epochs" --set run.directory="$run")
 start=--overwrite
-if [[ -f $run/checkpoints/last.safetensors ]] &&
-  build/luqtrain "${experiment[@]}" --dry-run | grep -Ev '^(#|$)' | cmp -s - "$run/config.yaml"; then
-  start=--resume
+if [[ -f $run/checkpoints/last.safetensors ]]; then
+  configuration=$(build/luqtrain "${experiment[@]}" --dry-run)
+  if grep -Ev '^(#|$)' <<<"$configuration" | cmp -s - "$run/config.yaml"; then start=--resume; fi
 fi
-build/luqtrain "${experiment[@]}" "$start"
+code=0
+build/luqtrain "${experiment[@]}" "$start" || code=$?
+if ((code > 128)); then
+  say "Stopped"
+  echo "The training was told to stop and is not evaluated. To go on from what it saved: tools/quickstart.sh --epochs $epochs"
+fi
+((code == 0)) || exit "$code"
 
 say "Evaluate the checkpoint"
 build/luqtrain eval --checkpoint "$run/checkpoints/last.safetensors"

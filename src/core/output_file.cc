@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -26,7 +27,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* temporary_suffix = ".luqtmp";
-constexpr int most_links = 40;  // as the kernel
+constexpr int most_links = 40;              // as the kernel
+constexpr size_t most_at_a_time = 1 << 24;  // bytes written between looks for a signal
 
 // While one lives, a write to a closed pipe of this thread is EPIPE alone.
 class NoPipeSignal {
@@ -192,6 +194,7 @@ void OutputFile::open_target() {
     if (descriptor_ < 0) refuse(errno);
     return;
   }
+  delay_.emplace();
   // A file that is protected against writing is not replaced either.
   if (existed_ && ::faccessat(AT_FDCWD, target_.c_str(), W_OK, AT_EACCESS) != 0) refuse(errno);
   if (open_temporary()) return;
@@ -240,7 +243,8 @@ void OutputFile::write(const void* bytes, size_t count) {
   const NoPipeSignal guard;
   const auto* in = static_cast<const char*>(bytes);
   while (count > 0) {
-    const ssize_t put = ::write(descriptor_, in, count);
+    if (delay_ && way_ == Way::replace) delay_->throw_if_due();
+    const ssize_t put = ::write(descriptor_, in, std::min(count, most_at_a_time));
     if (put < 0 && errno == EINTR) continue;
     if (put < 0 && errno == EAGAIN) {
       pollfd ready{.fd = descriptor_, .events = POLLOUT, .revents = 0};
@@ -299,6 +303,7 @@ void OutputFile::finish() {
     }
   }
   if (::close(std::exchange(descriptor_, -1)) != 0 && errno != EINTR) refuse(errno);
+  delay_.reset();
 }
 
 void write_output(const std::string& where, const std::string& file, const std::string& bytes) {

@@ -13,6 +13,7 @@
 #include <filesystem>
 
 #include "luq/core/error.h"
+#include "luq/core/stop_signals.h"
 #include "src/data/label_file.h"
 #include "src/data/parallel.h"
 #include "src/data/whole_file.h"
@@ -59,6 +60,7 @@ Contents list(const fs::path& folder) {
   std::error_code error;
   fs::directory_iterator entries(folder, error);
   for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+    throw_if_stopped();
     std::error_code no_matter;  // of a broken link, which is found out when it is read
     const bool is_a_folder = entries->is_directory(no_matter);
     (is_a_folder ? contents.folders : contents.files).push_back(entries->path().filename().string());

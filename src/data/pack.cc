@@ -10,8 +10,8 @@
 #include "luq/core/error.h"
 #include "luq/core/output_file.h"
 #include "luq/core/rng.h"
+#include "luq/core/stop_signals.h"
 #include "luq/data/dataset.h"
-#include "src/core/stop_signals.h"
 #include "src/data/image_folder.h"
 #include "src/data/parallel.h"
 #include "src/data/tar_shard.h"
@@ -115,7 +115,9 @@ uint64_t pack_split(const Dataset& dataset, const std::string& folder, const std
     TarWriter tar(file);
     std::vector<uint8_t> bytes;
     for (size_t place = s * shard_size; place < std::min((s + 1) * shard_size, order.size()); ++place) {
-      if (signals.received() != 0) fail("[pack] stopped by {}; {} is removed", signals.name(), folder);
+      if (signals.received() != 0) {
+        throw Stopped(signals.received(), fmt::format("[pack] stopped by {}; {} is removed", signals.name(), folder));
+      }
       const auto index = static_cast<int64_t>(order[place]);
       const std::string label = fmt::format("{}\n", dataset.read_file(index, bytes));
       tar.add(fmt::format("{:08}.{}", place, extension_of(bytes, dataset.image_name(index))), bytes.data(),
@@ -172,9 +174,9 @@ PackReport pack_shards(const PackOptions& options) {
     classes += name + "\n";
   }
   PackReport report;
+  const StopSignals signals;
   std::error_code error;
   if (!fs::create_directories(folder, error)) fail("[pack] {}: cannot be made: {}", folder, error.message());
-  const StopSignals signals;
   FolderGuard guard(folder);
   write_output("pack", folder + "/classes.txt", classes);
   const auto shards = [&](int64_t images) { return (images + options.shard_size - 1) / options.shard_size; };

@@ -9,10 +9,13 @@
 #include <thread>
 #include <vector>
 
+#include "luq/core/stop_signals.h"
+
 namespace luq {
 
 // work(i) for every i below count, by up to `threads` threads, or by fewer where the system starts no more; an
-// exception ends the rest, and the one of the lowest i that was reached is thrown again.
+// exception ends the rest, and the one of the lowest i that was reached is thrown again. Throws Stopped where
+// StopSignals lives and received one.
 template <typename Work>
 void for_each_parallel(size_t count, size_t threads, const Work& work) {
   std::atomic<size_t> next = 0;
@@ -22,6 +25,7 @@ void for_each_parallel(size_t count, size_t threads, const Work& work) {
   const auto run = [&] {
     for (size_t i = next++; i < count; i = next++) {
       try {
+        throw_if_stopped();
         work(i);
       } catch (...) {
         const std::lock_guard lock(mutex);

@@ -9,10 +9,10 @@
 #include <filesystem>
 
 #include "luq/core/error.h"
+#include "luq/core/stop_signals.h"
 #include "luq/data/dataset.h"
 #include "luq/data/pack.h"
 #include "luq/train/trainer.h"
-#include "src/core/stop_signals.h"
 #include "src/data/sample_images.h"
 #include "src/train/run_directory.h"
 
@@ -82,15 +82,12 @@ ExperimentConfig reduced(ExperimentConfig config, const std::string& folder) {
   return config;
 }
 
-void check_uninterrupted(const TrainResult& result) {
-  if (result.interrupted) fail("[smoke] interrupted");
-}
-
 void run(ExperimentConfig config) {
-  check_uninterrupted(train(config, StartMode::fresh));
+  train(config, StartMode::fresh);
+  throw_if_stopped();
   config.train.max_steps = kSteps;
   const TrainResult result = train(config, StartMode::resume);
-  check_uninterrupted(result);
+  throw_if_stopped();
   if (result.step != kSteps) fail("[smoke] expected {} steps after the resume, got {}", kSteps, result.step);
   const std::string last = RunDirectory(config.run.directory).checkpoints().last();
   const EvalResult again =
@@ -115,11 +112,10 @@ std::string smoke_test(const ExperimentConfig& given) {
   } catch (const UserError&) {
     fs::remove_all(folder);
     throw;
+  } catch (const Stopped& stopped) {
+    fs::remove_all(folder);
+    throw Stopped(stopped.number(), fmt::format("[smoke] stopped by {}", signals.name()));
   } catch (const Error& error) {
-    if (signals.received() != 0) {
-      fs::remove_all(folder);
-      fail("[smoke] stopped by {}", signals.name());
-    }
     fail("{}\nthe run stays in {}", error.what(), folder);
   }
   fs::remove_all(folder);

@@ -19,12 +19,12 @@
 #include "luq/core/error.h"
 #include "luq/core/machine.h"
 #include "luq/core/output_file.h"
+#include "luq/core/stop_signals.h"
 #include "luq/train/checkpoint.h"
 #include "luq/train/ema.h"
 #include "luq/train/lr_scheduler.h"
 #include "luq/train/optimizer.h"
 #include "luq/train/plan.h"
-#include "src/core/stop_signals.h"
 #include "src/train/batch_feeder.h"
 #include "src/train/dataset_json.h"
 #include "src/train/experiment_parts.h"
@@ -499,7 +499,7 @@ TrainResult Trainer::stop() {
   save_last(true);
   log_->info(fmt::format("stopped by {} after step {}; saved {}; --resume continues", signals_.name(), state_.step,
                          directory_.checkpoints().last()));
-  return {.interrupted = true,
+  return {.stopped_by = signals_.received(),
           .step = state_.step,
           .last_eval = last_eval_,
           .best_top1 = std::max(state_.best_top1, 0.0),
@@ -519,7 +519,8 @@ TrainResult Trainer::run() {
     return result;
   }
   if (signals_.received() != 0) {
-    fail("[train] stopped by {} before the first step; nothing was written", signals_.name());
+    throw Stopped(signals_.received(),
+                  fmt::format("[train] stopped by {} before the first step; nothing was written", signals_.name()));
   }
   open_files();
   log_.emplace(&*log_file_);

@@ -50,12 +50,21 @@ def run(line, cwd, timeout=300, **options):
                           text=True, timeout=timeout, check=False, **options)
 
 
+STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def default_signals(ignored=()):
+    """For preexec_fn: a program ignores what its parent ignored, as scripts' background jobs do SIGINT."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+
+
 def run_and_signal(line, cwd, number, when, timeout=300):
     """Runs until a line of output contains `when`, sends the signal, and waits; (exit code, output)."""
     output = ""
     sent = False
     with subprocess.Popen([str(word) for word in line], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True) as process:
+                          text=True, preexec_fn=default_signals) as process:
         for text in process.stdout:
             output += text
             if when in text and not sent:
@@ -152,5 +161,5 @@ def main():
     unittest.main(verbosity=2)
 
 
-__all__ = ["Case", "Checkpoint", "FP32_CONFIG", "LUQ_CONFIG", "LUQTRAIN", "SMALL", "SOURCE", "arguments", "logits_of",
-           "main", "metrics", "run", "run_and_signal", "signal", "write_png"]
+__all__ = ["Case", "Checkpoint", "FP32_CONFIG", "LUQ_CONFIG", "LUQTRAIN", "SMALL", "SOURCE", "STOP_SIGNALS",
+           "arguments", "default_signals", "logits_of", "main", "metrics", "run", "run_and_signal", "signal", "write_png"]

@@ -8,7 +8,7 @@ import subprocess
 import time
 import unittest
 
-from harness import LUQTRAIN, SOURCE, Case, main, metrics, run
+from harness import LUQTRAIN, SOURCE, Case, default_signals, main, metrics, run
 
 IMAGES = SOURCE / "tests/golden/images"
 SOUND = ["420.jpg", "422.jpg", "grey.jpg", "rgb.jpg", "rgba.png", "palette.png", "progressive.jpg", "cmyk.jpg"]
@@ -156,14 +156,14 @@ class ImageFiles(Case):
         for number in range(40):
             (data / f"train/ant/large{number}.jpg").write_bytes(bytes(1 << 22))
         with subprocess.Popen([LUQTRAIN, "pack", "--input", data, "--output", "shards"], cwd=self.folder,
-                              stderr=subprocess.PIPE, text=True) as process:
+                              stderr=subprocess.PIPE, text=True, preexec_fn=default_signals) as process:
             while not (self.folder / "shards.partial").exists() and process.poll() is None:
                 time.sleep(0.001)
             for _ in range(2):  # as a terminal and `timeout` do
                 process.send_signal(signal.SIGINT)
                 time.sleep(0.005)
             error = process.communicate(timeout=100)[1]
-        self.assertEqual(process.returncode, 1, error)
+        self.assertEqual(process.returncode, 128 + signal.SIGINT, error)
         self.assertIn("stopped by SIGINT", error)
         self.assertEqual([path.name for path in self.folder.glob("shards*")], [])
 

@@ -63,7 +63,7 @@ class Resume(Case):
         for flags in ((), ("--resume",), ("--resume",)):
             code, output = run_and_signal(arguments(LUQ_CONFIG, *flags, **LONG), cwd, signal.SIGTERM,
                                           "resumed at step" if flags else "step 5/300")
-            self.assertEqual(code, 0, output)
+            self.assertEqual(code, 128 + signal.SIGTERM, output)
             self.assertIn("SIGTERM", output)
             steps.append(int(Checkpoint(self.last(cwd)).metadata["step"]))
         self.assertEqual(steps, sorted(steps))
@@ -74,7 +74,7 @@ class Resume(Case):
     def test_sigint(self):
         cwd = self.subfolder("interrupted")
         code, output = run_and_signal(arguments(LUQ_CONFIG, **LONG), cwd, signal.SIGINT, "step 15/300")
-        self.assertEqual(code, 0, output)
+        self.assertEqual(code, 128 + signal.SIGINT, output)
         self.assertLess(int(Checkpoint(self.last(cwd)).metadata["step"]), 300)
         self.train(cwd, "--resume", **LONG)
         self.assert_same_run(cwd, self.straight[LUQ_CONFIG])
@@ -82,7 +82,7 @@ class Resume(Case):
     def test_sigint_before_the_first_step(self):
         cwd = self.subfolder("interrupted")
         code, output = run_and_signal(arguments(LUQ_CONFIG, **LONG), cwd, signal.SIGINT, "model    ")
-        self.assertEqual(code, 0, output)
+        self.assertEqual(code, 128 + signal.SIGINT, output)
         self.assertIn("stopped by SIGINT", output)
         self.train(cwd, "--resume", **LONG)
         self.assert_same_run(cwd, self.straight[LUQ_CONFIG])
@@ -102,7 +102,7 @@ class Resume(Case):
     def test_float32(self):
         cwd = self.subfolder("interrupted")
         code, output = run_and_signal(arguments(FP32_CONFIG, **LONG), cwd, signal.SIGTERM, "step 20/300")
-        self.assertEqual(code, 0, output)
+        self.assertEqual(code, 128 + signal.SIGTERM, output)
         self.train(cwd, "--resume", config=FP32_CONFIG, **LONG)
         self.assert_same_run(cwd, self.straight[FP32_CONFIG])
 

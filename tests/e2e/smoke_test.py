@@ -42,7 +42,7 @@ class Smoke(Case):
         with unittest.mock.patch.dict(os.environ, TMPDIR=str(temporary)):
             code, output = run_and_signal([LUQTRAIN, "--config", LUQ_CONFIG, "--set", "data.name=synthetic", "--smoke"],
                                           self.folder, signal.SIGINT, "limits   ")
-        self.assertEqual(code, 1, output)
+        self.assertEqual(code, 128 + signal.SIGINT, output)
         self.assertIn("[smoke] stopped by SIGINT", output)
         self.assertEqual(list(temporary.iterdir()), [])
 

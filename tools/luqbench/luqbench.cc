@@ -12,6 +12,7 @@
 
 #include "luq/core/error.h"
 #include "luq/core/output_file.h"
+#include "luq/core/stop_signals.h"
 #include "tools/luqbench/bench.h"
 
 namespace luq::bench {
@@ -96,6 +97,7 @@ void add_model_options(CLI::App& command, Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  luq::end_at_stop_signals("luqbench");
   CLI::App app{"Benchmarks of luqtrain: checks first, then times, and compares with what this machine can do."};
   app.require_subcommand(1);
   app.failure_message(CLI::FailureMessage::simple);

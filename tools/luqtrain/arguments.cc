@@ -26,6 +26,8 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
       "Without a command it trains: luqtrain --config resnet20_luq.yaml"};
   app.set_version_flag("--version", std::string("luqtrain ") + LUQ_VERSION);
   app.require_subcommand(0, 1);
+  app.footer(
+      "Ends with 0 when finished, 1 after a failure, 2 after a user's mistake, 128 + n when stopped by signal n.");
   app.failure_message(CLI::FailureMessage::simple);
 
   TrainArguments& training = arguments.train;

@@ -2,11 +2,13 @@
 
 #include <unistd.h>
 
+#include <csignal>
 #include <iostream>
 
 #include "luq/config/load.h"
 #include "luq/core/error.h"
 #include "luq/core/output_file.h"
+#include "luq/core/stop_signals.h"
 #include "luq/core/system_info.h"
 #include "luq/data/dataset.h"
 #include "luq/train/doctor.h"
@@ -53,6 +55,8 @@ int run_training(const TrainArguments& arguments) {
     dry_run(config);
     return 0;
   }
+  const luq::StopSignals signals;  // also while it says what was saved
+  std::signal(SIGPIPE, SIG_IGN);   // a run goes on without its standard output
   if (arguments.smoke) {
     print(luq::smoke_test(config));
     return 0;
@@ -63,11 +67,11 @@ int run_training(const TrainArguments& arguments) {
   const luq::TrainResult result = luq::train(config, mode);
   const std::string& directory = config.run.directory;
   if (result.already_finished) return 0;
-  if (result.interrupted) {
+  if (result.stopped_by != 0) {
     std::string again = "luqtrain --config " + arguments.experiment.config;
     for (const std::string& override_text : arguments.experiment.overrides) again += " --set '" + override_text + "'";
     print(fmt::format("Saved. To go on: {} --resume\n", again));
-    return 0;
+    return 128 + result.stopped_by;
   }
   print(
       fmt::format("Test top-1 {:.2f} % after {} steps (best {:.2f} %), in {:.0f} s.\n"
@@ -150,7 +154,10 @@ int run_command(const Arguments& arguments) {
   } else if (command == "quantize") {
     print_beside(arguments.quantize.output, luq::quantize_file(arguments.quantize));
   } else {
-    return run_training(arguments.train);
+    const int code = run_training(arguments.train);
+    // log.txt holds what was said, so a run does not fail with its standard output.
+    if (!arguments.train.dry_run && !arguments.train.smoke) std::cout.clear();
+    return code;
   }
   return 0;
 }

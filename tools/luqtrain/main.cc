@@ -9,6 +9,7 @@
 
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
+#include "luq/core/stop_signals.h"
 #include "tools/luqtrain/commands.h"
 
 namespace {
@@ -32,6 +33,9 @@ int run(int argc, char** argv) {
   if (const std::optional<int> code = luqtrain::parse(argc, argv, arguments)) return *code;
   try {
     return luqtrain::run_command(arguments);
+  } catch (const luq::Stopped& stopped) {
+    std::cerr << "luqtrain: " << stopped.what() << "\n";
+    return stopped.exit_code();
   } catch (const luq::UserError& error) {
     std::cerr << "luqtrain: error: " << error.what() << "\n";
     return kUserMistake;
@@ -49,6 +53,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   spin_briefly(argv);
+  luq::end_at_stop_signals("luqtrain");
   std::signal(SIGXFSZ, SIG_IGN);  // what passes the limit of a file's size is an error of the write
   int code = kFailure;
   try {
@@ -56,7 +61,9 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {  // before it was known what to do
     std::cerr << "luqtrain: error: [luqtrain] out of memory when it started\n";
   }
-  if (std::cout.flush()) return code;
+  const bool said = static_cast<bool>(std::cout.flush());
+  luq::ignore_stop_signals();
+  if (said) return code;
   std::cerr << "luqtrain: error: standard output cannot be written; what was said there is incomplete\n";
   return code == 0 ? kFailure : code;
 }

@@ -3,7 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
+
+#include "luq/core/stop_signals.h"
 
 namespace luq {
 
@@ -19,6 +22,9 @@ namespace luq {
 // - `-`, /dev/stdout, /dev/stderr, /dev/fd/N, /proc/self/fd/N: the descriptor is written into where it stands,
 //   whatever it is.
 // - A folder is refused.
+//
+// A signal that asks to stop (luq/core/stop_signals.h) leaves the old file, or the new one when it is whole, and no
+// temporary one.
 //
 // Everything throws `[where] <name>: cannot be written: <the system's reason>`: UserError for a folder or where the
 // folder of the name is missing, Error otherwise. A pipe that was closed is such an error, not a signal.
@@ -50,6 +56,7 @@ class OutputFile {
   std::string where_, name_;
   std::string target_, temporary_;  // links followed
   Way way_ = Way::replace;
+  std::optional<DelayedStopSignals> delay_;  // while there is what a signal must not leave
   int descriptor_ = -1;
   uint64_t written_ = 0;
   bool existed_ = false;

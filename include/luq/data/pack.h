@@ -24,9 +24,9 @@ struct PackReport {
 // Writes train-NNNNNN.tar and val-NNNNNN.tar, in which an image has the number of its place in the split (NNNNNNNN.jpg
 // or .png, with .cls), an index beside each, and classes.txt. The bytes depend on the images, their order and the
 // options alone. Everything is written to `output`.partial and renamed in the end, so that `output` is whole when it is
-// there; when something goes wrong, or SIGINT or SIGTERM comes, that folder is removed. Images are copied, not decoded.
-// Throws UserError for what the input or the options get wrong, and Error naming the file that cannot be read or
-// written.
+// there; when something goes wrong, or a signal asks to stop, that folder is removed. Images are copied, not decoded.
+// Throws UserError for what the input or the options get wrong, Error naming the file that cannot be read or written,
+// and Stopped (luq/core/stop_signals.h).
 PackReport pack_shards(const PackOptions& options);
 
 }  // namespace luq

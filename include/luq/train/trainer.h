@@ -28,7 +28,7 @@ struct EvalResult {
 
 struct TrainResult {
   bool already_finished = false;  // resume of a finished run: nothing was done
-  bool interrupted = false;       // SIGINT or SIGTERM: saved and stopped early
+  int stopped_by = 0;             // the number of the signal (luq/core/stop_signals.h) that made it save and stop early
   int64_t step = 0;               // global steps done
   EvalResult last_eval;           // of the average of the weights, where there is one
   double best_top1 = 0;
@@ -36,7 +36,8 @@ struct TrainResult {
 };
 
 // Trains config's experiment in config.run.directory. Everything that can be checked is checked before the directory is
-// created. Throws UserError for the user's mistakes, Error for failures (NaN with the layer's name and the step).
+// created. Throws UserError for the user's mistakes, Error for failures (NaN with the layer's name and the step),
+// and Stopped when a signal comes before anything was written (luq/core/stop_signals.h).
 TrainResult train(const ExperimentConfig& config, StartMode mode);
 
 struct CheckpointEval {

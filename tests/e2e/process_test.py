@@ -1,0 +1,199 @@
+"""luqtrain among other processes: signals and exit codes, closed pipes, odd descriptors, threads."""
+import os
+import pathlib
+import re
+import shutil
+import struct
+import subprocess
+import time
+import unittest
+import zlib
+
+from harness import (Case, Checkpoint, LUQ_CONFIG, LUQTRAIN, SOURCE, STOP_SIGNALS, arguments, default_signals, main, run,
+                     run_and_signal, signal)
+
+LUQBENCH = pathlib.Path(LUQTRAIN).with_name("luqbench")
+# Long enough to be stopped before the end.
+ENDLESS = {"train__epochs": 100000, "train__log_every": 5}
+
+
+def handles(pid, number):
+    """Whether the process has a handler for the signal."""
+    try:
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    return int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (number - 1) & 1 == 1
+
+
+def write_large_png(path, size):
+    """A black square, which takes long to decode and is a small file."""
+    data = b"\x89PNG\r\n\x1a\n"
+    rows = zlib.compress(bytes(size * (size + 1)), 1)
+    for kind, content in ((b"IHDR", struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b"")):
+        data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    path.write_bytes(data)
+
+
+class Stopping(Case):
+    def test_each_signal_saves_and_stops(self):
+        for number in STOP_SIGNALS:
+            with self.subTest(signal=number.name):
+                cwd = self.subfolder(number.name)
+                code, output = run_and_signal(arguments(LUQ_CONFIG, **ENDLESS), cwd, number, "step 15/")
+                self.assertEqual(code, 128 + number, output)
+                self.assertIn(f"stopped by {number.name} after step", output)
+                step = int(Checkpoint(self.last(cwd)).metadata["step"])
+                self.assertGreaterEqual(step, 15)
+                self.assertIn(f"after step {step}; saved", output)
+
+    def test_signals_that_were_ignored_stay_ignored(self):
+        """As SIGINT in `cmd &` of a script, and SIGHUP under nohup."""
+        ignored = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+        with subprocess.Popen(arguments(LUQ_CONFIG, **ENDLESS), cwd=self.folder, stdout=subprocess.PIPE, text=True,
+                              preexec_fn=lambda: default_signals(ignored)) as process:
+            for line in process.stdout:
+                if "step 10/" in line:
+                    for number in ignored:
+                        process.send_signal(number)
+                if "step 40/" in line:
+                    process.send_signal(signal.SIGUSR1)
+                    break
+            output = process.stdout.read()
+        self.assertEqual(process.returncode, 128 + signal.SIGUSR1, output)
+        self.assertIn("stopped by SIGUSR1 after step", output)
+
+    def test_suspending_and_other_signals_are_harmless(self):
+        with subprocess.Popen(arguments(LUQ_CONFIG, train__max_steps=40), cwd=self.folder, stdout=subprocess.PIPE,
+                              text=True, preexec_fn=default_signals) as process:
+            for line in process.stdout:
+                if "step 5/" in line:
+                    for number in (signal.SIGWINCH, signal.SIGSTOP, signal.SIGCONT):
+                        process.send_signal(number)
+            process.wait(timeout=100)
+        self.assertEqual(process.returncode, 0)
+        self.assertEqual(Checkpoint(self.last(self.folder)).metadata["step"], "40")
+
+    def test_while_it_begins(self):
+        """At any moment of the first ones: a code that names the signal, and a folder that the same command takes."""
+        for delay in (0, 0.03, 0.1, 0.3):
+            cwd = self.subfolder(str(delay))
+            with subprocess.Popen(arguments(LUQ_CONFIG, **ENDLESS), cwd=cwd, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True, preexec_fn=default_signals) as process:
+                time.sleep(delay)
+                process.send_signal(signal.SIGTERM)
+                output = process.communicate(timeout=100)[0]
+            # Before there is a handler the system ends it, which a shell reports as the same code.
+            self.assertIn(process.returncode, (128 + signal.SIGTERM, -signal.SIGTERM), output)
+            if process.returncode > 0:
+                self.assertIn("stopped by SIGTERM", output)
+            if (cwd / "run").exists():
+                self.train(cwd, "--resume", train__epochs=100000, train__max_steps=5)
+
+    def stop(self, line, delay, number=signal.SIGINT):
+        """The code and what was said, of a signal that comes `delay` seconds after it can be handled."""
+        with subprocess.Popen([str(word) for word in line], cwd=self.folder, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, preexec_fn=default_signals) as process:
+            while process.poll() is None and not handles(process.pid, number):
+                time.sleep(0.001)
+            time.sleep(delay)
+            process.send_signal(number)
+            output = process.communicate(timeout=200)[0]
+        return process.returncode, output
+
+    def test_commands_that_only_read(self):
+        """Each would go on for minutes."""
+        write_large_png(self.folder / "image.png", 4000)
+        for split, images in (("train", 2000), ("val", 1)):
+            (self.folder / "data" / split / "ant").mkdir(parents=True)
+            for number in range(images):
+                (self.folder / "data" / split / f"ant/{number}.png").symlink_to("../../../image.png")
+        settings = arguments(LUQ_CONFIG)[3:]
+        for line, number in (
+                ([LUQTRAIN, "profile", "--config", LUQ_CONFIG, *settings, "--steps", "1000000"], signal.SIGINT),
+                ([LUQTRAIN, "validate-data", "--path", "data"], signal.SIGINT),
+                ([LUQTRAIN, "validate-data", "--path", "data"], signal.SIGHUP),
+                ([LUQBENCH, "kernels", "--mebibytes", "1", "--repeats", "1000000", "--json", "kernels.json"], signal.SIGTERM),
+                ([LUQBENCH, "step", "--model", "resnet20", "--batch", "4", "--image-size", "12", "--rounds", "1000000",
+                  "--json", "step.json"], signal.SIGINT)):
+            with self.subTest(command=" ".join(map(str, line[:2])), signal=number.name):
+                code, output = self.stop(line, 0.5, number)
+                self.assertEqual(code, 128 + number, output)
+                self.assertIn(f"{pathlib.Path(line[0]).name}: stopped by {number.name}\n", output)
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["data", "image.png"])
+
+    def test_commands_that_write(self):
+        """At any moment: no file, or a whole one, and none beside it."""
+        self.train(self.folder, train__max_steps=2, model__name="resnet18", data__synthetic__image_size=16,
+                   data__augment__pad_crop=2)
+        checkpoint = self.last(self.folder)
+        self.assert_exit(run([LUQTRAIN, "export", "--format", "safetensors", "--checkpoint", checkpoint, "--output",
+                              "weights"], self.folder), 0)
+        codes = set()
+        for command in ("quantize --format fp4_luq --input weights --output out",
+                        f"export --format packed --checkpoint {checkpoint} --output out",
+                        f"export --format onnx --checkpoint {checkpoint} --output out"):
+            words = command.split()
+            self.assert_exit(run([LUQTRAIN, *words], self.folder), 0)
+            whole = (self.folder / "out").read_bytes()
+            (self.folder / "out").unlink()
+            for delay in (0, 0.02, 0.05, 0.1, 0.2):
+                with self.subTest(command=words[0], delay=delay):
+                    code, output = self.stop([LUQTRAIN, *words], delay)
+                    codes.add(code)
+                    self.assertIn(code, (0, 128 + signal.SIGINT), output)
+                    out = self.folder / "out"
+                    if code == 0 or out.exists():
+                        self.assertEqual(out.read_bytes(), whole)
+                        out.unlink()
+                    self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["run", "weights"])
+        self.assertIn(128 + signal.SIGINT, codes)
+
+
+class ClosedPipes(Case):
+    def test_a_run_goes_on_without_its_output(self):
+        """luqtrain ... | head -1"""
+        with subprocess.Popen(arguments(LUQ_CONFIG, train__max_steps=20), cwd=self.folder, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, preexec_fn=default_signals) as process:
+            self.assertIn("run", process.stdout.readline())
+            process.stdout.close()
+            process.wait(timeout=100)
+            process.stderr.read()
+        self.assertEqual(process.returncode, 0)
+        self.assertEqual(Checkpoint(self.last(self.folder)).metadata["step"], "20")
+        log = (self.folder / "run/log.txt").read_text()
+        self.assertIn("step 20/20", log)
+        self.assertIn("finished after step 20", log)
+
+    def test_a_short_command_ends_like_others(self):
+        """luqtrain kernels | true"""
+        reader, writer = os.pipe()
+        os.close(reader)
+        process = subprocess.run([LUQTRAIN, "kernels"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(writer)
+        self.assertEqual((process.returncode, process.stderr), (-signal.SIGPIPE, ""))
+
+
+class Scripts(Case):
+    @unittest.skipIf(shutil.which("bash") is None, "needs bash")
+    def test_quickstart_that_is_stopped_does_not_evaluate(self):
+        """With programs that stand in for the tools and for luqtrain, which ends as Ctrl-C makes it."""
+        shutil.copytree(SOURCE / "tools", self.folder / "tools")
+        programs = self.subfolder("programs")
+        self.subfolder("build")
+        for path, text in ((programs / "cmake", "true"), (programs / "dpkg-query", "echo 'install ok installed'"),
+                           (self.folder / "build/luqtrain", 'echo "luqtrain $1"; exit ${CODE}')):
+            path.write_text("#!/bin/sh\n" + text + "\n")
+            path.chmod(0o755)
+        for code, ends in ((130, "told to stop"), (1, "")):
+            environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "CODE": str(code)}
+            process = run(["bash", "tools/quickstart.sh", "--epochs", "2"], self.folder, env=environment)
+            self.assert_exit(process, code)
+            self.assertIn("luqtrain --config", process.stdout)
+            self.assertNotIn("Evaluate", process.stdout)
+            self.assertEqual("tools/quickstart.sh --epochs 2" in process.stdout, code == 130)
+            self.assertIn(ends, process.stdout)
+
+
+if __name__ == "__main__":
+    main()
