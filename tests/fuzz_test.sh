@@ -1,19 +1,26 @@
 #!/usr/bin/env bash
-# Builds libFuzzer's targets with clang 14 and runs each for ten seconds on its seeds. Exit code 77 (skipped) where clang or
-# its runtime is not installed.
+# Builds libFuzzer's targets with clang and runs each for ten seconds on its seeds. Exit code 77 (skipped) where no clang has
+# libFuzzer. CLANGXX in the environment says which clang++; otherwise it is the system's, or the newest there is.
 #   tests/fuzz_test.sh SOURCE_DIR BUILD_DIR [RUNS]    RUNS: inputs of each target instead of ten seconds
 set -euo pipefail
 source=$1 build=$2
 limit=(-max_total_time=10)
 (($# < 3)) || limit=(-runs="$3")
-compiler=$(command -v clang++-14 || true)
-if [[ -z $compiler || ! -e $("$compiler" -print-file-name=libclang_rt.fuzzer-x86_64.a) ]]; then
-  echo "skipped: clang-14 or libclang-rt-14-dev is not installed (tools/test.sh installs them)"
+has_fuzzer() { echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, decltype(sizeof 0)) { return 0; }' |
+  "$1" -x c++ -fsanitize=fuzzer,address - -o /dev/null 2>/dev/null; }
+compiler=
+mapfile -t others < <(compgen -c clang++- | grep -E '^clang[+][+]-[0-9]+$' | sort -rVu)
+for candidate in ${CLANGXX:-clang++ "${others[@]}"}; do
+  if command -v "$candidate" >/dev/null && has_fuzzer "$candidate"; then compiler=$candidate; break; fi
+done
+if [[ -z $compiler ]]; then
+  echo "skipped: no clang++ with libFuzzer (packages clang and libclang-rt-dev; tools/test.sh installs them)"
   exit 77
 fi
+"$compiler" --version | head -1
 launcher=()
 if command -v ccache >/dev/null; then launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
-cmake -S "$source/tests/fuzz" -B "$build" -G Ninja -DCMAKE_CXX_COMPILER="$compiler" "${launcher[@]}" >/dev/null
+cmake -S "$source/tests/fuzz" -B "$build" -G Ninja -DCMAKE_CXX_COMPILER="$(command -v "$compiler")" "${launcher[@]}" >/dev/null
 cmake --build "$build" --parallel "$(nproc)"
 
 run() {

@@ -8,11 +8,12 @@ usage() {
   cat <<'EOF'
 usage: tools/quickstart.sh [--no-install] [--prepare] [--epochs N]
 
-Installs the Debian packages that are missing, builds luqtrain in Release into build/, trains a ResNet-20 on the
-Fashion-MNIST images in 4-bit arithmetic, and says what to type next.
+Installs the packages that are missing (on Debian and Ubuntu; elsewhere it lists them), builds luqtrain in Release into
+build/, trains a ResNet-20 on the Fashion-MNIST images in 4-bit arithmetic, and says what to type next.
 
   --prepare      install and build only
-  --no-install   leave the system alone: fail with the list of packages if some are missing
+  --no-install   leave the system alone: fail with the list of packages if some are missing, or, on a system without
+                 apt, build with what is there
   --with-tests   also install and build what the tests need (tools/test.sh does this)
   --epochs N     epochs to train (default 4)
 
@@ -38,29 +39,55 @@ done
 say() { printf '\n== %s\n' "$*"; }
 
 say "Packages"
-packages=("${luq_build_packages[@]}")
-((with_tests)) && packages+=("${luq_test_packages[@]}")
-missing=()
-for package in "${packages[@]}"; do
-  status=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)
-  [[ $status == "install ok installed" ]] || missing+=("$package")
-done
-if ((${#missing[@]} == 0)); then
-  echo "all there"
-elif ((!install)); then
-  echo "missing, and --no-install was given; install them with:" >&2
-  echo "  apt-get install --no-install-recommends ${missing[*]}" >&2
-  exit 1
-else
-  echo "installing: ${missing[*]}"
-  as_root=()
-  if ((EUID != 0)); then
-    command -v sudo >/dev/null || { echo "not root and no sudo: install the packages above, then run this again" >&2; exit 1; }
-    as_root=(sudo)
+kinds=(build) again=tools/quickstart.sh
+if ((with_tests)); then kinds+=(test optional) again=tools/test.sh; fi
+
+installed() { [[ $(dpkg-query -W -f '${Status}' "$1" 2>/dev/null || true) == "install ok installed" ]]; }
+offered() { LC_ALL=C apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [^(]'; }
+# Packages that are not installed; those of the kind optional only where the system has them.
+find_missing() {
+  local package
+  missing=() unknown=()
+  for package in $(luq_packages "${kinds[@]}"); do
+    if installed "$package"; then
+      continue
+    elif [[ " $(luq_packages optional | tr '\n' ' ')" != *" $package "* ]] || offered "$package"; then
+      missing+=("$package")
+    else
+      unknown+=("$package")
+    fi
+  done
+}
+
+if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+  echo "This system has no apt. The following has to be there; names are those of Debian's packages, versions the oldest tried:"
+  luq_print_packages "${kinds[@]}"
+  if ((install)); then
+    echo "Nothing can be installed from here: install these in your system's way, then run $again --no-install" >&2
+    exit 1
   fi
-  "${as_root[@]}" apt-get update -qq
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
-    >/dev/null
+  echo "--no-install was given, so what is there is built with; cmake names what it does not find"
+else
+  find_missing
+  if ((${#missing[@]} && !install)); then
+    echo "missing, and --no-install was given; install them with:" >&2
+    echo "  apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 1
+  elif ((${#missing[@]})); then
+    as_root=()
+    if ((EUID != 0)); then
+      command -v sudo >/dev/null || { echo "not root and no sudo; as root: apt-get install --no-install-recommends ${missing[*]}" >&2; exit 1; }
+      as_root=(sudo)
+    fi
+    "${as_root[@]}" apt-get update -qq
+    find_missing  # what the system has is known now
+    echo "installing: ${missing[*]}"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
+      >/dev/null
+  else
+    echo "all there"
+  fi
+  ((${#unknown[@]} == 0)) || echo "not among this system's packages, so that the tests that want them are skipped: ${unknown[*]}"
 fi
 
 say "Build (Release, build/)"

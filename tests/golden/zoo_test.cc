@@ -120,7 +120,7 @@ const Tensor& stored(const SafeTensors& file, const std::string& key, const Shap
 
 // Within 1e-4 of the stored ones' norm, and everywhere within 1e-4 of the largest of them.
 void check_logits(const SafeTensors& file, const std::string& key, const Tensor& logits) {
-  const Tensor& expected = stored(file, key, {kBatch, kClasses});
+  const Tensor expected = stored(file, key, {kBatch, kClasses});
   REQUIRE(logits.shape() == expected.shape());
   Tensor difference = Tensor::empty(logits.shape());
   double largest = 0, largest_difference = 0;
@@ -178,7 +178,7 @@ TEST_CASE("torchvision's gradients", "[zoo]") {
   tape.backward(softmax_cross_entropy(ctx, logits, labels()).loss);
   for (const Parameter* parameter : model->parameters()) {
     INFO(parameter->name);
-    const Tensor& expected = stored(file, "gradient:" + parameter->name, {17});
+    const Tensor expected = stored(file, "gradient:" + parameter->name, {17});
     const double off = stored(file, "off:" + parameter->name, {1}).data<float>()[0];
     const Tensor sums = signed_sums(parameter->name, to_stored_layout(*parameter, parameter->var.grad()));
     double largest = 0;

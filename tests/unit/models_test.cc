@@ -32,7 +32,7 @@ std::map<std::string, Shape> parameter_shapes(Module& model) {
   return shapes;
 }
 
-const Tensor& parameter(Module& model, const std::string& name) {
+Tensor parameter(Module& model, const std::string& name) {
   for (const Parameter* parameter : model.parameters()) {
     if (parameter->name == name) return parameter->var.value();
   }
@@ -116,7 +116,7 @@ TEST_CASE("AlexNet starts uniform within 1 / sqrt(fan_in), biases too", "[models
                                      {"classifier.1", 256 * 6 * 6}}) {
     INFO(name);
     for (const char* kind : {".weight", ".bias"}) {
-      const Tensor& value = parameter(model, std::string(name) + kind);
+      const Tensor value = parameter(model, std::string(name) + kind);
       double largest = 0;
       for (const float x : values(value)) largest = std::max(largest, std::abs(static_cast<double>(x)));
       CHECK(largest <= 1 / std::sqrt(fan_in));
@@ -212,7 +212,7 @@ TEST_CASE("initial values are keyed by seed and name", "[models]") {
   CHECK(values(parameter(*a, name)) != values(parameter(*a, "layer3.1.conv2.weight")));
 
   // 36,864 normal values with variance 2 / fan_out: mean within 5 and variance within 5 standard errors.
-  const Tensor& w = parameter(*a, name);
+  const Tensor w = parameter(*a, name);
   const double variance = 2.0 / (64 * 9), count = static_cast<double>(w.numel());
   double sum = 0, square = 0, largest = 0;
   for (const float value : values(w)) {
@@ -239,7 +239,7 @@ TEST_CASE("initial values are those of the parameter's stream, one after the oth
   model.initialize(3);
   for (const char* name : {"features.0.weight", "classifier.0.weight", "classifier.3.weight"}) {
     RngStream stream(make_rng_key(3, std::string("init:") + name));
-    const Tensor& w = parameter(model, name);
+    const Tensor w = parameter(model, name);
     const float std = name[0] == 'c' ? 0.01f : std::sqrt(2.0f / (40 * 9));
     int64_t different = 0;
     for (const float value : values(w)) {
