@@ -73,4 +73,4 @@ for licence in package.glob("elpv_dataset-*.dist-info/licenses/LICENSE.md"):
 END
 echo "$done_mark" >"$output.partial/prepared.txt"
 mv "$output.partial" "$output"
-echo "Done: $output. Next: luqtrain --config elpv_resnet18_luq.yaml --set data.path=$output"
+echo "Done: $output. Next: luqtrain --config elpv_resnet18_luq.yaml --set $(printf %q "data.path=$output")"

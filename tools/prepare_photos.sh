@@ -100,4 +100,4 @@ END
 cp "$work/package/usr/share/doc/plasma-workspace-wallpapers/copyright" "$output.partial/"
 echo "$done_mark" >"$output.partial/prepared.txt"
 mv "$output.partial" "$output"
-echo "Done: $output. Next: luqtrain --config photos_resnet18_luq.yaml --set data.path=$output"
+echo "Done: $output. Next: luqtrain --config photos_resnet18_luq.yaml --set $(printf %q "data.path=$output")"

@@ -5,14 +5,15 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <functional>
+#include <optional>
 #include <set>
-#include <sstream>
 
 #include "luq/core/error.h"
 #include "luq/core/nearest.h"
+#include "luq/core/shell.h"
 #include "luq/core/text.h"
+#include "luq/core/text_file.h"
 #include "src/config/schema.h"
 
 namespace luq {
@@ -42,11 +43,20 @@ std::string readable(const YAML::Node& node) {
   return yaml.starts_with("!!binary") ? "'" + printable(text_of(node)) + "'" : yaml;
 }
 
+// A tag says of which type a value is; one that is not YAML's own would be passed over.
+void check_tag(const YAML::Node& node, const std::string& path, const Source& source) {
+  const std::string tag = node.Tag();
+  if (tag.empty() || tag == "!" || tag == "?" || tag.starts_with("tag:yaml.org,2002:")) return;
+  fail_user("[config] {}: {}: expected a value without the tag {}, of which nothing is known here", source.at(node),
+            path.empty() ? "the file" : path, tag);
+}
+
 class Reader {
  public:
   explicit Reader(std::vector<Field> fields) : fields_(std::move(fields)) {}
 
   void read(const YAML::Node& node, const std::string& path, const Source& source) {
+    check_tag(node, path, source);
     for (const Field& field : fields_) {
       if (field.key != path) continue;
       const std::string expected = field.read(node);
@@ -76,13 +86,23 @@ class Reader {
     }
   }
 
+  // The key takes one value: no section, no list.
+  bool is_scalar(const std::string& path) const {
+    const std::string type = type_of(path);
+    return !type.empty() && !type.starts_with("list");
+  }
+  bool is_integer(const std::string& path) const { return type_of(path) == "integer"; }
   // The key takes a text of any form.
   bool is_text(const std::string& path) const {
     const auto found = std::ranges::find(fields_, path, &Field::key);
-    return found != fields_.end() && found->type == "string" && found->range.empty();
+    return found != fields_.end() && (found->type == "path" || (found->type == "string" && found->range.empty()));
   }
 
  private:
+  std::string type_of(const std::string& path) const {
+    const auto found = std::ranges::find(fields_, path, &Field::key);
+    return found != fields_.end() ? found->type : "";
+  }
   bool is_section(const std::string& path) const {
     return std::ranges::any_of(fields_, [&](const Field& field) { return field.key.starts_with(path + "."); });
   }
@@ -110,24 +130,36 @@ class Reader {
   std::vector<Field> fields_;
 };
 
-YAML::Node parse(const std::string& yaml, const std::string& source) {
+// The parser takes the end of the text for the end of a string whose quote does not close: then what follows is in it.
+bool ends_whole(const std::string& yaml, size_t documents) {
+  if (yaml.find_first_of("\"'") == std::string::npos) return true;
   try {
-    return YAML::Load(yaml);
-  } catch (const YAML::Exception& error) {
-    fail_user("[config] {}:{}: not valid YAML: {}", source, error.mark.line + 1, error.msg);
+    return YAML::LoadAll(yaml + "\n---\nx\n").size() == documents + 1;
+  } catch (const YAML::Exception&) {
+    return false;
   }
 }
 
-std::string read_file(const std::string& file) {
-  if (fs::is_directory(file)) fail_user("[config] {}: expected a file, got a folder", file);
-  std::ifstream stream(file, std::ios::binary);
-  std::ostringstream content;
-  if (!stream || !(content << stream.rdbuf()) || stream.bad()) {
-    std::error_code error;
-    if (fs::exists(file, error) && fs::file_size(file, error) == 0 && !error) return "";
-    fail_user("[config] {}: cannot be read; check the path and its permissions", file);
+// The one document of a text; a null node where there is none.
+YAML::Node parse_document(const std::string& yaml, const std::string& source) {
+  const std::vector<YAML::Node> documents = YAML::LoadAll(yaml);
+  if (documents.size() > 1) {
+    const YAML::Mark mark = documents[1].Mark();
+    fail_user("[config] {}{}: expected one YAML document, got {}: here begins another, which nothing would read",
+              source, mark.is_null() ? "" : fmt::format(":{}", mark.line + 1), documents.size());
   }
-  return content.str();
+  if (!ends_whole(yaml, documents.size())) {
+    fail_user("[config] {}: not valid YAML: a quote is opened and not closed", source);
+  }
+  return documents.empty() ? YAML::Node(YAML::NodeType::Null) : documents.front();
+}
+
+YAML::Node parse(const std::string& yaml, const std::string& source) {
+  try {
+    return parse_document(yaml, source);
+  } catch (const YAML::Exception& error) {
+    fail_user("[config] {}:{}: not valid YAML: {}", source, error.mark.line + 1, error.msg);
+  }
 }
 
 void check(const ExperimentConfig& c, const std::string& source) {
@@ -153,24 +185,50 @@ void check(const ExperimentConfig& c, const std::string& source) {
           "expected max for fp4, whose alpha is max|x| / 64");
 }
 
+// The inside of a value that stands in quotes of YAML's; nothing for other values.
+std::optional<std::string> unquoted(const std::string& given) {
+  if (given.size() < 2 || given.front() != given.back() || (given.front() != '"' && given.front() != '\'')) return {};
+  try {
+    const std::vector<YAML::Node> nodes = YAML::LoadAll(given);
+    // 'a' 'b' is more than a quoted value.
+    if (nodes.size() == 1 && nodes[0].IsScalar() && nodes[0].Tag() == "!") return nodes[0].Scalar();
+  } catch (const YAML::Exception&) {
+  }
+  return {};
+}
+
+YAML::Node parsed(const std::string& given, const Source& source) {
+  try {
+    return parse_document(given, source.name);
+  } catch (const YAML::Exception& error) {
+    fail_user("[config] {}: not a valid value: {}", source.name, error.msg);
+  }
+}
+
+// A value as it was typed: what a comment, a type or an anchor would be in YAML belongs to it, and integers are
+// decimal.
+YAML::Node typed(const Reader& reader, const std::string& key, const std::string& given, const Source& source) {
+  std::string text = unquoted(given).value_or(given);
+  if (reader.is_integer(key)) {
+    const size_t sign = text.starts_with('-') || text.starts_with('+') ? 1 : 0;
+    const size_t digits = std::min(text.find_first_not_of('0', sign), text.size());
+    if (digits > sign && digits < text.size() && text[digits] >= '1' && text[digits] <= '9') {
+      text.erase(sign, digits - sign);
+    }
+  }
+  // A list or a section, which a number or a word cannot be.
+  if (!reader.is_text(key) && (given.starts_with('[') || given.starts_with('{'))) return parsed(given, source);
+  YAML::Node node(text);
+  return node;
+}
+
 void apply_overrides(Reader& reader, const std::vector<std::string>& overrides) {
   for (const std::string& text : overrides) {
     const Source source{"--set " + text, false};
     const size_t equals = text.find('=');
     if (equals == std::string::npos || equals == 0) fail_user("[config] {}: expected key.path=value", source.name);
     const std::string key = text.substr(0, equals), given = text.substr(equals + 1);
-    YAML::Node value;
-    try {
-      value = YAML::Load(given);
-      // {000..146}.tar is no map.
-      if (reader.is_text(key) && !value.IsScalar()) value = YAML::Node(given);
-    } catch (const YAML::Exception& error) {
-      if (!reader.is_text(key)) fail_user("[config] {}: not a valid value: {}", source.name, error.msg);
-      value = YAML::Node(given);
-    }
-    // An empty value empties a string.
-    if (value.IsNull() && equals + 1 == text.size()) value = YAML::Node("");
-    reader.read(value, key, source);
+    reader.read(reader.is_scalar(key) ? typed(reader, key, given, source) : parsed(given, source), key, source);
   }
 }
 
@@ -221,12 +279,12 @@ ExperimentConfig parse_experiment(const std::string& yaml, const std::string& so
 ExperimentConfig load_experiment(const std::string& file, const std::vector<std::string>& overrides) {
   ExperimentConfig config;
   Reader reader(schema(config));
-  YAML::Node root = parse(read_file(file), file);
+  YAML::Node root = parse(read_text_file("config", file), file);
   if (root.IsNull()) fail_user("[config] {}: the file is empty; model.name and data.name are required", file);
   const std::string base = take_base(root, file);
   if (!base.empty()) {
-    const std::string base_file = (fs::path(file).parent_path() / base).string();
-    YAML::Node base_root = parse(read_file(base_file), base_file);
+    const std::string base_file = (fs::path(file).parent_path() / expand_home(base)).string();
+    YAML::Node base_root = parse(read_text_file("config", base_file), base_file);
     if (!take_base(base_root, base_file).empty()) {
       fail_user("[config] {}: base: a base may not have a base of its own (it is the base of {})", base_file, file);
     }
@@ -256,8 +314,15 @@ std::string to_yaml(const ExperimentConfig& config) {
 }
 
 std::string find_config(const std::string& name) {
-  if (fs::exists(name)) return name;
-  if (name.find('/') != std::string::npos) fail_user("[config] {}: no such file", name);
+  if (name.empty()) fail_user("[config] --config: expected the name of a file, got an empty one");
+  std::error_code error;
+  if (fs::exists(name, error)) return name;
+  if (error) fail_user("[config] {}: cannot be read: {}", name, error.message());
+  if (name.find('/') != std::string::npos) {
+    const std::string folder = fs::path(name).parent_path().string();
+    fail_user("[config] {}: no such file{}", name,
+              fs::is_directory(folder, error) ? "" : fmt::format("; {} is no folder", folder));
+  }
   std::vector<std::string> found, all;
   for (const fs::path& folder : shipped_folders()) {
     for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {

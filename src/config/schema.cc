@@ -5,13 +5,14 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
-#include <limits>
+#include <cstdint>
+
+#include "luq/core/shell.h"
 
 namespace luq {
 namespace {
 
 constexpr int64_t kAnyLarge = int64_t{1} << 40;
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr const char* kBinary = "tag:yaml.org,2002:binary";  // what !!binary stands for
 
 template <typename T>
@@ -73,6 +74,13 @@ void emit(YAML::Emitter& out, const YAML::Node& node) {
 
 std::string upper_bound(int64_t high) { return high == kAnyLarge ? "" : std::to_string(high); }
 
+// What was expected where a scalar is no number of the type, which may be for its size alone.
+bool is_whole_number(const YAML::Node& node) {
+  const std::string text = node.IsScalar() ? node.Scalar() : "";
+  const size_t sign = text.starts_with('-') || text.starts_with('+') ? 1 : 0;
+  return text.size() > sign && text.find_first_not_of("0123456789", sign) == std::string::npos;
+}
+
 Field integer(const std::string& key, int64_t& member, int64_t low, int64_t high, const std::string& meaning) {
   const std::string range = fmt::format("{}..{}", low, upper_bound(high));
   return {key,
@@ -81,7 +89,8 @@ Field integer(const std::string& key, int64_t& member, int64_t low, int64_t high
           meaning,
           [&member, low, high, range](const YAML::Node& node) -> std::string {
             int64_t value = 0;
-            if (!convert(node, value)) return "an integer";
+            if (!convert(node, value) && !is_whole_number(node)) return "an integer";
+            if (!convert(node, value)) value = node.Scalar().starts_with('-') ? INT64_MIN : INT64_MAX;
             if (value > high && high == kAnyLarge) return "an integer of at most 2^40";
             if (value < low || value > high) return "an integer in " + range;
             member = value;
@@ -156,6 +165,27 @@ Field text(const std::string& key, std::string& member, const std::string& meani
           meaning,
           [&member](const YAML::Node& node) { return read_text(node, member); },
           [&member] { return text_node(member); }};
+}
+
+// A file or a folder, of which ~ is the home folder. What stands for itself though it begins with ~ is !!binary.
+Field path(const std::string& key, std::string& member, const std::string& meaning) {
+  return {key,
+          "path",
+          "",
+          meaning,
+          [&member](const YAML::Node& node) -> std::string {
+            if (node.IsNull()) return "a path (a ~ alone is YAML's word for nothing; \"~\" is the home folder)";
+            std::string text;
+            const std::string expected = read_text(node, text);
+            if (expected.empty()) member = node.Tag() == kBinary ? text : expand_home(text);
+            return expected;
+          },
+          [&member] {
+            if (!member.starts_with('~')) return text_node(member);
+            YAML::Node node(YAML::EncodeBase64(reinterpret_cast<const unsigned char*>(member.data()), member.size()));
+            node.SetTag(kBinary);
+            return node;
+          }};
 }
 
 Field texts(const std::string& key, std::vector<std::string>& member, const std::string& meaning) {
@@ -292,27 +322,27 @@ std::vector<Field> schema(ExperimentConfig& c) {
              "quantised. Weights and statistics of norms are float32 either way."),
       boolean("deterministic", c.deterministic,
               "The same weights, to the bit, for any number of threads. This version has no faster way without."),
-      text("run.directory", c.run.directory, "Folder of the run; empty: runs/<name of the configuration>."),
+      path("run.directory", c.run.directory, "Folder of the run; empty: runs/<name of the configuration>."),
       text("model.name", c.model.name, "Model of the zoo (required)."),
-      text(
+      path(
           "model.weights", c.model.weights,
           "Safetensors file to start training from: a checkpoint or a torchvision state_dict (docs/interop.md); a head "
           "of another number of classes starts anew. Empty: random weights."),
       choice("data.name", c.data.name,
              {"fashion_mnist", "mnist", "cifar10", "cifar100", "image_folder", "imagenet", "webdataset", "synthetic"},
              "Data set (required)."),
-      text("data.path", c.data.path, "Folder of its files; empty: the usual places."),
-      text(
+      path("data.path", c.data.path, "Folder of its files; empty: the usual places."),
+      path(
           "data.val_labels", c.data.val_labels,
           "image_folder, imagenet: file of the classes of test images that lie in one folder; empty: looked for beside "
           "them under the usual names (docs/data.md)."),
-      text("data.devkit_classes", c.data.devkit_classes,
+      path("data.devkit_classes", c.data.devkit_classes,
            "image_folder, imagenet: file of the classes in the order of the development kit's ids, for a "
            "data.val_labels of ids."),
-      text("data.train_shards", c.data.train_shards,
+      path("data.train_shards", c.data.train_shards,
            "webdataset: paths of the training shards, relative to data.path, as in s-{000..146}.tar; empty: "
            "train-*.tar."),
-      text("data.val_shards", c.data.val_shards, "webdataset: those of the test shards; empty: val-*.tar."),
+      path("data.val_shards", c.data.val_shards, "webdataset: those of the test shards; empty: val-*.tar."),
       integer("data.num_classes", c.data.num_classes, 0, 1000000,
               "webdataset: number of classes; 0: that of classes.txt, or else one more than the largest label."),
       integer("data.workers", c.data.workers, 1, 256, "Threads that prepare batches."),
@@ -363,7 +393,7 @@ std::vector<Field> schema(ExperimentConfig& c) {
              "cutmix_alpha too, each batch gets one of the two at random."),
       number("data.augment.cutmix_alpha", c.data.augment.cutmix_alpha, kNonNegative,
              "CutMix: a rectangle of each image is the neighbour's, its area from Beta(x, x); 0: off."),
-      numbers("data.augment.mean", c.data.augment.mean, {-kInfinity, kInfinity, ""},
+      numbers("data.augment.mean", c.data.augment.mean, {-DBL_MAX, DBL_MAX, ""},
               "Per channel, subtracted from pixels in 0..1; empty: the data set's."),
       numbers("data.augment.std", c.data.augment.std, kPositive, "Per channel, divided by; empty: the data set's."),
       integer("data.synthetic.train_images", c.data.synthetic.train_images, 1, int64_t{1} << 31,

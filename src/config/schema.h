@@ -13,7 +13,7 @@ namespace luq {
 
 struct Field {
   std::string key;    // "train.batch_size"
-  std::string type;   // "integer", "number", "boolean", "string", "list of numbers", ...
+  std::string type;   // "integer", "number", "boolean", "string", "path", "list of numbers", ...
   std::string range;  // "1..", "sgd", "" where anything goes
   std::string meaning;
   // Sets the member; returns what was expected when the node does not fit.

@@ -59,10 +59,10 @@ class NoPipeSignal {
 [[noreturn]] void refuse(const std::string& where, const std::string& name, int error) {
   if (error == EISDIR) fail_user("[{}] {}: expected the name of a file to write, got a folder", where, name);
   const std::string text = fmt::format("[{}] {}: cannot be written: {}", where, name, std::strerror(error));
-  if (error != ENOENT && error != ENOTDIR) throw Error(text);
   if (name.empty()) fail_user("[{}] expected the name of a file to write, got an empty one", where);
   const std::string folder = fs::path(name).parent_path().string();
-  throw UserError(folder.empty() ? text : fmt::format("{} ({} is no folder)", text, folder));
+  const bool no_folder = (error == ENOENT || error == ENOTDIR) && !folder.empty();
+  throw Error(no_folder ? fmt::format("{} ({} is no folder)", text, folder) : text);
 }
 
 std::string read_link(const std::string& path) {

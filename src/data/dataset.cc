@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "luq/core/error.h"
+#include "luq/core/shell.h"
 #include "luq/core/nearest.h"
 #include "src/data/image_folder.h"
 #include "src/data/memory_dataset.h"
@@ -279,7 +280,7 @@ std::vector<std::string> dataset_locations(const std::string& name) {
   if (known == nullptr && image_files == nullptr) return {};
   std::vector<std::string> locations;
   if (const char* data = std::getenv("LUQ_DATA_DIR"); data != nullptr && *data != '\0') {
-    locations.push_back((fs::path(data) / name).string());
+    locations.push_back((fs::path(expand_home(data)) / name).string());
   }
   locations.push_back((fs::path("data") / name).string());
   if (known != nullptr && !known->system_folder.empty()) locations.push_back(known->system_folder);

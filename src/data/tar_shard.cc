@@ -299,7 +299,8 @@ void keep_index(const std::string& file, const ShardIndex& index) {
 }  // namespace
 
 std::optional<int32_t> parse_cls_label(const std::string& text) {
-  const size_t begin = text.find_first_not_of(" \t\r\n"), end = text.find_last_not_of(" \t\r\n");
+  const size_t mark = text.starts_with("\xef\xbb\xbf") ? 3 : 0;  // of Windows' editors
+  const size_t begin = text.find_first_not_of(" \t\r\n", mark), end = text.find_last_not_of(" \t\r\n");
   if (begin == std::string::npos) return std::nullopt;
   int32_t label = 0;
   const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end + 1, label);

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "luq/core/error.h"
+#include "luq/core/text_file.h"
 #include "src/core/no_memory.h"
 
 namespace luq {
@@ -66,7 +67,7 @@ std::string read_text_file(const std::string& file) {
   } catch (const Error& error) {
     throw UserError(error.what());
   }
-  return {bytes.begin(), bytes.end()};
+  return plain_text({bytes.begin(), bytes.end()}, "data", file);
 }
 
 }  // namespace luq

@@ -34,7 +34,7 @@ class RandomAccessFile {
 // GiB.
 void read_whole_file(const std::string& file, std::vector<uint8_t>& bytes);
 
-// The same as text, for files that a user names: throws UserError.
+// The same as plain_text, for files that a user names: throws UserError.
 std::string read_text_file(const std::string& file);
 
 }  // namespace luq

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "luq/core/error.h"
+#include "luq/core/shell.h"
 #include "src/train/state_slots.h"
 
 namespace luq {
@@ -226,9 +227,8 @@ Checkpoint CheckpointFolder::read_last() const {
   std::string advice = "there is no sound checkpoint before it: --overwrite starts the run anew";
   try {
     const int64_t step = read_checkpoint(previous()).state.step;
-    advice =
-        fmt::format("the one before it is sound and of step {}: go on from that with\n  cp '{}' '{}'\nand --resume",
-                    step, previous(), last());
+    advice = fmt::format("the one before it is sound and of step {}: go on from that with\n  cp {} {}\nand --resume",
+                         step, shell_path(previous()), shell_path(last()));
   } catch (const UserError&) {
   }
   fail_user("{}; {}", problem, advice);
@@ -237,7 +237,7 @@ Checkpoint CheckpointFolder::read_last() const {
 void CheckpointFolder::remove_all() const {
   for (const std::string& file : {last(), previous(), best(), next()}) {
     fs::remove(file);
-    fs::remove(file + ".tmp");
+    for (const char* suffix : {".tmp", ".luqtmp"}) fs::remove(file + suffix);
   }
 }
 

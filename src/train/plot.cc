@@ -3,15 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <optional>
 #include <set>
-#include <sstream>
 
 #include "luq/config/load.h"
 #include "luq/core/error.h"
 #include "luq/core/output_file.h"
+#include "luq/core/text_file.h"
 #include "src/train/metrics.h"
 #include "src/train/run_directory.h"
 #include "src/train/svg.h"
@@ -46,16 +45,19 @@ std::optional<double> steps_per_epoch(const Run& run) {
 
 Run read_run(const std::string& path) {
   const RunDirectory directory(path);
-  std::ifstream file(directory.config());
-  if (!file) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(path, error)) {
     fail_user("[plot] {}: is no run: {}", path,
-              std::filesystem::exists(path) ? "it holds no config.yaml" : "there is no such folder");
+              std::filesystem::exists(path, error) ? "it is a file, expected the folder of a run"
+                                                   : "there is no such folder");
   }
-  std::ostringstream yaml;
-  yaml << file.rdbuf();
+  if (!std::filesystem::exists(directory.config(), error) && !error) {
+    fail_user("[plot] {}: is no run: it holds no config.yaml", path);
+  }
+  const std::string yaml = read_text_file("plot", directory.config());
   Run run{.path = path, .config = {}, .lines = read_metrics(directory.metrics()), .steps_per_epoch = {}};
   for (const KeyDescription& key : describe_keys()) run.config[key.key] = key.default_value;
-  for (const auto& [key, value] : flat_values(yaml.str(), directory.config())) run.config[key] = value;
+  for (const auto& [key, value] : flat_values(yaml, directory.config())) run.config[key] = value;
   if (run.lines.empty()) {
     fail_user("[plot] {}: metrics.jsonl holds no line that can be drawn; one is written every train.log_every steps",
               path);

@@ -4,14 +4,15 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <future>
 #include <limits>
 #include <numeric>
+#include <sstream>
 
 #include "luq/core/convert.h"
 #include "luq/core/error.h"
 #include "luq/core/output_file.h"
+#include "luq/core/text_file.h"
 #include "luq/data/image.h"
 #include "luq/data/transform.h"
 #include "src/data/image_folder.h"
@@ -44,12 +45,8 @@ std::vector<std::string> class_names(const std::string& file, const InferenceMod
     for (size_t i = 0; i < classes; ++i) names.push_back(fmt::format("class {}", i));
     return names;
   }
-  std::ifstream in(file);
-  if (!in) fail_user("[predict] --labels {}: cannot be read", file);
-  for (std::string line; std::getline(in, line);) {
-    if (line.ends_with('\r')) line.pop_back();
-    names.push_back(line);
-  }
+  std::istringstream in(read_text_file("predict", file));
+  for (std::string line; std::getline(in, line);) names.push_back(line);
   while (names.size() > classes && names.back().empty()) names.pop_back();
   if (names.size() != classes) {
     fail_user("[predict] --labels {}: expected {} lines, a class each, got {}", file, classes, names.size());

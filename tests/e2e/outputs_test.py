@@ -59,7 +59,7 @@ class Outputs(Case):
         (self.folder / "loop").symlink_to("loop")
         self.assertIn(b"symbolic links", self.quantize("loop", code=1).stderr)
         (self.folder / "nowhere").symlink_to("no/such")
-        self.assertIn(b"nowhere: cannot be written: No such file or directory", self.quantize("nowhere", code=2).stderr)
+        self.assertIn(b"nowhere: cannot be written: No such file or directory", self.quantize("nowhere", code=1).stderr)
         (self.folder / "to_folder").symlink_to("deep")
         self.assertIn(b"got a folder", self.quantize("to_folder", code=2).stderr)
 
@@ -149,7 +149,7 @@ class Outputs(Case):
             error = self.quantize(f"/dev/fd/{reading.fileno()}", code=1, pass_fds=[reading.fileno()]).stderr
             self.assertIn(b"Bad file descriptor", error)
         self.assert_written("seven")
-        self.quantize("/dev/fd/77", code=2)
+        self.quantize("/dev/fd/77", code=1)
 
     def test_a_pipe_that_closes_is_an_error_with_a_reason(self):
         for name in ("-", "/dev/stdout"):
@@ -162,8 +162,9 @@ class Outputs(Case):
         self.subfolder("folder")
         for name in ("folder", "folder/", "new/", "/", "."):
             self.assertIn(b"got a folder", self.quantize(name, code=2).stderr)
-        for name in ("missing/out", "w.safetensors/out", ""):
-            self.quantize(name, code=2)
+        for name in ("missing/out", "w.safetensors/out"):
+            self.assertIn(b"is no folder", self.quantize(name, code=1).stderr)
+        self.quantize("", code=2)
         self.assert_nothing_left()
 
     def test_the_input_by_any_name(self):

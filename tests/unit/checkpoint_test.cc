@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "luq/core/error.h"
+#include "luq/core/shell.h"
 #include "luq/models/registry.h"
 #include "luq/models/vgg.h"
 #include "luq/train/model_file.h"
@@ -275,9 +276,10 @@ TEST_CASE("checkpoint: the last one is followed by the one before it", "[checkpo
   const std::string sound = read_file(checkpoints.last());
   write_file(checkpoints.last(), sound.substr(0, sound.size() - 5));
   const std::string message = refusal([&] { checkpoints.read_last(); });
-  CHECK_THAT(message, contains_text(checkpoints.last()) && contains_text("truncated") &&
-                          contains_text("cp '" + checkpoints.previous() + "' '" + checkpoints.last() + "'") &&
-                          contains_text("of step 2"));
+  CHECK_THAT(message,
+             contains_text(checkpoints.last()) && contains_text("truncated") &&
+                 contains_text("cp " + shell_path(checkpoints.previous()) + " " + shell_path(checkpoints.last())) &&
+                 contains_text("of step 2"));
   fs::copy_file(checkpoints.previous(), checkpoints.last(), fs::copy_options::overwrite_existing);
   CHECK(checkpoints.read_last().state.step == 2);
 

@@ -1,5 +1,6 @@
 // Reading experiments: what is accepted, what is refused and with which words, and that the documentation is complete.
 
+#include <cstdlib>
 #include <filesystem>
 #include <random>
 
@@ -269,7 +270,69 @@ TEST_CASE("A text from the command line is taken as it is", "[config]") {
     CHECK(shards(text) == text);
   }
   CHECK(shards("'{0..3}.tar'") == "{0..3}.tar");
+  CHECK(shards("\"a b\"") == "a b");
   CHECK(shards("").empty());
+  for (const char* text : {" lead", "trail ", "a #b", "#",   "yes", "007", "null",    "!x",           "&a",   "*a", "|",
+                           ">",     "- a",    "---",  "...", "a=b", "=",   "'a' 'b'", "\"a\" b",      "it's", "\"", "'",
+                           "a\nb",  "{",      "%",    "@a",  "`",   "\\n", "caf\xe9", "!!binary YQ=="}) {
+    CHECK(shards(text) == text);
+  }
+}
+
+TEST_CASE("Numbers and words from the command line are what was typed", "[config]") {
+  CHECK(parse(kRequired, {"seed=08"}).seed == 8);
+  CHECK(parse(kRequired, {"seed=010"}).seed == 10);
+  CHECK(parse(kRequired, {"seed=0"}).seed == 0);
+  CHECK(parse(kRequired, {"seed=000"}).seed == 0);
+  CHECK(parse(kRequired, {"seed='3'"}).seed == 3);
+  CHECK(parse(kRequired, {"optimizer.lr=1e-2"}).optimizer.lr == 0.01);
+  CHECK(parse(kRequired, {"optimizer.nesterov=yes"}).optimizer.nesterov);
+  for (const auto& [text, word] : std::vector<std::pair<std::string, std::string>>{
+           {"seed=3 # three", "got '3 # three'"},
+           {"seed=", "got ''"},
+           {"seed=3\n---\n4", "expected an integer"},
+           {"seed=1 2", "expected an integer"},
+           {"seed=&a 3", "got '&a 3'"},
+           {"seed=!!int 3", "got '!!int 3'"},
+           {"train.epochs=[1]", "got a list"},
+           {"train={epochs: 2} {epochs: 3}", "expected one YAML document"},
+           {"quantization.exempt=[a]\n---\n[b]", "expected one YAML document"},
+           {"lr_scheduler.name=", "one of constant"},
+           {"lr_scheduler.milestones=[1, 2] x", "expected one YAML document"}}) {
+    INFO(text);
+    CHECK_THAT(refusal(kRequired, {text}), contains_text(word));
+  }
+}
+
+TEST_CASE("The ~ at the beginning of a path is the home folder", "[config]") {
+  const char* before = std::getenv("HOME");
+  const std::string old = before != nullptr ? before : "";
+  ::setenv("HOME", "/home/of me", 1);
+  for (const char* key : {"run.directory", "model.weights", "data.path", "data.val_labels", "data.devkit_classes",
+                          "data.train_shards", "data.val_shards"}) {
+    INFO(key);
+    const auto value = [&](const std::string& text) {
+      const std::string yaml = to_yaml(parse(kRequired, {std::string(key) + "=" + text}));
+      for (const auto& [name, written] : flat_values(yaml, "x")) {
+        if (name == key) return written;
+      }
+      return std::string("missing");
+    };
+    CHECK(value("~") == "/home/of me");
+    CHECK(value("~/a b") == "/home/of me/a b");
+    CHECK(value("~root/x") == "/root/x");
+    for (const char* text : {"a~b", "./~", "~no such user/x", "a/~/b", "~~", "x=~/y"}) CHECK(value(text) == text);
+  }
+  CHECK(parse(kRequired + "run: {directory: ~/a}\n").run.directory == "/home/of me/a");
+  CHECK(parse(kRequired + "run: {directory: '~/a'}\n").run.directory == "/home/of me/a");
+  CHECK(parse(kRequired + "run: {directory: $HOME/a}\n").run.directory == "$HOME/a");
+  CHECK(parse(kRequired + "quantization: {exempt: ['~/a']}\n").quantization.exempt.front() == "~/a");
+  ExperimentConfig literal = parse(kRequired);
+  literal.data.path = "~/a";
+  CHECK(parse(to_yaml(literal)).data.path == "~/a");
+  ::setenv("HOME", "/", 1);
+  CHECK(parse(kRequired, {"data.path=~/x"}).data.path == "/x");
+  before != nullptr ? ::setenv("HOME", old.c_str(), 1) : ::unsetenv("HOME");
 }
 
 TEST_CASE("Keys that do nothing beside the others are told", "[config]") {
@@ -326,7 +389,8 @@ TEST_CASE("YAML's rarer forms are read as YAML means them, or refused", "[config
   CHECK(parse(kRequired + "optimizer: {lr: 1e-2}\n").optimizer.lr == 0.01);
   CHECK(parse(kRequired + "optimizer: {nesterov: yes}\n").optimizer.nesterov);
   CHECK(parse(kRequired + "seed: &s 7\ntrain: {batch_size: *s}\n").train.batch_size == 7);
-  CHECK(parse(kRequired + "--- # a second document\nseed: 3\n").seed == 0);
+  CHECK(parse(kRequired + "seed: !!int 7\n...\n").seed == 7);
+  CHECK(parse("---\n" + kRequired + "seed: 7\n").seed == 7);
   CHECK(parse("\xEF\xBB\xBF" + kRequired + "seed: 3\r\n").seed == 3);
   const std::vector<std::pair<std::string, std::string>> cases{
       {kRequired + "seed: 1e3\n", "expected an integer"},
@@ -343,6 +407,28 @@ TEST_CASE("YAML's rarer forms are read as YAML means them, or refused", "[config
       {kRequired + "train.epochs: 3\n", "x.yaml:3: train.epochs: expected a section"},
       {kRequired + "seed: " + std::string(100000, '[') + "\n", "not valid YAML"},
       {std::string(100000, '{'), "not valid YAML"},
+      {kRequired + "--- # a second document\nseed: 3\n", "x.yaml:4: expected one YAML document, got 2"},
+      {kRequired + "---\n", "expected one YAML document"},
+      {kRequired + "...\nseed: 3\n", "expected one YAML document"},
+      {"{model: {name: resnet20}, data: {name: synthetic}} x\n", "expected one YAML document"},
+      {kRequired + "seed: \"3\n", "a quote is opened and not closed"},
+      {kRequired + "device: 'cpu\n", "a quote is opened and not closed"},
+      {kRequired + "seed: !mine 3\n", "x.yaml:3: seed: expected a value without the tag !mine"},
+      {kRequired + "train: !mine {epochs: 3}\n", "the tag !mine"},
+      {kRequired + "seed: 12abc\n", "expected an integer"},
+      {kRequired + "seed: 1_000\n", "expected an integer"},
+      {kRequired + "seed: 1,5\n", "expected an integer"},
+      {kRequired + "seed: 08\n", "expected an integer"},
+      {kRequired + "train: {epochs: 3.0}\n", "expected an integer"},
+      {kRequired + "train: {epochs: 9223372036854775808}\n", "expected an integer of at most 2^40"},
+      {kRequired + "threads: -9223372036854775809\n", "expected an integer in 0.."},
+      {kRequired + "optimizer: {lr: 0,1}\n", "optimizer"},
+      {kRequired + "optimizer: {lr: 0.1x}\n", "expected a number"},
+      {kRequired + "optimizer: {lr: 1e999}\n", "expected a number"},
+      {"model: {name: a}\ndata: {name: mnist, augment: {mean: [.inf], std: [1]}}\n", "data.augment.mean"},
+      {"model: {name: a}\ndata: {name: mnist, augment: {mean: [.nan], std: [1]}}\n", "data.augment.mean"},
+      {kRequired + "data: {path: ~}\n", "duplicate"},
+      {"model: {name: a}\ndata: {name: mnist, path: ~}\n", "~ alone is YAML's word for nothing"},
       {kRequired + std::string("seed: 1\0\n", 9), "not valid YAML"},
   };
   for (const auto& [yaml, word] : cases) {

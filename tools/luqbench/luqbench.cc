@@ -12,6 +12,7 @@
 
 #include "luq/core/error.h"
 #include "luq/core/output_file.h"
+#include "luq/core/shell.h"
 #include "luq/core/stop_signals.h"
 #include "tools/luqbench/bench.h"
 
@@ -167,6 +168,8 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : kUserMistake;
   }
   try {
+    json_file = luq::expand_home(json_file);
+    loader.path = luq::expand_home(loader.path);
     require_writable(json_file);
     for (int64_t* threads : {&kernels.threads, &layers.threads, &step.threads}) {
       if (*threads == 0) *threads = omp_get_num_procs();

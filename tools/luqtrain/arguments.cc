@@ -5,6 +5,7 @@
 #include <charconv>
 #include <map>
 
+#include "luq/core/shell.h"
 #include "tools/luqtrain/commands.h"
 
 namespace luqtrain {
@@ -16,6 +17,24 @@ std::string check_unsigned(const std::string& text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error == std::errc() && end == text.data() + text.size()) return "";
   return "expected an integer in 0..2^64-1, got " + text;
+}
+
+// Shells expand the ~ of a word of its own, and not that of --checkpoint=~/x.
+void expand_paths(Arguments& arguments) {
+  const auto expand = [](std::string& path) { path = luq::expand_home(path); };
+  for (ExperimentArguments* experiment : {&arguments.train.experiment, &arguments.eval.experiment,
+                                          &arguments.profile.experiment, &arguments.validate.experiment}) {
+    expand(experiment->config);
+  }
+  for (std::string* path :
+       {&arguments.eval.options.checkpoint, &arguments.eval.options.data, &arguments.predict.checkpoint,
+        &arguments.predict.folder, &arguments.predict.labels, &arguments.predict.logits, &arguments.exported.checkpoint,
+        &arguments.exported.output, &arguments.plot.output, &arguments.quantize.input, &arguments.quantize.output,
+        &arguments.validate.path, &arguments.pack.input, &arguments.pack.output, &arguments.pack.val_labels}) {
+    expand(*path);
+  }
+  for (std::string& image : arguments.predict.images) expand(image);
+  for (std::string& run : arguments.plot.runs) expand(run);
 }
 
 }  // namespace
@@ -157,6 +176,7 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
   if (eval_trained) evaluated.weights = luq::CheckpointWeights::trained;
   if (predict_trained) predicted.weights = luq::CheckpointWeights::trained;
   if (export_trained) exported.weights = luq::CheckpointWeights::trained;
+  expand_paths(arguments);
   for (const CLI::App* command : app.get_subcommands()) arguments.command = command->get_name();
   return std::nullopt;
 }

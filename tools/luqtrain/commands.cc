@@ -8,6 +8,7 @@
 #include "luq/config/load.h"
 #include "luq/core/error.h"
 #include "luq/core/output_file.h"
+#include "luq/core/shell.h"
 #include "luq/core/stop_signals.h"
 #include "luq/core/system_info.h"
 #include "luq/data/dataset.h"
@@ -46,6 +47,19 @@ luq::ExperimentConfig load(const ExperimentArguments& arguments) {
   return luq::load_experiment(luq::find_config(arguments.config), arguments.overrides);
 }
 
+// What goes on with a run that was stopped, as a shell takes it.
+std::string resume_command(const TrainArguments& arguments, const luq::ExperimentConfig& config) {
+  const std::string& given = arguments.experiment.config;
+  // What came through a pipe is not there a second time; the run has a copy.
+  const bool is_gone = !given.empty() && luq::is_stream(given);
+  std::string command = "luqtrain --config " + luq::shell_path(is_gone ? config.run.directory + "/config.yaml" : given);
+  for (const std::string& override_text : arguments.experiment.overrides) {
+    command += " --set " + luq::shell_quote(override_text);
+  }
+  if (is_gone) command += " --set " + luq::shell_quote("run.directory=" + config.run.directory);
+  return command + " --resume";
+}
+
 int run_training(const TrainArguments& arguments) {
   if (arguments.experiment.config.empty()) {
     luq::fail_user("expected --config FILE, for example --config resnet20_luq.yaml; see --help");
@@ -68,16 +82,15 @@ int run_training(const TrainArguments& arguments) {
   const std::string& directory = config.run.directory;
   if (result.already_finished) return 0;
   if (result.stopped_by != 0) {
-    std::string again = "luqtrain --config " + arguments.experiment.config;
-    for (const std::string& override_text : arguments.experiment.overrides) again += " --set '" + override_text + "'";
-    print(fmt::format("Saved. To go on: {} --resume\n", again));
+    print(fmt::format("Saved. To go on: {}\n", resume_command(arguments, config)));
     return 128 + result.stopped_by;
   }
   print(
       fmt::format("Test top-1 {:.2f} % after {} steps (best {:.2f} %), in {:.0f} s.\n"
                   "The run is in {}: config.yaml, log.txt, metrics.jsonl, tensorboard/, checkpoints/.\n"
-                  "Next: luqtrain eval --checkpoint {}/checkpoints/best.safetensors\n",
-                  result.last_eval.top1, result.step, result.best_top1, result.seconds, directory, directory));
+                  "Next: luqtrain eval --checkpoint {}\n",
+                  result.last_eval.top1, result.step, result.best_top1, result.seconds, directory,
+                  luq::shell_path(directory + "/checkpoints/best.safetensors")));
   return 0;
 }
 

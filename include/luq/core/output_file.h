@@ -26,8 +26,8 @@ namespace luq {
 // A signal that asks to stop (luq/core/stop_signals.h) leaves the old file, or the new one when it is whole, and no
 // temporary one.
 //
-// Everything throws `[where] <name>: cannot be written: <the system's reason>`: UserError for a folder or where the
-// folder of the name is missing, Error otherwise. A pipe that was closed is such an error, not a signal.
+// Everything throws `[where] <name>: cannot be written: <the system's reason>`: UserError for a folder and an
+// empty name, Error otherwise. A pipe that was closed is such an error, not a signal.
 class OutputFile {
  public:
   OutputFile(std::string where, std::string name);

@@ -1,0 +1,94 @@
+#include "luq/core/text_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+#include "luq/core/error.h"
+
+namespace luq {
+namespace {
+
+using namespace std::string_view_literals;
+
+constexpr size_t max_bytes = size_t{1} << 30;
+
+constexpr std::pair<std::string_view, const char*> beginnings[] = {
+    {"\x89PNG"sv, "a PNG image"},
+    {"\xff\xd8\xff"sv, "a JPEG image"},
+    {"GIF8"sv, "a GIF image"},
+    {"II*\0"sv, "a TIFF image"},
+    {"MM\0*"sv, "a TIFF image"},
+    {"\x1f\x8b"sv, "a gzip file"},
+    {"%PDF"sv, "a PDF file"},
+    {"PK\x03\x04"sv, "a zip archive (a PyTorch or Excel file is one)"},
+    {"\x80\x02"sv, "a pickle of Python, as old PyTorch files are"},
+};
+
+}  // namespace
+
+std::string kind_of_file(const std::string& bytes) {
+  for (const auto& [beginning, kind] : beginnings) {
+    if (bytes.starts_with(beginning)) return kind;
+  }
+  if (bytes.size() > 257 + 5 && bytes.compare(257, 5, "ustar") == 0) return "a tar file";
+  if (bytes.size() > 9 && bytes[8] == '{' && bytes.compare(4, 4, "\0\0\0\0"sv) == 0) {
+    return "a safetensors file, such as a checkpoint";
+  }
+  return "";
+}
+
+std::string plain_text(std::string bytes, const std::string& where, const std::string& file) {
+  if (bytes.starts_with("\xff\xfe") || bytes.starts_with("\xfe\xff")) {
+    fail_user("[{}] {}: is text in UTF-16, as Windows' programs save \"Unicode\"; save it as UTF-8", where, file);
+  }
+  if (bytes.find('\0') != std::string::npos) {
+    const std::string kind = kind_of_file(bytes);
+    fail_user("[{}] {}: expected a text file, got {}", where, file, kind.empty() ? "one that holds NUL bytes" : kind);
+  }
+  if (bytes.starts_with("\xef\xbb\xbf")) bytes.erase(0, 3);
+  if (bytes.find('\r') == std::string::npos) return bytes;
+  std::string text;
+  text.reserve(bytes.size());
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    if (bytes[i] == '\r' && i + 1 < bytes.size() && bytes[i + 1] == '\n') continue;
+    text += bytes[i] == '\r' ? '\n' : bytes[i];
+  }
+  return text;
+}
+
+std::string read_text_file(const std::string& where, const std::string& file) {
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  struct stat status {};
+  if (descriptor < 0 || ::fstat(descriptor, &status) != 0) {
+    const int error = errno;
+    if (descriptor >= 0) ::close(descriptor);
+    fail_user("[{}] {}: cannot be read: {}", where, file, std::strerror(error));
+  }
+  if (S_ISDIR(status.st_mode)) {
+    ::close(descriptor);
+    fail_user("[{}] {}: cannot be read: it is a folder, expected a file", where, file);
+  }
+  std::string bytes;
+  std::array<char, 1 << 16> part{};
+  ssize_t got = 0;
+  int error = 0;
+  do {
+    got = ::read(descriptor, part.data(), part.size());
+    error = got < 0 ? errno : 0;
+    if (got > 0) bytes.append(part.data(), static_cast<size_t>(got));
+  } while ((got > 0 && bytes.size() <= max_bytes) || error == EINTR);
+  ::close(descriptor);
+  if (error != 0) fail("[{}] {}: cannot be read: {}", where, file, std::strerror(error));
+  if (bytes.size() > max_bytes) fail_user("[{}] {}: cannot be read: it is larger than 1 GiB", where, file);
+  return plain_text(std::move(bytes), where, file);
+}
+
+}  // namespace luq
