@@ -4,8 +4,9 @@
 // - Pointers are to dense row-major arrays; the shape stands beside each. Activations are (N, H, W, C), weights
 //   (O, KH, KW, C/groups). `rows` is the product of all dimensions but the last, `cols` the last.
 // - Packed codes: packed_row_bytes(cols) bytes a row, low nibble first; the pad nibble of an odd row is 0.
-// - No allocation of result memory, no exceptions, no I/O; scratch comes from per-thread or function-local buffers.
-//   Arguments are checked by the caller (src/); a kernel may assume them right. Sizes may be 0.
+// - No allocation of result memory, no exceptions, no I/O; scratch comes from per-thread or function-local buffers, and
+//   a kernel that gets none says so (kernels/memory.h). Arguments are checked by the caller (src/); a kernel may assume
+//   them right. Sizes may be 0.
 // - Inputs and outputs do not overlap, except where an entry says that they may be the same pointer.
 // - Results do not depend on the number of threads. Codes, statistics and integer sums are the same, to the bit, in
 //   every table; float results of other entries may differ between tables within the bounds of tests/kernels/.
@@ -15,9 +16,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <string>
 #include <vector>
 
+#include "kernels/memory.h"
 #include "kernels/numerics.h"
 #include "luq/core/bfloat16.h"
 #include "luq/core/conv_shape.h"
@@ -568,13 +571,28 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
 
 namespace luq {
 
+// Throws OutOfMemory naming the implementation where a kernel noted, since the last call from this thread, that it got
+// no memory (kernels/memory.h).
+void check_kernel_memory(const char* implementation);
+
 // One kernel: the function and the name of what runs it ("ref", "avx2", "avx512vnni", "onednn" ...).
 template <typename Args>
 struct Kernel {
   void (*run)(const Args&) = nullptr;
   const char* implementation = nullptr;
+  // Gets the scratch memory that a call with these arguments needs from the same thread, and makes what else is kept
+  // from call to call; what their pointers point to is neither read nor written. Null where there is nothing to get.
+  void (*prepare)(const Args&) = nullptr;
   explicit operator bool() const { return run != nullptr; }
-  void operator()(const Args& args) const { run(args); }
+  // Throws OutOfMemory where the kernel has no memory for itself; the results are undefined then.
+  void operator()(const Args& args) const {
+    try {
+      run(args);
+    } catch (const std::bad_alloc&) {  // of a container
+      kernels::note_no_memory(0);
+    }
+    check_kernel_memory(implementation);
+  }
 };
 
 struct Kernels {
@@ -582,6 +600,10 @@ struct Kernels {
   LUQ_KERNEL_ENTRIES(LUQ_DECLARE_ENTRY)
 #undef LUQ_DECLARE_ENTRY
 };
+
+// A table whose kernels only prepare themselves, so that what is called through it costs next to nothing and computes
+// nothing: results stay as they are.
+Kernels preparing_kernels(const Kernels& kernels);
 
 // Every table this machine can run on the CPU, "ref" first, for tests and benchmarks.
 struct NamedKernels {

@@ -1,7 +1,7 @@
 // Attention on AVX2.
 
 #include <math.h>
-#include <stdlib.h>
+#include <omp.h>
 #include <string.h>
 
 #include "kernels/cpu/simd_avx2.h"
@@ -15,8 +15,8 @@ namespace {
 }  // namespace
 
 void add_avx2_attention(Kernels& table) {
-  table.attention = {attention, "avx2"};
-  table.attention_backward = {attention_backward, "avx2"};
+  table.attention = {attention, "avx2", prepare_attention};
+  table.attention_backward = {attention_backward, "avx2", prepare_attention_backward};
 }
 
 }  // namespace luq::kernels

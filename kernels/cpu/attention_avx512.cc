@@ -1,7 +1,7 @@
 // Attention on AVX-512.
 
 #include <math.h>
-#include <stdlib.h>
+#include <omp.h>
 #include <string.h>
 
 #include "kernels/cpu/simd_avx512.h"
@@ -15,8 +15,8 @@ namespace {
 }  // namespace
 
 void add_avx512_attention(Kernels& table) {
-  table.attention = {attention, "avx512"};
-  table.attention_backward = {attention_backward, "avx512"};
+  table.attention = {attention, "avx512", prepare_attention};
+  table.attention_backward = {attention_backward, "avx512", prepare_attention_backward};
 }
 
 }  // namespace luq::kernels

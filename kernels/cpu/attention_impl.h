@@ -14,7 +14,6 @@
 // a few percent of the time.
 
 #include "kernels/cpu/exp_impl.h"
-#include "kernels/cpu/scratch_impl.h"
 
 constexpr int64_t kLanes = Simd::kLanes;
 constexpr int kRows = kLanes == 16 ? 8 : 6;  // with 2 vectors of columns: as many sums as registers allow
@@ -159,16 +158,26 @@ float softmax_row(float* scores, int64_t count, int64_t padded) {
   return shift + logf(sum);
 }
 
+// Floats that a thread needs for a head.
+int64_t head_floats(const AttentionArgs& a) {
+  const int64_t key_columns = whole_vectors(a.tokens), columns = whole_vectors(a.head_dim);
+  return a.head_dim * key_columns + a.tokens * columns + kBlock * (key_columns + 2 * columns);
+}
+
+void prepare_attention(const AttentionArgs& a) { attention_scratch.get<float>(head_floats(a), omp_get_max_threads()); }
+
 template <typename T>
 void attention_of(const AttentionArgs& a) {
   const int64_t tokens = a.tokens, dim = a.head_dim, heads = a.heads;
   const int64_t key_columns = whole_vectors(tokens), columns = whole_vectors(dim);
   const int64_t row = heads * dim;  // of y; three times as much of qkv
   const float scale = 1.0f / sqrtf(static_cast<float>(dim));
+  float* all = attention_scratch.get<float>(head_floats(a), omp_get_max_threads());
+  if (all == nullptr) return;
+  const int64_t share = Scratch::share<float>(head_floats(a));
 #pragma omp parallel for schedule(dynamic)
   for (int64_t head = 0; head < a.n * heads; ++head) {
-    float* keys =
-        attention_scratch.get<float>(dim * key_columns + tokens * columns + kBlock * (key_columns + 2 * columns));
+    float* keys = all + omp_get_thread_num() * share;
     float* values = keys + dim * key_columns;
     float* scores = values + tokens * columns;
     float *queries = scores + kBlock * key_columns, *result = queries + kBlock * columns;
@@ -205,16 +214,30 @@ void gradient_row(float* scores, float* gradients, int64_t count, int64_t padded
   }
 }
 
+// Likewise, backward.
+int64_t head_floats(const AttentionBackwardArgs& a) {
+  const int64_t key_columns = whole_vectors(a.tokens), columns = whole_vectors(a.head_dim);
+  const int64_t panel = a.tokens * columns, wide = a.head_dim * key_columns, block = kBlock * columns;
+  return 2 * wide + 3 * panel + 3 * block + 2 * kBlock * key_columns;
+}
+
+void prepare_attention_backward(const AttentionBackwardArgs& a) {
+  attention_scratch.get<float>(head_floats(a), omp_get_max_threads());
+}
+
 template <typename T>
 void attention_backward_of(const AttentionBackwardArgs& a) {
   const int64_t tokens = a.tokens, dim = a.head_dim, heads = a.heads;
   const int64_t key_columns = whole_vectors(tokens), columns = whole_vectors(dim);
   const int64_t row = heads * dim;
   const float scale = 1.0f / sqrtf(static_cast<float>(dim));
+  float* all = attention_scratch.get<float>(head_floats(a), omp_get_max_threads());
+  if (all == nullptr) return;
+  const int64_t share = Scratch::share<float>(head_floats(a));
 #pragma omp parallel for schedule(dynamic)
   for (int64_t head = 0; head < a.n * heads; ++head) {
     const int64_t panel = tokens * columns, wide = dim * key_columns, block = kBlock * columns;
-    float* keys_across = attention_scratch.get<float>(2 * wide + 3 * panel + 3 * block + 2 * kBlock * key_columns);
+    float* keys_across = all + omp_get_thread_num() * share;
     float* values_across = keys_across + wide;
     float *keys = values_across + wide, *dkeys = keys + panel, *dvalues = dkeys + panel;
     float *queries = dvalues + panel, *dy = queries + block, *dqueries = dy + block;

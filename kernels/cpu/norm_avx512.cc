@@ -1,7 +1,7 @@
 // Batch norm, layer norm and what is fused with it on AVX-512.
 
 #include <math.h>
-#include <stdlib.h>
+#include <omp.h>
 #include <string.h>
 
 #include "kernels/chunk_tree.h"
@@ -16,14 +16,14 @@ namespace {
 }  // namespace
 
 void add_avx512_norm(Kernels& table) {
-  table.column_sum = {column_sum, "avx512"};
-  table.batch_norm_stats = {batch_norm_stats, "avx512"};
-  table.batch_norm_apply = {batch_norm_apply, "avx512"};
-  table.batch_norm_backward = {batch_norm_backward, "avx512"};
-  table.batch_norm_act = {batch_norm_act, "avx512"};
-  table.batch_norm_act_backward = {batch_norm_act_backward, "avx512"};
+  table.column_sum = {column_sum, "avx512", prepare_column_sum};
+  table.batch_norm_stats = {batch_norm_stats, "avx512", prepare_batch_norm_stats};
+  table.batch_norm_apply = {batch_norm_apply, "avx512", prepare_batch_norm_apply};
+  table.batch_norm_backward = {batch_norm_backward, "avx512", prepare_batch_norm_backward};
+  table.batch_norm_act = {batch_norm_act, "avx512", prepare_batch_norm_act};
+  table.batch_norm_act_backward = {batch_norm_act_backward, "avx512", prepare_batch_norm_act_backward};
   table.layer_norm = {layer_norm, "avx512"};
-  table.layer_norm_backward = {layer_norm_backward, "avx512"};
+  table.layer_norm_backward = {layer_norm_backward, "avx512", prepare_layer_norm_backward};
 }
 
 }  // namespace luq::kernels

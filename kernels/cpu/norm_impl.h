@@ -17,18 +17,53 @@
 //
 // The other passes run over flat chunks of kStatsChunk elements.
 
-#include "kernels/cpu/scratch_impl.h"
 #include "kernels/cpu/stats_impl.h"
 
 constexpr int64_t kLanes = Simd::kLanes;
 
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// ---- Memory -------------------------------------------------------------------------------------------------------
+
 thread_local Scratch partial_scratch, column_scratch, parameter_scratch;
+
+int64_t chunk_rows(int64_t cols) { return larger(16, smaller(256, 4096 / larger(cols, 1))); }
+
+constexpr int64_t kMostGroups = 64;
+
+// How the rows of a sum are cut. Where a pair is wider than a row and a multiple of it, `width` is the pair's.
+struct RowCut {
+  int64_t width, rows, step, chunks, group_chunks, groups, padded;
+
+  RowCut(int64_t all_rows, int64_t cols) {
+    width = kPair % larger(cols, 1) == 0 ? kPair : cols;
+    rows = (all_rows * cols + width - 1) / width;
+    step = chunk_rows(width);
+    chunks = (rows + step - 1) / step;
+    group_chunks = (chunks + kMostGroups - 1) / kMostGroups;
+    groups = group_chunks > 0 ? (chunks + group_chunks - 1) / group_chunks : 0;
+    padded = (width + kPair - 1) / kPair * kPair;
+  }
+  int64_t partial_sums() const { return groups * 2 * padded; }
+};
+
+// Channels of a table of parameters: a multiple of kPair and of c.
+int64_t table_period(int64_t c) {
+  int64_t period = c;
+  while (period % kPair != 0) period += c;
+  return period;
+}
+
+// Gets what sums over (rows, cols) and tables of `kinds` parameters need; false where there is no memory for it.
+bool have_memory(int64_t rows, int64_t cols, int kinds) {
+  return partial_scratch.get<double>(RowCut(rows, cols).partial_sums()) != nullptr &&
+         column_scratch.get<double>(2 * cols) != nullptr &&
+         parameter_scratch.get<float>(kinds * table_period(cols)) != nullptr;
+}
 
 // ---- Parameters ---------------------------------------------------------------------------------------------------
 
-// `kinds` parameters of every channel, each in a table of its own, repeated to `period`: a multiple of kPair and of c.
+// `kinds` parameters of every channel, each in a table of its own, repeated to `period`.
 template <typename T>
 struct ParameterTables {
   float* values;
@@ -36,8 +71,7 @@ struct ParameterTables {
 
   template <typename Value>
   static ParameterTables make(int64_t c, int kinds, Value value) {
-    int64_t period = c;
-    while (period % kPair != 0) period += c;
+    const int64_t period = table_period(c);
     ParameterTables tables{parameter_scratch.get<float>(kinds * period), period};
     for (int kind = 0; kind < kinds; ++kind) {
       float* table = tables.values + kind * period;
@@ -54,9 +88,6 @@ struct ParameterTables {
 
 // ---- Sums over rows ------------------------------------------------------------------------------------------------
 
-int64_t chunk_rows(int64_t cols) { return larger(16, smaller(256, 4096 / larger(cols, 1))); }
-
-constexpr int64_t kMostGroups = 64;
 constexpr int64_t kCachedElements = int64_t{1} << 20;
 
 // Reads every cache line of x[begin] to x[end - 1] in memory order, which hardware prefetchers follow; they do not
@@ -86,14 +117,11 @@ struct PairSums {
 template <typename T, typename Terms, typename ReadAhead>
 void sum_columns(int64_t rows, int64_t cols, double* sums, Terms terms, ReadAhead read_chunk) {
   if (cols <= 0) return;
-  const int64_t total = rows * cols, width = kPair % cols == 0 ? kPair : cols;
-  const int64_t wide_rows = (total + width - 1) / width;
-  const int64_t step = chunk_rows(width), chunks = (wide_rows + step - 1) / step;
-  const int64_t padded = (width + kPair - 1) / kPair * kPair;
-  const int64_t group_chunks = (chunks + kMostGroups - 1) / kMostGroups;
-  const int64_t groups = group_chunks > 0 ? (chunks + group_chunks - 1) / group_chunks : 0;
+  const RowCut cut(rows, cols);
+  const int64_t total = rows * cols, width = cut.width, wide_rows = cut.rows, step = cut.step, chunks = cut.chunks;
+  const int64_t padded = cut.padded, group_chunks = cut.group_chunks, groups = cut.groups;
   const bool far = width > 4 * kPair && total > kCachedElements;
-  double* partials = partial_scratch.get<double>(groups * 2 * padded);
+  double* partials = partial_scratch.get<double>(cut.partial_sums());
   // The rows of a chunk in a strip of columns. The accumulators of a pair take rows in turn.
   const auto walk = [&](int64_t chunk, int64_t c, double* totals, auto pairs) {
     constexpr int kPairs = decltype(pairs)::value, kTurns = 4 / kPairs;
@@ -157,7 +185,10 @@ void sum_columns(int64_t rows, int64_t cols, double* sums, Terms terms, ReadAhea
   }
 }
 
+void prepare_column_sum(const ColumnSumArgs& a) { have_memory(a.rows, a.cols, 0); }
+
 void column_sum(const ColumnSumArgs& a) {
+  if (!have_memory(a.rows, a.cols, 0)) return;
   double* sums = column_scratch.get<double>(2 * a.cols);
   sum_columns<float>(
       a.rows, a.cols, sums,
@@ -197,8 +228,10 @@ void batch_norm_stats_of(const BatchNormStatsArgs& a) {
   }
 }
 
+void prepare_batch_norm_stats(const BatchNormStatsArgs& a) { have_memory(a.rows, a.c, 1); }
+
 void batch_norm_stats(const BatchNormStatsArgs& a) {
-  if (a.rows == 0) return;
+  if (a.rows == 0 || !have_memory(a.rows, a.c, 1)) return;
   with_type(a.x.bfloat16, [&](auto type) { batch_norm_stats_of<decltype(type)>(a); });
 }
 
@@ -288,7 +321,10 @@ void apply(const BatchNormActArgs& a) {
   flat_pass(a.rows * a.c, a.stats, [&](int64_t begin) { return ApplySource<T, kAct, kResidual>{a, {tables, begin}}; });
 }
 
+void prepare_batch_norm_act(const BatchNormActArgs& a) { have_memory(0, a.c, 3); }
+
 void batch_norm_act(const BatchNormActArgs& a) {
+  if (!have_memory(0, a.c, 3)) return;
   with_type(a.x.bfloat16, [&](auto type) {
     using T = decltype(type);
     if (!a.relu) {
@@ -300,6 +336,8 @@ void batch_norm_act(const BatchNormActArgs& a) {
     }
   });
 }
+
+void prepare_batch_norm_apply(const BatchNormApplyArgs& a) { have_memory(0, a.c, 3); }
 
 void batch_norm_apply(const BatchNormApplyArgs& a) {
   batch_norm_act({.x = a.x,
@@ -384,7 +422,10 @@ void backward(const BatchNormActBackwardArgs& a) {
   flat_pass(a.rows * a.c, a.stats, [&](int64_t begin) { return BackwardSource<T, kMask>{a, {tables, begin}}; });
 }
 
+void prepare_batch_norm_act_backward(const BatchNormActBackwardArgs& a) { have_memory(a.rows, a.c, 4); }
+
 void batch_norm_act_backward(const BatchNormActBackwardArgs& a) {
+  if (!have_memory(a.rows, a.c, 4)) return;
   with_type(a.x.bfloat16, [&](auto type) {
     using T = decltype(type);
     if (a.mask != nullptr) {
@@ -394,6 +435,8 @@ void batch_norm_act_backward(const BatchNormActBackwardArgs& a) {
     }
   });
 }
+
+void prepare_batch_norm_backward(const BatchNormBackwardArgs& a) { have_memory(a.rows, a.c, 4); }
 
 void batch_norm_backward(const BatchNormBackwardArgs& a) {
   batch_norm_act_backward({.x = a.x,
@@ -465,20 +508,38 @@ void layer_norm(const LayerNormArgs& a) {
   with_type(a.x.bfloat16, [&](auto type) { layer_norm_of<decltype(type)>(a); });
 }
 
+struct LayerNormCut {
+  int64_t padded, group_rows, groups;
+
+  explicit LayerNormCut(const LayerNormBackwardArgs& a) {
+    padded = (a.c + kLanes - 1) / kLanes * kLanes;
+    group_rows = larger(1, (a.rows + kMostGroups - 1) / kMostGroups);
+    groups = (a.rows + group_rows - 1) / group_rows;
+  }
+  double* partials() const { return partial_scratch.get<double>(groups * 2 * padded); }
+  float* block_sums() const { return parameter_scratch.get<float>(2 * padded, omp_get_max_threads()); }
+};
+
+void prepare_layer_norm_backward(const LayerNormBackwardArgs& a) {
+  const LayerNormCut cut(a);
+  if (cut.partials() != nullptr) cut.block_sums();
+}
+
 // With g = dy gamma: dx = inverse_std (g - mean of g - xhat mean of (g xhat)). The gradients of the parameters are
 // summed over kBlock rows in float32, over the blocks of a group in double, and over at most kMostGroups groups.
 template <typename T>
 void layer_norm_backward_of(const LayerNormBackwardArgs& a) {
   constexpr int64_t kBlock = 32;
-  const int64_t c = a.c, padded = (c + kLanes - 1) / kLanes * kLanes;
-  const int64_t group_rows = larger(1, (a.rows + kMostGroups - 1) / kMostGroups);
-  const int64_t groups = (a.rows + group_rows - 1) / group_rows;
+  const LayerNormCut cut(a);
+  const int64_t c = a.c, padded = cut.padded, group_rows = cut.group_rows, groups = cut.groups;
   const float per_column = 1.0f / static_cast<float>(larger(c, 1));
-  double* partials = partial_scratch.get<double>(groups * 2 * padded);
+  double* partials = cut.partials();
+  float* all_block_sums = partials != nullptr ? cut.block_sums() : nullptr;
+  if (all_block_sums == nullptr) return;
 #pragma omp parallel for schedule(static) if (a.rows * c > kSmall)
   for (int64_t group = 0; group < groups; ++group) {
     double* totals = partials + group * 2 * padded;
-    float* block_sums = parameter_scratch.get<float>(2 * padded);
+    float* block_sums = all_block_sums + omp_get_thread_num() * Scratch::share<float>(2 * padded);
     memset(totals, 0, static_cast<size_t>(2 * padded) * sizeof(double));
     const int64_t end = smaller((group + 1) * group_rows, a.rows);
     for (int64_t block = group * group_rows; block < end; block += kBlock) {

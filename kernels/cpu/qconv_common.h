@@ -1,11 +1,9 @@
-// What both halves of the 4-bit matmul driver need: scratch memory, decode tables, byte interleaving.
+// What both halves of the 4-bit matmul driver need: decode tables, byte interleaving.
 #pragma once
 
 #include <emmintrin.h>
-#include <sys/mman.h>
 
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -14,41 +12,6 @@
 namespace luq::kernels {
 
 constexpr int64_t kParallelMacs = 1 << 17;  // less work than this is not worth waking threads for
-constexpr int64_t kSlack = 256;             // bytes behind every scratch buffer that whole-vector accesses may touch
-
-// A buffer that grows and is kept: pages are touched for the first time once, not once a call. Large ones ask for huge
-// pages, which miss the address cache less.
-class Scratch {
- public:
-  Scratch() = default;
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { std::free(data_); }
-
-  // `count` values of T and kSlack bytes behind them, uninitialised; what was there before is lost.
-  template <typename T>
-  T* get(int64_t count) {
-    constexpr size_t huge_page = size_t{2} << 20;
-    size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 2 * kSlack) / kSlack * kSlack;
-    if (bytes > capacity_) {
-      const bool large = bytes > huge_page;
-      if (large) bytes = (bytes + huge_page - 1) / huge_page * huge_page;
-      std::free(data_);
-      data_ = std::aligned_alloc(large ? huge_page : kSlack, bytes);
-      if (data_ == nullptr) {
-        std::fprintf(stderr, "out of memory: %zu bytes of scratch for a 4-bit matmul\n", bytes);
-        std::abort();
-      }
-      if (large) madvise(data_, bytes, MADV_HUGEPAGE);
-      capacity_ = bytes;
-    }
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void* data_ = nullptr;
-  size_t capacity_ = 0;
-};
 
 // Code -> byte. An unsigned operand is value + offset, so that it is never negative; a signed one has offset 0.
 struct DecodeTable {

@@ -138,9 +138,10 @@ struct Problem {
   bool merged_taps = false;       // the taps of a kernel row are one run
   int64_t band_width = 0;         // columns of a band
   std::vector<Phase> phases{};
-  int64_t blocks = 0;  // blocks of 16 output channels of a set of groups
-  const int8_t* packed_w = nullptr;
-  const uint32_t* start = nullptr;  // (phases, sets, blocks * 16) minus the offset's share, modulo 2^32
+  int64_t blocks = 0;              // blocks of 16 output channels of a set of groups
+  int8_t* weight_bytes = nullptr;  // each weight as a byte
+  int8_t* packed_w = nullptr;
+  uint32_t* start = nullptr;  // (phases, sets, blocks * 16) minus the offset's share, modulo 2^32
   int64_t chain = 1;
   int64_t* moments = nullptr;  // (threads, 2, sets, blocks * 16), as ConvTile has them
 
@@ -252,14 +253,22 @@ void pack_groups(const Problem& p, const Phase& phase, int64_t set, const int8_t
   }
 }
 
-void pack_weights(Problem& p) {
+// Memory for the weights; false where there is none.
+bool have_weights_memory(Problem& p) {
   static thread_local Scratch bytes_scratch, packed_scratch, start_scratch;
   const ConvShape& s = p.shape;
-  const int64_t packed_bytes = s.o * s.kh * s.kw * packed_row_bytes(s.c_group());
-  int8_t* bytes = bytes_scratch.get<int8_t>(2 * packed_bytes);
   const Phase& last = p.phases.back();
-  int8_t* packed = packed_scratch.get<int8_t>(last.w + p.merged * p.blocks * p.w_block_bytes(last));
-  uint32_t* start = start_scratch.get<uint32_t>(last.start + p.merged * p.blocks * kBlock);
+  p.weight_bytes = bytes_scratch.get<int8_t>(2 * s.o * s.kh * s.kw * packed_row_bytes(s.c_group()));
+  p.packed_w = packed_scratch.get<int8_t>(last.w + p.merged * p.blocks * p.w_block_bytes(last));
+  p.start = start_scratch.get<uint32_t>(last.start + p.merged * p.blocks * kBlock);
+  return p.weight_bytes != nullptr && p.packed_w != nullptr && p.start != nullptr;
+}
+
+void pack_weights(const Problem& p) {
+  const ConvShape& s = p.shape;
+  const int64_t packed_bytes = s.o * s.kh * s.kw * packed_row_bytes(s.c_group());
+  int8_t *bytes = p.weight_bytes, *packed = p.packed_w;
+  uint32_t* start = p.start;
   constexpr int64_t chunk = 1 << 14;
   const bool parallel = packed_bytes > chunk;
 #pragma omp parallel if (parallel)
@@ -282,8 +291,6 @@ void pack_weights(Problem& p) {
       }
     }
   }
-  p.packed_w = packed;
-  p.start = start;
 }
 
 // How the output is cut: units of `images` x `rows` positions, and the columns of tiles of a unit in `splits` parts.
@@ -320,12 +327,16 @@ struct Band {
   const uint8_t* data;
 };
 
-Band unpack_band(const Problem& p, int64_t image, int64_t images, int64_t y, int64_t y_count, Scratch& scratch) {
-  Band band;
+Band band_of(const Problem& p, int64_t y_count) {
+  Band band{};
   band.rows = (y_count - 1) * p.rows.step + p.rows.reach + 1;
   band.row_bytes = p.band_width * p.pixel;
   band.image_bytes = band.rows * band.row_bytes;
-  uint8_t* to = scratch.get<uint8_t>(images * band.image_bytes);
+  return band;
+}
+
+Band unpack_band(const Problem& p, int64_t image, int64_t images, int64_t y, int64_t y_count, uint8_t* to) {
+  Band band = band_of(p, y_count);
   band.data = to;
   const int64_t first_row = y * p.rows.step + p.rows.first, packed_pixel = p.pixel / 2;
   const int64_t left = std::clamp<int64_t>(-p.columns.first, 0, p.band_width);
@@ -410,31 +421,34 @@ void run_tiles(const Problem& p, const Cut& cut, const Band& band, const Phase& 
   }
 }
 
-void run_problem(Problem& p) {
+// False where there is no memory.
+bool solve(Problem& p, QConvTask task) {
   p.out_channels = p.transposed ? p.shape.c : p.shape.o;
   p.in_group = p.transposed ? p.shape.o_group() : p.shape.c_group();
   p.out_group = p.transposed ? p.shape.c_group() : p.shape.o_group();
   p.pixel = 2 * packed_row_bytes(p.in_group * p.shape.groups);
   p.chain = int16_chain(p.table, p.w_table);
   plan_phases(p);
-  pack_weights(p);
-  static thread_local Scratch moments_scratch;
-  if (p.with_moments) {
-    const int64_t count = omp_get_max_threads() * 2 * p.moment_stride();
-    p.moments = moments_scratch.get<int64_t>(count);
-    std::fill_n(p.moments, count, int64_t{0});
-  }
   const Cut cut = cut_work(p);
+  static thread_local Scratch moments_scratch, band_scratch;
+  const int64_t moments = p.with_moments ? omp_get_max_threads() * 2 * p.moment_stride() : 0;
+  if (p.with_moments) p.moments = moments_scratch.get<int64_t>(moments);
+  const int64_t band_bytes = std::min(cut.images, p.images) * band_of(p, cut.rows).image_bytes;
+  uint8_t* all_bands = band_scratch.get<uint8_t>(band_bytes, omp_get_max_threads());
+  if (!have_weights_memory(p) || all_bands == nullptr || (p.with_moments && p.moments == nullptr)) return false;
+  if (task == QConvTask::prepare) return true;
+  pack_weights(p);
+  std::fill_n(p.moments, moments, int64_t{0});
   const int64_t bands = ceil_div(p.rows.positions, cut.rows), groups = ceil_div(p.images, cut.images);
   const int64_t pairs = ceil_div(p.blocks, p.isa.max_blocks);
 #pragma omp parallel for collapse(3) schedule(dynamic) if (p.shape.macs() > kParallelMacs)
   for (int64_t group = 0; group < groups; ++group) {
     for (int64_t b = 0; b < bands; ++b) {
       for (int64_t split = 0; split < cut.splits; ++split) {
-        static thread_local Scratch scratch;
         const int64_t image = group * cut.images, images = std::min(cut.images, p.images - image);
         const int64_t y = part_begin(p.rows.positions, bands, b), y_end = part_begin(p.rows.positions, bands, b + 1);
-        const Band band = unpack_band(p, image, images, y, y_end - y, scratch);
+        uint8_t* own = all_bands + omp_get_thread_num() * Scratch::share<uint8_t>(band_bytes);
+        const Band band = unpack_band(p, image, images, y, y_end - y, own);
         const int64_t begin = part_begin(p.merged * pairs, cut.splits, split);
         const int64_t end = part_begin(p.merged * pairs, cut.splits, split + 1);
         for (int64_t i = begin; i < end; ++i) {
@@ -446,6 +460,7 @@ void run_problem(Problem& p) {
       }
     }
   }
+  return true;
 }
 
 // Mean and variance of each channel from the moments of all threads. rows * squares - sums^2 is exact in 128 bits.
@@ -501,30 +516,29 @@ Problem forward_problem(const QConvIsa& isa, const ConvShape& s, const QConvForw
 
 }  // namespace
 
-void run_qconv_forward(const QConvIsa& isa, const QConvForwardArgs& args) {
+void qconv_forward(const QConvIsa& isa, const QConvForwardArgs& args, QConvTask task) {
   const ConvShape s = flatten_pointwise(args.shape);
   if (s.y_size() <= 0) return;
   if (s.kh * s.kw * s.c_group() > max_int32_terms(args.x_format, args.w_format)) {
-    ref_qconv_forward(args);
+    if (task == QConvTask::run) ref_qconv_forward(args);
     return;
   }
   Problem p = forward_problem(isa, s, args);
-  run_problem(p);
+  solve(p, task);
 }
 
-void run_qconv_forward_moments(const QConvIsa& isa, const QConvForwardMomentsArgs& args) {
+void qconv_forward_moments(const QConvIsa& isa, const QConvForwardMomentsArgs& args, QConvTask task) {
   const ConvShape s = flatten_pointwise(args.conv.shape);
   Problem p = forward_problem(isa, s, args.conv);
   p.with_moments = true;
-  run_problem(p);
-  finish_moments(p, args.mean, args.variance);
+  if (solve(p, task) && task == QConvTask::run) finish_moments(p, args.mean, args.variance);
 }
 
-void run_qconv_backward_data(const QConvIsa& isa, const QConvBackwardDataArgs& args) {
+void qconv_backward_data(const QConvIsa& isa, const QConvBackwardDataArgs& args, QConvTask task) {
   const ConvShape s = flatten_pointwise(args.shape);
   if (s.x_size() <= 0) return;
   if (s.y_size() <= 0 || s.kh * s.kw * s.o_group() > max_int32_terms(args.dy_format, args.w_format)) {
-    ref_qconv_backward_data(args);
+    if (task == QConvTask::run) ref_qconv_backward_data(args);
     return;
   }
   Problem p{.isa = isa,
@@ -544,7 +558,7 @@ void run_qconv_backward_data(const QConvIsa& isa, const QConvBackwardDataArgs& a
   p.images = s.n;
   p.out_h = s.h;
   p.out_w = s.w;
-  run_problem(p);
+  solve(p, task);
 }
 
 }  // namespace luq::kernels

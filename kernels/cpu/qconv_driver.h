@@ -73,9 +73,11 @@ struct QConvIsa {
   void (*update[2][kMaxTileRows])(const UpdateTile&);  // [blocks - 1][rows - 1]
 };
 
-void run_qconv_forward(const QConvIsa& isa, const QConvForwardArgs& args);
-void run_qconv_forward_moments(const QConvIsa& isa, const QConvForwardMomentsArgs& args);
-void run_qconv_backward_data(const QConvIsa& isa, const QConvBackwardDataArgs& args);
-void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArgs& args);
+// Each gets the scratch memory of the call, and, unless that is all it is to do, runs.
+enum class QConvTask { run, prepare };
+void qconv_forward(const QConvIsa& isa, const QConvForwardArgs& args, QConvTask task);
+void qconv_forward_moments(const QConvIsa& isa, const QConvForwardMomentsArgs& args, QConvTask task);
+void qconv_backward_data(const QConvIsa& isa, const QConvBackwardDataArgs& args, QConvTask task);
+void qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArgs& args, QConvTask task);
 
 }  // namespace luq::kernels

@@ -247,28 +247,31 @@ const QConvIsa& isa_of() {
 }
 
 // The entries of the table.
-template <class V>
+template <class V, QConvTask kTask>
 void forward(const QConvForwardArgs& args) {
-  run_qconv_forward(isa_of<V>(), args);
+  qconv_forward(isa_of<V>(), args, kTask);
 }
-template <class V>
+template <class V, QConvTask kTask>
 void forward_moments(const QConvForwardMomentsArgs& args) {
-  run_qconv_forward_moments(isa_of<V>(), args);
+  qconv_forward_moments(isa_of<V>(), args, kTask);
 }
-template <class V>
+template <class V, QConvTask kTask>
 void backward_data(const QConvBackwardDataArgs& args) {
-  run_qconv_backward_data(isa_of<V>(), args);
+  qconv_backward_data(isa_of<V>(), args, kTask);
 }
-template <class V>
+template <class V, QConvTask kTask>
 void backward_weight(const QConvBackwardWeightArgs& args) {
-  run_qconv_backward_weight(isa_of<V>(), args);
+  qconv_backward_weight(isa_of<V>(), args, kTask);
 }
 template <class V>
 void add_qconv(Kernels& table, const char* name) {
-  table.qconv_forward = {forward<V>, name};
-  if constexpr (V::kMoments) table.qconv_forward_moments = {forward_moments<V>, name};
-  table.qconv_backward_data = {backward_data<V>, name};
-  table.qconv_backward_weight = {backward_weight<V>, name};
+  constexpr QConvTask run = QConvTask::run, prepare = QConvTask::prepare;
+  table.qconv_forward = {forward<V, run>, name, forward<V, prepare>};
+  if constexpr (V::kMoments) {
+    table.qconv_forward_moments = {forward_moments<V, run>, name, forward_moments<V, prepare>};
+  }
+  table.qconv_backward_data = {backward_data<V, run>, name, backward_data<V, prepare>};
+  table.qconv_backward_weight = {backward_weight<V, run>, name, backward_weight<V, prepare>};
 }
 
 }  // namespace

@@ -65,6 +65,10 @@ struct Update {
   int64_t dy_channel(int64_t out_rows) const { return round_up(out_rows * quads * 4 + 16, 16); }
   int64_t dy_image(int64_t out_rows) const { return dy_channels * dy_channel(out_rows); }
   int64_t bytes(int64_t out_rows) const { return x_image(out_rows) + dy_image(out_rows); }
+  // Of a row of x or dy as pack_image() unpacks it.
+  int64_t unpacked_row_bytes() const {
+    return std::max((band_width + 4 * shape.stride_w) * x_pixel + panel, round_up(4 * quads, 16) * dy_pixel + 16);
+  }
   int64_t set_groups(int64_t set) const { return std::min(merge, shape.groups - set * merge); }
 };
 
@@ -94,10 +98,9 @@ void transpose16(const uint8_t* from, int64_t stride, uint8_t* to, int64_t pitch
 }
 
 // A row of x as bytes, padding included: (band_width, x_pixel), and after it room that may be read.
-const uint8_t* unpack_x_row(const Update& u, int64_t image, int64_t row, Scratch& scratch) {
+const uint8_t* unpack_x_row(const Update& u, int64_t image, int64_t row, uint8_t* band) {
   const ConvShape& s = u.shape;
   const int64_t packed_pixel = u.x_pixel / 2;
-  uint8_t* band = scratch.get<uint8_t>((u.band_width + 4 * s.stride_w) * u.x_pixel + u.panel);
   const int64_t left = std::min(s.pad_w, u.band_width);
   const int64_t valid = u.pixels > 0 ? std::min(s.w, u.pixels - image * s.w) : s.w;
   const int64_t end = std::clamp(left + valid, left, u.band_width);
@@ -125,10 +128,9 @@ void pack_x_row(const Update& u, const uint8_t* band, uint8_t* to, int64_t kx_by
 }
 
 // What a vector writes behind the row's end is written over by the next row, which comes later.
-void pack_dy_row(const Update& u, const Group& group, int64_t i, int64_t row, Scratch& scratch) {
+void pack_dy_row(const Update& u, const Group& group, int64_t i, int64_t row, uint8_t* band) {
   const int64_t packed_pixel = u.dy_pixel / 2, image = group.image + i;
   const int64_t width = 4 * u.quads, columns = round_up(width, 16);
-  uint8_t* band = scratch.get<uint8_t>(columns * u.dy_pixel + 16);
   const int64_t valid = u.pixels > 0 ? std::min(u.ow, u.pixels - image * u.ow) : u.ow;
   u.isa.unpack(u.args.dy + ((image * u.oh + group.y + row) * u.ow) * packed_pixel, valid * packed_pixel,
                u.dy_table.value, band);
@@ -148,7 +150,8 @@ void pack_dy_row(const Update& u, const Group& group, int64_t i, int64_t row, Sc
   }
 }
 
-void pack_image(const Update& u, const Group& group, int64_t i, Scratch& scratch) {
+// row_memory: unpacked_row_bytes().
+void pack_image(const Update& u, const Group& group, int64_t i, uint8_t* row_memory) {
   const ConvShape& s = u.shape;
   const int64_t rows = u.rows_of(group.rows), first = group.y * s.stride_h - s.pad_h;
   const int64_t residue_bytes = u.residue_rows(group.rows) * u.row_bytes(), kx_bytes = u.residues * residue_bytes;
@@ -159,7 +162,7 @@ void pack_image(const Update& u, const Group& group, int64_t i, Scratch& scratch
     if (!used) continue;
     uint8_t* to = group.x + i * u.x_image(group.rows) + r % u.residues * residue_bytes + r / s.stride_h * u.row_bytes();
     if (first + r >= 0 && first + r < s.h) {
-      pack_x_row(u, unpack_x_row(u, group.image + i, first + r, scratch), to, kx_bytes, panel_bytes);
+      pack_x_row(u, unpack_x_row(u, group.image + i, first + r, row_memory), to, kx_bytes, panel_bytes);
       continue;
     }
     for (int64_t panel = 0; panel < u.x_channels / u.panel; ++panel) {
@@ -169,7 +172,7 @@ void pack_image(const Update& u, const Group& group, int64_t i, Scratch& scratch
     }
   }
   if (u.has_offset()) std::fill_n(group.dy_sums + i * u.dy_channels, u.dy_channels, 0);
-  for (int64_t r = 0; r < group.rows; ++r) pack_dy_row(u, group, i, r, scratch);
+  for (int64_t r = 0; r < group.rows; ++r) pack_dy_row(u, group, i, r, row_memory);
 }
 
 // The work of a group in tiles, numbered: (set, panel, part of the output channels, tap), so that what the parts of a
@@ -285,8 +288,8 @@ void plan(Update& u) {
 
 }  // namespace
 
-void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArgs& args) {
-  static thread_local Scratch sums_scratch, total_scratch, shared_x, shared_dy, shared_dy_sums;
+void qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArgs& args, QConvTask task) {
+  static thread_local Scratch sums_scratch, total_scratch, x_scratch, dy_scratch, dy_sums_scratch, row_scratch;
   if (args.shape.w_size() <= 0) return;
   Update u{.isa = isa,
            .args = args,
@@ -297,7 +300,7 @@ void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArg
   const int64_t bound = max_int32_terms(Format::uint4, Format::fp4);
   if (args.shape.y_size() > 0) plan(u);
   if (args.shape.y_size() <= 0 || u.oh * u.ow > bound) {
-    ref_qconv_backward_weight(args);
+    if (task == QConvTask::run) ref_qconv_backward_weight(args);
     return;
   }
   const ConvShape& s = u.shape;
@@ -326,12 +329,28 @@ void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArg
   tiles.taps_at_once = isa.max_blocks == 2 && u.pitch == kBlock && (!direct || s.c == kBlock) ? 2 : 1;
   tiles.taps = ceil_div(u.taps(), tiles.taps_at_once);
   const int copies = own_sums ? threads : 1;
-  uint32_t* sums = direct ? nullptr : sums_scratch.get<uint32_t>(copies * u.all);
-  int64_t* total = nullptr;
-  if (s.n > part_images) {
-    total = total_scratch.get<int64_t>(args.shape.w_size());
-    std::fill_n(total, args.shape.w_size(), 0);
-  }
+
+  // Memory: the sums, and what the largest group needs; once, or for each thread.
+  const int64_t rows = ceil_div(u.oh, bands), images = std::min(group_images, s.n);
+  const int64_t sharers = own_sums ? threads : 1;
+  // The last set of groups may be a part of one, and its tiles read channels that are not there.
+  const int64_t behind = std::max<int64_t>(u.merged * u.set_o - u.dy_channels, 0);
+  const int64_t x_bytes = images * u.x_image(rows);
+  const int64_t dy_bytes = images * u.dy_image(rows) + behind * u.dy_channel(rows);
+  const int64_t dy_sums = u.has_offset() ? images * u.dy_channels : 0, row_bytes = u.unpacked_row_bytes();
+  uint32_t* all_sums = sums_scratch.get<uint32_t>(direct ? u.dy_channels : copies * u.all);
+  int64_t* total = s.n > part_images ? total_scratch.get<int64_t>(args.shape.w_size()) : nullptr;
+  uint8_t* all_x = x_scratch.get<uint8_t>(x_bytes, sharers);
+  int8_t* all_dy = dy_scratch.get<int8_t>(dy_bytes, sharers);
+  int32_t* all_dy_sums = dy_sums_scratch.get<int32_t>(dy_sums, sharers);
+  uint8_t* all_rows = row_scratch.get<uint8_t>(row_bytes, omp_get_max_threads());
+  const bool have_total = s.n <= part_images || total != nullptr;
+  if (!all_sums || !have_total || !all_x || !all_dy || !all_dy_sums || !all_rows) return;
+  if (task == QConvTask::prepare) return;
+
+  uint32_t* sums = direct ? nullptr : all_sums;
+  if (total != nullptr) std::fill_n(total, args.shape.w_size(), 0);
+  const auto row_memory = [&] { return all_rows + omp_get_thread_num() * Scratch::share<uint8_t>(row_bytes); };
   const auto group_at = [&](int64_t begin, int64_t end, int64_t index) {
     Group group{};
     group.image = begin + index / bands * group_images;
@@ -340,12 +359,10 @@ void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArg
     group.rows = part_begin(u.oh, bands, index % bands + 1) - group.y;
     return group;
   };
-  const auto allocate = [&](Group& group, Scratch& x, Scratch& dy, Scratch& dy_sums) {
-    group.x = x.get<uint8_t>(group.images * u.x_image(group.rows));
-    // The last set of groups may be a part of one, and its tiles read channels that are not there.
-    const int64_t behind = std::max<int64_t>(u.merged * u.set_o - u.dy_channels, 0);
-    group.dy = dy.get<int8_t>(group.images * u.dy_image(group.rows) + behind * u.dy_channel(group.rows));
-    if (u.has_offset()) group.dy_sums = dy_sums.get<int32_t>(group.images * u.dy_channels);
+  const auto give_memory = [&](Group& group, int64_t sharer) {
+    group.x = all_x + sharer * Scratch::share<uint8_t>(x_bytes);
+    group.dy = all_dy + sharer * Scratch::share<int8_t>(dy_bytes);
+    group.dy_sums = all_dy_sums + sharer * Scratch::share<int32_t>(dy_sums);
   };
   // The sums of dy, behind the others.
   const auto add_dy_sums = [&](const Group& group, uint32_t* to) {
@@ -360,15 +377,14 @@ void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArg
     if (own_sums) {
 #pragma omp parallel num_threads(threads)
       {
-        static thread_local Scratch x_scratch, dy_scratch, row_scratch, dy_sums_scratch;
         uint32_t* own = sums + omp_get_thread_num() * u.all;
         std::fill_n(own + u.all - u.dy_channels, u.dy_channels, 0u);
         bool add = false;
 #pragma omp for schedule(dynamic) nowait
         for (int64_t index = 0; index < groups; ++index) {
           Group group = group_at(begin, end, index);
-          allocate(group, x_scratch, dy_scratch, dy_sums_scratch);
-          for (int64_t i = 0; i < group.images; ++i) pack_image(u, group, i, row_scratch);
+          give_memory(group, omp_get_thread_num());
+          for (int64_t i = 0; i < group.images; ++i) pack_image(u, group, i, row_memory());
           add_dy_sums(group, own + u.all - u.dy_channels);
           for (int64_t tile = 0; tile < tiles.count(u); ++tile) run_tile(u, tiles, group, {own, add, nullptr}, tile);
           add = true;
@@ -381,16 +397,15 @@ void run_qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArg
         }
       }
     } else {
-      uint32_t* dy_total = direct ? sums_scratch.get<uint32_t>(u.dy_channels) : sums + u.all - u.dy_channels;
+      uint32_t* dy_total = direct ? all_sums : sums + u.all - u.dy_channels;
       std::fill_n(dy_total, u.dy_channels, 0u);
       for (int64_t index = 0; index < groups; ++index) {
         Group group = group_at(begin, end, index);
-        allocate(group, shared_x, shared_dy, shared_dy_sums);
+        give_memory(group, 0);
 #pragma omp parallel
         {
-          static thread_local Scratch row_scratch;
 #pragma omp for schedule(dynamic)
-          for (int64_t i = 0; i < group.images; ++i) pack_image(u, group, i, row_scratch);
+          for (int64_t i = 0; i < group.images; ++i) pack_image(u, group, i, row_memory());
 #pragma omp single
           add_dy_sums(group, dy_total);
           const Target target{sums, index > 0, u.has_offset() ? reinterpret_cast<const int32_t*>(dy_total) : nullptr};

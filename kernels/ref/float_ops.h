@@ -2,8 +2,12 @@
 // what finite differences are taken of. Sums run in double. Shapes are those of kernels.h.
 #pragma once
 
+#include <omp.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -264,10 +268,11 @@ struct Head {
 // y = softmax(q k^T / sqrt(head_dim)) v; log_sum (n, heads, tokens) or null: log of the sum of exponentials.
 template <typename T>
 void attention(int64_t n, int64_t tokens, int64_t heads, int64_t head_dim, const T* qkv, T* y, T* log_sum) {
+  std::vector<double> all(static_cast<size_t>(omp_get_max_threads() * tokens));
 #pragma omp parallel for schedule(static)
   for (int64_t index = 0; index < n * heads; ++index) {
     const Head<T> h{qkv, tokens, heads, head_dim, index / heads, index % heads};
-    std::vector<double> p(static_cast<size_t>(tokens));
+    const std::span p(all.data() + omp_get_thread_num() * tokens, static_cast<size_t>(tokens));
     for (int64_t query = 0; query < tokens; ++query) {
       double largest = h.score(query, 0), total = 0;
       for (int64_t key = 0; key < tokens; ++key) {
@@ -292,12 +297,15 @@ void attention(int64_t n, int64_t tokens, int64_t heads, int64_t head_dim, const
 template <typename T>
 void attention_backward(int64_t n, int64_t tokens, int64_t heads, int64_t head_dim, const T* qkv, const T* y,
                         const T* log_sum, const T* dy, T* dqkv) {
+  const int64_t count = 3 * tokens * head_dim;
+  std::vector<double> all(static_cast<size_t>(omp_get_max_threads() * count));
 #pragma omp parallel for schedule(static)
   for (int64_t index = 0; index < n * heads; ++index) {
     const Head<T> h{qkv, tokens, heads, head_dim, index / heads, index % heads};
     const auto value = [](const T* x, int64_t at) { return static_cast<double>(x[at]); };
-    std::vector<double> sums(static_cast<size_t>(3 * tokens * head_dim));
-    const auto sum = [&](int part, int64_t token) { return sums.data() + (part * tokens + token) * head_dim; };
+    double* sums = all.data() + omp_get_thread_num() * count;
+    std::fill_n(sums, count, 0.0);
+    const auto sum = [&](int part, int64_t token) { return sums + (part * tokens + token) * head_dim; };
     for (int64_t query = 0; query < tokens; ++query) {
       const int64_t row = h.result_at(query);
       double correction = 0;

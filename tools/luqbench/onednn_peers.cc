@@ -36,7 +36,7 @@ Peer onednn_matmul(int64_t rows, int64_t columns, int64_t terms) {
   using Tag = memory::format_tag;
   const memory::desc a({rows, terms}, Type::u8, Tag::ab), b({terms, columns}, Type::s8, Tag::any),
       c({rows, columns}, Type::s32, Tag::ab);
-  const auto desc = onednn::describe<dnnl::matmul>(engine(), a, b, c);
+  const auto desc = onednn::describe<dnnl::matmul>(engine(), {}, a, b, c);
   return executing(
       dnnl::matmul(desc),
       {{DNNL_ARG_SRC, filled(a)}, {DNNL_ARG_WEIGHTS, filled(desc.weights_desc())}, {DNNL_ARG_DST, filled(c)}});
@@ -51,7 +51,7 @@ Peer onednn_conv(const ConvShape& s) {
       Type::s8, Tag::any);
   const memory::dims stride{s.stride_h, s.stride_w}, dilation{s.dilation_h - 1, s.dilation_w - 1};
   const memory::dims padding{s.pad_h, s.pad_w};
-  const auto desc = onednn::describe<dnnl::convolution_forward>(engine(), dnnl::prop_kind::forward_inference,
+  const auto desc = onednn::describe<dnnl::convolution_forward>(engine(), {}, dnnl::prop_kind::forward_inference,
                                                                 dnnl::algorithm::convolution_direct, x, w, y, stride,
                                                                 dilation, padding, padding);
   return executing(

@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <iostream>
 
@@ -26,6 +27,19 @@ void spin_briefly(char** argv) {
   std::error_code error;
   const std::string program = std::filesystem::read_symlink("/proc/self/exe", error).string();
   if (!error) execv(program.c_str(), argv);  // comes back only when it failed; the defaults do then
+}
+
+// The lack of memory where nothing may be thrown, as in a destructor of a library, ends the program with a message too.
+[[noreturn]] void end_at_once() {
+  try {
+    if (std::current_exception()) std::rethrow_exception(std::current_exception());
+  } catch (const std::bad_alloc&) {
+    constexpr char text[] = "luqtrain: error: [luqtrain] out of memory where it cannot be put right\n";
+    if (::write(STDERR_FILENO, text, sizeof text - 1) < 0) ::_exit(kFailure);
+    ::_exit(kFailure);
+  } catch (...) {
+  }
+  std::abort();
 }
 
 int run(int argc, char** argv) {
@@ -52,6 +66,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::set_terminate(end_at_once);
   spin_briefly(argv);
   luq::end_at_stop_signals("luqtrain");
   std::signal(SIGXFSZ, SIG_IGN);  // what passes the limit of a file's size is an error of the write
