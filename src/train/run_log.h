@@ -1,7 +1,6 @@
 // What a run says: on standard output, with a progress line on a terminal, and in log.txt.
 #pragma once
 
-#include <chrono>
 #include <memory>
 #include <string>
 
@@ -10,6 +9,10 @@
 
 namespace luq {
 
+// Lines are written at once. log.txt has those of level info and above with date and time in front, and with
+// log_level() debug these too; standard output those of log_level() and above. An output that cannot be written harms
+// nothing: log.txt and standard error say so once, and how many lines log.txt itself has lost stands where they are
+// missing.
 class RunLog {
  public:
   // file may be null: standard output alone. Not owned.
@@ -19,20 +22,21 @@ class RunLog {
   RunLog& operator=(const RunLog&) = delete;
 
   // To both.
+  void debug(const std::string& text);
   void info(const std::string& text);
+  // "warning: " and the text.
+  void warning(const std::string& text);
   // To log.txt, and to standard output where it is no terminal, whose progress line says the same.
   void detail(const std::string& text);
+  // To log.txt alone: "error: " and the text, which ends the program, and which it says on standard error.
+  void failure(const std::string& text);
   // Redraws the progress line of a terminal, at most ten times a second; nothing elsewhere.
   // fraction: of the whole run.
   void progress(double fraction, const std::string& text);
 
  private:
-  void erase_progress();
-
-  LineFile* file_;
-  bool is_terminal_;
-  bool drawn_ = false;
-  std::chrono::steady_clock::time_point last_drawn_;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
 };
 
 // "1:02:03" or "2:03".

@@ -209,7 +209,7 @@ void Trainer::open_files() {
 }
 
 void Trainer::say_start() {
-  for (const std::string& warning : keys_without_effect(config_)) log_->info("warning: " + warning);
+  for (const std::string& warning : keys_without_effect(config_)) log_->warning(warning);
   const DatasetInfo& info = parts_.train_set->info();
   int64_t parameters = 0, quantized = 0;
   for (const Parameter* parameter : parts_.model->parameters()) parameters += parameter->var.value().numel();
@@ -254,10 +254,10 @@ void Trainer::say_start() {
 void Trainer::append_metrics(Metrics metrics) {
   metrics.time = now();
   if (!metrics_file_->append(to_json(metrics))) {
-    log_->info(fmt::format("warning: {} cannot be written; a line is lost", directory_.metrics()));
+    log_->warning(fmt::format("{} cannot be written; a line is lost", directory_.metrics()));
   }
   if (!tensorboard_->append(metrics)) {
-    log_->info(fmt::format("warning: {} cannot be written; a record is lost", directory_.tensorboard()));
+    log_->warning(fmt::format("{} cannot be written; a record is lost", directory_.tensorboard()));
   }
 }
 
@@ -353,7 +353,7 @@ Batch Trainer::next_batch() {
 
 void Trainer::report(const std::vector<BrokenImage>& images) {
   for (const BrokenImage& image : images) {
-    if (reported_.insert(image.name).second) log_->info(fmt::format("warning: broken image: {}", image.reason));
+    if (reported_.insert(image.name).second) log_->warning(fmt::format("broken image: {}", image.reason));
   }
 }
 
@@ -464,7 +464,7 @@ bool Trainer::save_last(bool must_succeed) {
     const std::string kept =
         saved_ ? fmt::format("the checkpoint of step {} stays", saved_->step) : "there is no checkpoint yet";
     if (must_succeed) fail("[train] step {}: {}; {}", state_.step, error.what(), kept);
-    log_->info(fmt::format("warning: step {}: {}; {}, and the run goes on", state_.step, error.what(), kept));
+    log_->warning(fmt::format("step {}: {}; {}, and the run goes on", state_.step, error.what(), kept));
     return false;
   }
 }
@@ -486,7 +486,7 @@ Trainer::Outcome Trainer::train_and_evaluate() {
         save_checkpoint(directory_.checkpoints().best(), *parts_.model, *optimizer_, best, ema());
         state_.best_top1 = best.best_top1;
       } catch (const Error& error) {
-        log_->info(fmt::format("warning: step {}: {}; the run goes on", state_.step, error.what()));
+        log_->warning(fmt::format("step {}: {}; the run goes on", state_.step, error.what()));
       }
     }
     const int64_t every = config_.train.checkpoint_every;
@@ -529,10 +529,10 @@ TrainResult Trainer::run() {
     if (train_and_evaluate() == Outcome::interrupted) return stop();
   } catch (const OutOfMemory& error) {
     const std::string text = with_memory_plan(error, config_);
-    log_file_->append(text);
+    log_->failure(text);
     throw Error(text);
   } catch (const Error& error) {
-    log_file_->append(error.what());
+    log_->failure(error.what());
     throw;
   }
   const double seconds = seconds_since(started_);

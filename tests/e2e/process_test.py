@@ -1,10 +1,13 @@
 """luqtrain among other processes: signals and exit codes, closed pipes, odd descriptors, threads."""
+import fcntl
 import os
 import pathlib
+import pty
 import re
 import shutil
 import struct
 import subprocess
+import termios
 import time
 import unittest
 import zlib
@@ -172,6 +175,109 @@ class ClosedPipes(Case):
         process = subprocess.run([LUQTRAIN, "kernels"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
         os.close(writer)
         self.assertEqual((process.returncode, process.stderr), (-signal.SIGPIPE, ""))
+
+
+class Descriptors(Case):
+    def start(self, shell, **options):
+        """Through a shell, which closes and redirects; "$@" is a training of 15 steps."""
+        return run(["bash", "-c", shell, "bash", *arguments(LUQ_CONFIG, train__max_steps=15)], self.folder, **options)
+
+    def check(self, process, code=0):
+        self.assert_exit(process, code)
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir() if path.name != "out"), ["run"])
+        self.assertEqual(Checkpoint(self.last(self.folder)).metadata["step"], "15")
+        log = (self.folder / "run/log.txt").read_text()
+        self.assertIn("finished after step 15", log)
+        checkpoint = self.last(self.folder).read_bytes()
+        shutil.rmtree(self.folder / "run")
+        return log, checkpoint
+
+    def test_closed_and_full_ones_harm_no_file(self):
+        log, expected = self.check(self.start('"$@"'))
+        self.assertNotIn("warning", log)
+        for shell, warns in (('"$@" <&- >&- 2>&-', True), ('"$@" >&-', True), ('"$@" 2>&- <&-', False),
+                             ('"$@" >/dev/full 2>/dev/full', True), ('umask 077; "$@" >out 2>&1', False),
+                             ('ulimit -n 16; "$@"', False)):
+            with self.subTest(shell=shell):
+                log, checkpoint = self.check(self.start(shell))
+                self.assertEqual(checkpoint, expected)
+                self.assertEqual("warning: standard output cannot be written" in log, warns)
+        self.assertIn("finished after step 15", (self.folder / "out").read_text())
+
+    def test_what_was_not_said_is_a_failure_of_other_commands(self):
+        for words in (["kernels"], ["--help"], ["eval", "--help"]):
+            for shell in ('"$@" >&-', '"$@" >/dev/full'):
+                process = run(["bash", "-c", shell, "bash", LUQTRAIN, *words], self.folder)
+                self.assert_exit(process, 1)
+                self.assertIn("standard output cannot be written", process.stderr)
+
+    def test_a_descriptor_that_does_not_wait(self):
+        """Longer than a pipe holds, into one that is read late."""
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        with subprocess.Popen([LUQTRAIN, "--config", SOURCE / "configs/imagenet/resnet50_luq.yaml", "--dry-run", "--set",
+                               "data.name=synthetic", "--set", "data.synthetic.image_size=32", "--set", "train.batch_size=32"],
+                              cwd=self.folder, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
+            while fill(writer):
+                pass
+            os.close(writer)
+            time.sleep(0.5)
+            with os.fdopen(reader) as file:
+                text = file.read().lstrip("x")
+            error = process.stderr.read()
+        self.assertEqual((process.returncode, error), (0, ""))
+        self.assertIn("layer4.2.conv3", text)
+        self.assertIn("images/s in training", text.splitlines()[-2])
+
+
+def fill(descriptor):
+    try:
+        return os.write(descriptor, b"x" * 4096)
+    except BlockingIOError:
+        return 0
+
+
+class Terminals(Case):
+    def show(self, environment, *flags, columns=80):
+        """What a training of two epochs writes to a terminal."""
+        master, terminal = pty.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        output = bytearray()
+        variables = {key: value for key, value in os.environ.items() if key not in ("TERM", "NO_COLOR")}
+        with subprocess.Popen(arguments(LUQ_CONFIG, *flags, train__epochs=2), cwd=self.folder, stdin=terminal,
+                              stdout=terminal, stderr=terminal, env={**variables, **environment}) as process:
+            os.close(terminal)
+            while True:
+                try:
+                    output += os.read(master, 65536)
+                except OSError:
+                    break
+        os.close(master)
+        self.assertEqual(process.returncode, 0)
+        shutil.rmtree(self.folder / "run")
+        return output.decode().replace("\r\n", "\n")
+
+    def test_the_progress_line(self):
+        for columns in (80, 40, 1, 0):
+            with self.subTest(columns=columns):
+                text = self.show({"TERM": "xterm"}, columns=columns)
+                drawn = re.findall(r"\r(\[[^\n]*?)\x1b\[K", text)
+                self.assertTrue(columns == 1 or drawn)
+                self.assertLess(max(map(len, drawn), default=0), columns or 80)
+                self.assertNotIn("step 5/26", text)
+                self.assertIn("finished after step 26", text)
+                self.assertEqual(set(re.findall(r"\x1b\[[0-9;]*[A-Za-z]", text)), {"\x1b[K"})  # no colours
+
+    def test_terminals_that_cannot_redraw(self):
+        for environment in ({"TERM": "dumb"}, {}):
+            text = self.show(environment)
+            self.assertNotIn("\x1b", text)
+            self.assertNotIn("\r", text)
+            self.assertIn("step 5/26", text)
+
+    def test_levels(self):
+        text = self.show({"TERM": "xterm"}, "--log-level", "warning")
+        self.assertRegex(text, r"\ATest top-1 .*\nThe run is in run.*\nNext: .*\n\Z")
 
 
 class Scripts(Case):

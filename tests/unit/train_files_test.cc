@@ -1,8 +1,15 @@
 // The small parts of a run's folder: metrics.jsonl, lines, numbers in words.
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <cmath>
+#include <csignal>
 #include <nlohmann/json.hpp>
+#include <regex>
 
 #include "luq/core/error.h"
+#include "luq/core/log.h"
 #include "luq/core/output_file.h"
 #include "src/train/line_file.h"
 #include "src/train/metrics.h"
@@ -133,6 +140,76 @@ TEST_CASE("run_directory: when a run may start", "[run_directory]") {
   CHECK(!std::filesystem::exists(run.config()));
   CHECK(!std::filesystem::exists(run.checkpoints().last()));
   CHECK(read_file(run.path() + "/notes.txt") == "mine");
+}
+
+namespace {
+
+// What a run that says the same at every level puts on standard output.
+std::string output_of_run(const std::string& log_file, LogLevel level) {
+  const TemporaryFolder folder;
+  std::fflush(stdout);
+  const int before = ::dup(STDOUT_FILENO),
+            output = ::open((folder / "out").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  ::dup2(output, STDOUT_FILENO);
+  set_log_level(level);
+  {
+    LineFile file(log_file, true);
+    RunLog log(&file);
+    log.debug("a number");
+    log.info("{} is no format");
+    log.warning("a thing");
+    log.detail("step 1");
+    log.progress(0.5, "half");
+    log.failure("[train] it failed\non two lines");
+  }
+  set_log_level(LogLevel::info);
+  ::dup2(before, STDOUT_FILENO);
+  ::close(before);
+  ::close(output);
+  return read_file(folder / "out");
+}
+
+std::string without_times(const std::string& log) {
+  const std::regex time("(^|\n)\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d ");
+  return std::regex_replace(log, time, "$1@ ");
+}
+
+}  // namespace
+
+TEST_CASE("run_log: what is said where, by level", "[run_log]") {
+  const TemporaryFolder folder;
+  const std::string all = "@ {} is no format\n@ warning: a thing\n@ step 1\n@ error: [train] it failed\non two lines\n";
+  CHECK(output_of_run(folder / "info", LogLevel::info) == "{} is no format\nwarning: a thing\nstep 1\n");
+  CHECK(without_times(read_file(folder / "info")) == all);
+  CHECK(output_of_run(folder / "debug", LogLevel::debug) == "a number\n{} is no format\nwarning: a thing\nstep 1\n");
+  CHECK(without_times(read_file(folder / "debug")) == "@ a number\n" + all);
+  CHECK(output_of_run(folder / "warning", LogLevel::warning) == "warning: a thing\n");
+  CHECK(without_times(read_file(folder / "warning")) == all);
+  CHECK(output_of_run(folder / "off", LogLevel::off).empty());
+  CHECK(without_times(read_file(folder / "off")) == all);
+}
+
+TEST_CASE("run_log: lines that the file does not take are counted where they are missing", "[run_log]") {
+  const TemporaryFolder folder;
+  const auto before = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit limit{};
+  ::getrlimit(RLIMIT_FSIZE, &limit);
+  {
+    LineFile file(folder / "log.txt", true);
+    RunLog log(&file);
+    set_log_level(LogLevel::off);
+    log.failure("one");
+    const rlimit full{.rlim_cur = std::filesystem::file_size(folder / "log.txt") + 25, .rlim_max = limit.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &full);
+    log.failure("two is cut off in the middle");
+    log.failure("three");
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    log.failure("four");
+    set_log_level(LogLevel::info);
+  }
+  std::signal(SIGXFSZ, before);
+  CHECK(without_times(read_file(folder / "log.txt")) ==
+        "@ error: one\n(2 lines are missing here: they could not be written)\n@ error: four\n");
 }
 
 TEST_CASE("run_log: numbers in words", "[run_log]") {

@@ -11,8 +11,10 @@
 #include <iostream>
 
 #include "luq/core/error.h"
+#include "luq/core/log.h"
 #include "luq/core/output_file.h"
 #include "luq/core/shell.h"
+#include "luq/core/standard_streams.h"
 #include "luq/core/stop_signals.h"
 #include "tools/luqbench/bench.h"
 
@@ -98,6 +100,8 @@ void add_model_options(CLI::App& command, Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  luq::open_standard_streams();
+  luq::set_log_program("luqbench");
   luq::end_at_stop_signals("luqbench");
   CLI::App app{"Benchmarks of luqtrain: checks first, then times, and compares with what this machine can do."};
   app.require_subcommand(1);
@@ -194,11 +198,13 @@ int main(int argc, char** argv) {
       }
     }
   } catch (const luq::UserError& error) {
-    std::cerr << "luqbench: error: " << error.what() << "\n";
+    luq::log_error(error.what());
     return kUserMistake;
   } catch (const std::exception& error) {
-    std::cerr << "luqbench: error: " << error.what() << "\n";
+    luq::log_error(error.what());
     return kFailure;
   }
-  return 0;
+  if (std::cout.flush()) return 0;
+  luq::log_error("standard output cannot be written; what was said there is incomplete");
+  return kFailure;
 }

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <charconv>
 #include <map>
 
@@ -168,11 +169,22 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
       ->check(unsigned_integer);
   pack_command->add_option("--workers", pack.workers, "Shards written at a time (4)");
 
+  std::string log_level = "info";
+  const std::vector<std::string> levels(std::begin(luq::log_level_names), std::end(luq::log_level_names));
+  const auto add_log_level = [&](CLI::App* command) {
+    command
+        ->add_option("--log-level", log_level, "What is said beside results: debug, info, warning, error or off (info)")
+        ->check(CLI::IsMember(levels).description(""));
+  };
+  add_log_level(&app);
+  for (CLI::App* command : app.get_subcommands({})) add_log_level(command);
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kUserMistake;
   }
+  arguments.log_level = static_cast<luq::LogLevel>(std::ranges::find(levels, log_level) - levels.begin());
   if (eval_trained) evaluated.weights = luq::CheckpointWeights::trained;
   if (predict_trained) predicted.weights = luq::CheckpointWeights::trained;
   if (export_trained) exported.weights = luq::CheckpointWeights::trained;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "luq/core/log.h"
 #include "luq/data/pack.h"
 #include "luq/train/export.h"
 #include "luq/train/plot.h"
@@ -51,6 +52,7 @@ struct ValidateArguments {
 
 struct Arguments {
   std::string command;  // "eval", ...; "" trains
+  luq::LogLevel log_level = luq::LogLevel::info;
   TrainArguments train;
   EvalArguments eval;
   luq::PredictOptions predict;
@@ -60,6 +62,9 @@ struct Arguments {
   luq::QuantizeFileOptions quantize;
   ValidateArguments validate;
   luq::PackOptions pack;
+
+  // A run, with a folder of its own.
+  bool is_training() const { return command.empty() && !train.dry_run && !train.smoke; }
 };
 
 // Fills `arguments`. Returns an exit code where nothing is left to do: help was shown, or a mistake was named.

@@ -7,8 +7,10 @@
 
 #include "luq/config/load.h"
 #include "luq/core/error.h"
+#include "luq/core/log.h"
 #include "luq/core/output_file.h"
 #include "luq/core/shell.h"
+#include "luq/core/standard_streams.h"
 #include "luq/core/stop_signals.h"
 #include "luq/core/system_info.h"
 #include "luq/data/dataset.h"
@@ -100,7 +102,7 @@ int run_predict(const luq::PredictOptions& options) {
   int problems = 0;
   for (const luq::Prediction& prediction : predictions) {
     if (prediction.problem.empty()) continue;
-    std::cerr << "luqtrain: error: " << luq::path_and_reason(prediction.image, prediction.problem) << "\n";
+    luq::log_error(luq::path_and_reason(prediction.image, prediction.problem));
     ++problems;
   }
   return problems == 0 ? 0 : kFailure;
@@ -111,13 +113,13 @@ int run_validation(const ValidateArguments& arguments) {
   if (arguments.experiment.config.empty() == path.empty())
     luq::fail_user("validate-data: expected --config FILE or --path FOLDER");
   const luq::ExperimentConfig config = path.empty() ? load(arguments.experiment) : luq::config_of_folder(path);
-  const bool show = isatty(STDERR_FILENO) != 0;
+  const bool show = luq::can_redraw(STDERR_FILENO) && luq::log_level() <= luq::LogLevel::info;
   const luq::ValidationReport report = luq::validate_data(config, arguments.workers, [show](int64_t done, int64_t all) {
     if (show && (done % 256 < 16 || done == all)) std::cerr << fmt::format("\r{} of {} images", done, all);
     if (show && done == all) std::cerr << "\n";
   });
   for (const std::string& broken : report.broken) print(broken + "\n");
-  for (const std::string& warning : report.warnings) std::cerr << "luqtrain: warning: " << warning << "\n";
+  for (const std::string& warning : report.warnings) luq::log_warning(warning);
   print(fmt::format("{} training and {} test images, {} broken\n", report.train_images, report.test_images,
                     report.broken.size()));
   return report.broken.empty() ? 0 : kFailure;
@@ -133,7 +135,7 @@ int run_evaluation(const EvalArguments& arguments) {
   print(fmt::format("{}: test top-1 {:.2f} %, {}loss {:.4f}, {} images{}\n", options.checkpoint, result.top1,
                     result.top5 ? fmt::format("top-5 {:.2f} %, ", *result.top5) : "", result.loss, result.images,
                     is_ema ? " (EMA of the weights)" : ""));
-  if (!warning.empty()) std::cerr << "luqtrain: warning: " << warning << "\n";
+  if (!warning.empty()) luq::log_warning(warning);
   return 0;
 }
 
@@ -148,6 +150,7 @@ int run_pack(const luq::PackOptions& options) {
 }  // namespace
 
 int run_command(const Arguments& arguments) {
+  luq::set_log_level(arguments.log_level);
   const std::string& command = arguments.command;
   if (command == "eval") return run_evaluation(arguments.eval);
   if (command == "predict") return run_predict(arguments.predict);
@@ -167,10 +170,7 @@ int run_command(const Arguments& arguments) {
   } else if (command == "quantize") {
     print_beside(arguments.quantize.output, luq::quantize_file(arguments.quantize));
   } else {
-    const int code = run_training(arguments.train);
-    // log.txt holds what was said, so a run does not fail with its standard output.
-    if (!arguments.train.dry_run && !arguments.train.smoke) std::cout.clear();
-    return code;
+    return run_training(arguments.train);
   }
   return 0;
 }

@@ -10,6 +10,8 @@
 
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
+#include "luq/core/log.h"
+#include "luq/core/standard_streams.h"
 #include "luq/core/stop_signals.h"
 #include "tools/luqtrain/commands.h"
 
@@ -42,23 +44,25 @@ void spin_briefly(char** argv) {
   std::abort();
 }
 
-int run(int argc, char** argv) {
+// has_log: what it says stands in the log.txt of a run too.
+int run(int argc, char** argv, bool& has_log) {
   luqtrain::Arguments arguments;
   if (const std::optional<int> code = luqtrain::parse(argc, argv, arguments)) return *code;
   try {
+    has_log = arguments.is_training();
     return luqtrain::run_command(arguments);
   } catch (const luq::Stopped& stopped) {
     std::cerr << "luqtrain: " << stopped.what() << "\n";
     return stopped.exit_code();
   } catch (const luq::UserError& error) {
-    std::cerr << "luqtrain: error: " << error.what() << "\n";
+    luq::log_error(error.what());
     return kUserMistake;
   } catch (const std::bad_alloc&) {  // where nothing more is known
-    std::cerr << "luqtrain: error: [" << (arguments.command.empty() ? "train" : arguments.command)
-              << "] out of memory: " << luq::memory_stats().live_bytes << " in use\n";
+    luq::log_error(fmt::format("[{}] out of memory: {} in use", arguments.command.empty() ? "train" : arguments.command,
+                               luq::memory_stats().live_bytes));
     return kFailure;
   } catch (const std::exception& error) {
-    std::cerr << "luqtrain: error: " << error.what() << "\n";
+    luq::log_error(error.what());
     return kFailure;
   }
 }
@@ -67,18 +71,21 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   std::set_terminate(end_at_once);
+  luq::open_standard_streams();
   spin_briefly(argv);
+  luq::set_log_program("luqtrain");
   luq::end_at_stop_signals("luqtrain");
   std::signal(SIGXFSZ, SIG_IGN);  // what passes the limit of a file's size is an error of the write
   int code = kFailure;
+  bool has_log = false;
   try {
-    code = run(argc, argv);
+    code = run(argc, argv, has_log);
   } catch (const std::bad_alloc&) {  // before it was known what to do
-    std::cerr << "luqtrain: error: [luqtrain] out of memory when it started\n";
+    luq::log_error("[luqtrain] out of memory when it started");
   }
   const bool said = static_cast<bool>(std::cout.flush());
   luq::ignore_stop_signals();
-  if (said) return code;
-  std::cerr << "luqtrain: error: standard output cannot be written; what was said there is incomplete\n";
+  if (said || has_log) return code;
+  luq::log_error("standard output cannot be written; what was said there is incomplete");
   return code == 0 ? kFailure : code;
 }
