@@ -315,7 +315,9 @@ std::vector<Field> schema(ExperimentConfig& c) {
          return "";
        },
        [&c] { return scalar(c.seed); }},
-      integer("threads", c.threads, 0, 4096, "Threads of the kernels; 0: all cores. Results do not depend on it."),
+      integer("threads", c.threads, 0, 4096,
+              "Threads of the kernels; 0: OMP_NUM_THREADS, else all cores that the process may use. Results do not "
+              "depend on it."),
       choice("device", c.device, {"cpu", "cuda"}, "Where to train; cuda needs a build with it."),
       choice("precision", c.precision, {"float32", "bfloat16"},
              "Type of activations and their gradients where they are not 4 bits, and of the matmuls that are not "

@@ -9,6 +9,7 @@
 
 #include "kernels/kernels.h"
 #include "luq/core/device.h"
+#include "luq/core/threads.h"
 
 namespace luq {
 namespace {
@@ -36,6 +37,7 @@ InfoRows system_info() {
                       fmt::format("{} (LUQ_CUDA_KERNELS=<name> chooses)", fmt::join(device_tables, ", ")));
   }
   rows.emplace_back("cores", std::to_string(omp_get_num_procs()));
+  rows.emplace_back("threads", describe_default_threads());
   const double bytes = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
   rows.emplace_back("memory", fmt::format("{:.1f} GiB", bytes / (1 << 30)));
   rows.emplace_back("oneDNN", kernel_library_version());

@@ -1,10 +1,9 @@
 #include "src/train/experiment_parts.h"
 
-#include <omp.h>
-
 #include <cmath>
 
 #include "luq/core/error.h"
+#include "luq/core/threads.h"
 #include "luq/ops/accuracy.h"
 #include "luq/ops/loss.h"
 #include "luq/train/model_file.h"
@@ -108,8 +107,7 @@ ExperimentParts make_parts(const ExperimentConfig& config, std::shared_ptr<const
   parts.model->to(parts.device);
   parts.plan = QuantPlan(config.quantization, parts.model->matmul_layers());
   if (parts.train_set != nullptr) check_training(config, parts);
-  parts.threads = config.threads > 0 ? static_cast<int>(config.threads) : omp_get_num_procs();
-  omp_set_num_threads(parts.threads);
+  parts.threads = use_threads(config.threads);
   return parts;
 }
 

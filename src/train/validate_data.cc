@@ -1,13 +1,12 @@
 #include "luq/train/validate_data.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <unordered_map>
 
 #include "luq/core/error.h"
+#include "luq/core/threads.h"
 #include "luq/data/image.h"
 #include "src/data/image_folder.h"
 #include "src/data/parallel.h"
@@ -73,7 +72,7 @@ void warn_of(std::vector<std::string>& warnings, const std::string& what, const 
 ValidationReport validate_data(const ExperimentConfig& config, int64_t workers,
                                const std::function<void(int64_t, int64_t)>& progress) {
   if (workers < 0 || workers > 4096) fail_user("[validate-data] --workers: expected 0..4096, got {}", workers);
-  const size_t threads = workers > 0 ? static_cast<size_t>(workers) : static_cast<size_t>(omp_get_num_procs());
+  const size_t threads = workers > 0 ? static_cast<size_t>(workers) : static_cast<size_t>(default_threads());
   const std::shared_ptr<const Dataset> splits[] = {open_split(config, Split::train), open_split(config, Split::test)};
   ValidationReport report;
   report.train_images = splits[0]->info().images;

@@ -280,6 +280,52 @@ class Terminals(Case):
         self.assertRegex(text, r"\ATest top-1 .*\nThe run is in run.*\nNext: .*\n\Z")
 
 
+class Threads(Case):
+    def doctor(self, threads=None, **options):
+        """The number, what it is from, and what was said on standard error."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+        if threads is not None:
+            environment["OMP_NUM_THREADS"] = threads
+        process = run([LUQTRAIN, "doctor"], self.folder, env=environment, **options)
+        self.assert_exit(process, 0)
+        number, reason = re.search(r"(?m)^threads +(\d+) \((.*)\)$", process.stdout).groups()
+        return int(number), reason, process.stderr
+
+    def test_what_the_number_is_from(self):
+        for text, number in (("3", 3), ("5,2", 5), (" 4 ", 4), ("1", 1)):
+            self.assertEqual(self.doctor(text), (number, "OMP_NUM_THREADS", ""))
+        plain, reason, error = self.doctor()
+        self.assertLessEqual(plain, len(os.sched_getaffinity(0)))
+        self.assertEqual(error, "")
+        for text in ("none", "0", "-1", "4x", "2;3", "3,", "1e9"):
+            number, why, error = self.doctor(text)
+            self.assertEqual((number, why), (plain, reason))
+            self.assertEqual(error.count(f"luqtrain: warning: OMP_NUM_THREADS: expected a number of threads, 1 or more, or a "
+                                         f"list of them, got '{text}'; it is not used\n"), 1, error)
+        # Of one processor; OMP_NUM_THREADS wins over it.
+        processor = min(os.sched_getaffinity(0))
+        alone = {"preexec_fn": lambda: os.sched_setaffinity(0, {processor})}
+        self.assertEqual(self.doctor(**alone)[0], 1)
+        self.assertEqual(self.doctor("2", **alone)[0], 2)
+
+    def test_a_run_has_that_number_and_the_same_bits(self):
+        checkpoints = set()
+        for key, variable, number in ((0, "3", 3), (2, "3", 2), (0, "1", 1)):
+            process = run(arguments(LUQ_CONFIG, train__max_steps=8, threads=key), self.folder,
+                          env={**os.environ, "OMP_NUM_THREADS": variable})
+            self.assert_exit(process, 0)
+            self.assertIn(f"; {number} thread{'s' if number > 1 else ''}\n", process.stdout)
+            checkpoints.add(tuple(sorted(Checkpoint(self.last(self.folder)).tensors.items())))
+            shutil.rmtree(self.folder / "run")
+        self.assertEqual(len(checkpoints), 1)
+
+    def test_luqbench(self):
+        process = run([LUQBENCH, "kernels", "--mebibytes", "1", "--repeats", "1"], self.folder,
+                      env={**os.environ, "OMP_NUM_THREADS": "3"})
+        self.assert_exit(process, 0)
+        self.assertIn("3 threads", process.stdout)
+
+
 class Scripts(Case):
     @unittest.skipIf(shutil.which("bash") is None, "needs bash")
     def test_quickstart_that_is_stopped_does_not_evaluate(self):

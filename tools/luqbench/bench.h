@@ -19,7 +19,7 @@ struct StepOptions {
   std::string model = "resnet50";
   int64_t batch = 16;
   int64_t image_size = 0, channels = 0, classes = 0;  // 0: what the model is usually trained on
-  int64_t threads = 0;                                // 0: all cores
+  int64_t threads = 0;                                // 0: default_threads()
   int64_t rounds = 5;                                 // turns of each configuration
   std::vector<std::string> only;                      // configurations to run; empty: all
   std::vector<std::string> overrides;                 // key=value for luqtrain's configurations

@@ -2,7 +2,6 @@
 
 #include <CLI/CLI.hpp>
 
-#include <omp.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include "luq/core/shell.h"
 #include "luq/core/standard_streams.h"
 #include "luq/core/stop_signals.h"
+#include "luq/core/threads.h"
 #include "tools/luqbench/bench.h"
 
 namespace luq::bench {
@@ -102,6 +102,7 @@ void add_model_options(CLI::App& command, Options& options) {
 int main(int argc, char** argv) {
   luq::open_standard_streams();
   luq::set_log_program("luqbench");
+  if (const std::string problem = luq::check_thread_environment(); !problem.empty()) luq::log_warning(problem);
   luq::end_at_stop_signals("luqbench");
   CLI::App app{"Benchmarks of luqtrain: checks first, then times, and compares with what this machine can do."};
   app.require_subcommand(1);
@@ -109,7 +110,8 @@ int main(int argc, char** argv) {
   std::string json_file;
   const auto add_common = [&](CLI::App& command, std::string& device, int64_t& threads) {
     command.add_option("--device", device, "cpu or cuda")->capture_default_str()->check(CLI::IsMember({"cpu", "cuda"}));
-    command.add_option("--threads", threads, "Threads (0: all cores)")->check(CLI::Range(0, 4096));
+    command.add_option("--threads", threads, "Threads (0: OMP_NUM_THREADS, else all cores)")
+        ->check(CLI::Range(0, 4096));
     command.add_option("--json", json_file, "Also write the numbers to this file");
   };
 
@@ -176,13 +178,13 @@ int main(int argc, char** argv) {
     loader.path = luq::expand_home(loader.path);
     require_writable(json_file);
     for (int64_t* threads : {&kernels.threads, &layers.threads, &step.threads}) {
-      if (*threads == 0) *threads = omp_get_num_procs();
+      if (*threads == 0) *threads = luq::default_threads();
     }
     if (kernels_command->parsed()) {
-      omp_set_num_threads(static_cast<int>(kernels.threads));
+      luq::use_threads(kernels.threads);
       write_json(json_file, bench_kernels(kernels));
     } else if (layers_command->parsed()) {
-      omp_set_num_threads(static_cast<int>(layers.threads));
+      luq::use_threads(layers.threads);
       fill_input(layers.model, layers.image_size, layers.channels, layers.classes);
       write_json(json_file, bench_layers(layers));
     } else if (loader_command->parsed()) {

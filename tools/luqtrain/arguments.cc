@@ -154,7 +154,7 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
       ->needs(validate_config);
   validate_command->add_option("--path", arguments.validate.path, "Instead: a folder of classes, or of tar shards")
       ->excludes(validate_config);
-  validate_command->add_option("--workers", arguments.validate.workers, "Threads (0: all cores)");
+  validate_command->add_option("--workers", arguments.validate.workers, "Threads (0: OMP_NUM_THREADS, else all cores)");
 
   luq::PackOptions& pack = arguments.pack;
   auto* pack_command = app.add_subcommand(

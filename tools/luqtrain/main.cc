@@ -13,6 +13,7 @@
 #include "luq/core/log.h"
 #include "luq/core/standard_streams.h"
 #include "luq/core/stop_signals.h"
+#include "luq/core/threads.h"
 #include "tools/luqtrain/commands.h"
 
 namespace {
@@ -72,8 +73,10 @@ int run(int argc, char** argv, bool& has_log) {
 int main(int argc, char** argv) {
   std::set_terminate(end_at_once);
   luq::open_standard_streams();
-  spin_briefly(argv);
   luq::set_log_program("luqtrain");
+  if (const std::string problem = luq::check_thread_environment(); !problem.empty()) luq::log_warning(problem);
+  spin_briefly(argv);
+  luq::use_threads(0);
   luq::end_at_stop_signals("luqtrain");
   std::signal(SIGXFSZ, SIG_IGN);  // what passes the limit of a file's size is an error of the write
   int code = kFailure;

@@ -114,7 +114,7 @@ struct EvalConfig {
 
 struct ExperimentConfig {
   uint64_t seed = 0;
-  int64_t threads = 0;  // 0: all cores
+  int64_t threads = 0;  // 0: default_threads() of luq/core/threads.h
   std::string device = "cpu";
   std::string precision = "float32";  // of everything that is not quantised
   bool deterministic = true;

@@ -18,7 +18,7 @@ struct ValidationReport {
 };
 
 // Decodes every image of both splits of config.data (of a set of pixels, whose reader checks all of it, nothing is left
-// to be done) in `workers` threads; 0: as many as there are cores. progress, when given, is called now and then, by one
+// to be done) in `workers` threads; 0: default_threads(). progress, when given, is called now and then, by one
 // thread at a time, with the images done and all. Throws UserError where the data set cannot be opened at all.
 ValidationReport validate_data(const ExperimentConfig& config, int64_t workers,
                                const std::function<void(int64_t, int64_t)>& progress = {});
