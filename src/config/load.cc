@@ -12,6 +12,7 @@
 #include "luq/core/error.h"
 #include "luq/core/nearest.h"
 #include "luq/core/shell.h"
+#include "luq/core/shipped.h"
 #include "luq/core/text.h"
 #include "luq/core/text_file.h"
 #include "src/config/schema.h"
@@ -251,17 +252,6 @@ std::string take_base(YAML::Node& root, const std::string& source) {
   return base;
 }
 
-// Folders with shipped configurations: of a build tree and of an installation.
-std::vector<fs::path> shipped_folders() {
-  std::error_code error;
-  const fs::path program = fs::read_symlink("/proc/self/exe", error).parent_path();
-  std::vector<fs::path> folders;
-  for (const fs::path& folder : {program / "../configs", program / "../share/luqtrain/configs"}) {
-    if (!error && fs::is_directory(folder)) folders.push_back(fs::canonical(folder));
-  }
-  return folders;
-}
-
 }  // namespace
 
 ExperimentConfig parse_experiment(const std::string& yaml, const std::string& source,
@@ -324,7 +314,7 @@ std::string find_config(const std::string& name) {
               fs::is_directory(folder, error) ? "" : fmt::format("; {} is no folder", folder));
   }
   std::vector<std::string> found, all;
-  for (const fs::path& folder : shipped_folders()) {
+  for (const std::string& folder : shipped_folders("configs")) {
     for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {
       if (!entry.is_regular_file() || entry.path().extension() != ".yaml") continue;
       all.push_back(entry.path().filename().string());

@@ -22,6 +22,10 @@
 
 #include "luq/core/error.h"
 #include "luq/core/output_file.h"
+#include "luq/core/shell.h"
+#include "luq/core/shipped.h"
+#include "luq/core/text.h"
+#include "luq/core/text_file.h"
 
 namespace luq {
 namespace {
@@ -229,9 +233,50 @@ Tensor read_tensor(const FileDescriptor& descriptor, const std::string& file, ui
   return tensor;
 }
 
-// By the first bytes: a zip archive, or the pickle of the time before it.
-bool is_pytorch_file(uint64_t first_bytes) {
-  return (first_bytes & 0xffffffff) == 0x04034b50 || (first_bytes & 0xffff) == 0x0280;
+// By the first bytes: a zip archive, or a pickle of protocol 2 or later.
+bool is_pytorch_file(const std::string& beginning) {
+  return beginning.starts_with("PK\x03\x04") ||
+         (beginning.size() > 1 && beginning[0] == '\x80' && beginning[1] >= 2 && beginning[1] <= 5);
+}
+
+std::string conversion_command(const std::string& file) {
+  std::string script = "tools/convert_checkpoint.py";  // of the source tree
+  for (const std::string& folder : shipped_folders("tools")) {
+    const std::string found = folder + "/convert_checkpoint.py";
+    if (::access(found.c_str(), R_OK) == 0) script = found;
+  }
+  return fmt::format("python3 {} {} OUTPUT.safetensors", shell_path(script), shell_path(file));
+}
+
+[[noreturn]] void refuse_folder(const std::string& folder) {
+  for (const char* name :
+       {"checkpoints/best.safetensors", "checkpoints/last.safetensors", "best.safetensors", "last.safetensors"}) {
+    const std::string inside = folder + (folder.ends_with('/') ? "" : "/") + name;
+    if (::access(inside.c_str(), F_OK) == 0) {
+      fail_user("[safetensors] {}: expected a file, got a folder; {} is in it", folder, shell_path(inside));
+    }
+  }
+  fail_user("[safetensors] {}: expected a file, got a folder", folder);
+}
+
+// What there is to say of a file that cannot be one of safetensors; nothing where it might have been.
+void refuse_other_kind(const FileDescriptor& descriptor, const std::string& file, uint64_t file_bytes) {
+  std::string beginning(std::min<uint64_t>(file_bytes, 512), '\0');
+  read_bytes(descriptor, file, 0, beginning.data(), beginning.size());
+  if (is_pytorch_file(beginning)) {
+    fail_user("[safetensors] {}: is a PyTorch file, not safetensors; convert it with\n  {}", file,
+              conversion_command(file));
+  }
+  const std::string kind = kind_of_file(beginning);
+  if (!kind.empty() && !kind.starts_with("a safetensors")) {
+    fail_user("[safetensors] {}: expected a safetensors file, got {}", file, kind);
+  }
+  const bool is_text = std::ranges::all_of(
+      beginning, [](char c) { return static_cast<unsigned char>(c) >= 0x20 || c == '\n' || c == '\r' || c == '\t'; });
+  if (is_text && is_utf8(beginning.substr(0, beginning.find_last_of('\n')))) {
+    fail_user("[safetensors] {}: expected a safetensors file, got a text file{}", file,
+              file.ends_with(".yaml") || file.ends_with(".yml") ? " (an experiment is given with --config)" : "");
+  }
 }
 
 // ---- Writing --------------------------------------------------------------------------------------------------------
@@ -299,21 +344,17 @@ SafeTensors load_safetensors(const std::string& file) {
   if (descriptor.get() < 0 || ::fstat(descriptor.get(), &status) != 0) {
     fail_user("[safetensors] {}: cannot be opened: {}", file, std::strerror(errno));
   }
+  if (S_ISDIR(status.st_mode)) refuse_folder(file);
   if (!S_ISREG(status.st_mode)) fail_user("[safetensors] {}: is not a regular file", file);
   const auto file_bytes = static_cast<uint64_t>(status.st_size);
   uint64_t header_bytes = 0;
+  if (file_bytes == 0) fail_user("[safetensors] {}: is empty, as a file is that was truncated", file);
   if (file_bytes < sizeof(header_bytes)) {
     fail_user("[safetensors] {}: truncated: {} bytes, shorter than the header's length field", file, file_bytes);
   }
   read_bytes(descriptor, file, 0, &header_bytes, sizeof(header_bytes));
   if (header_bytes > max_header_bytes || header_bytes > file_bytes - sizeof(header_bytes)) {
-    if (is_pytorch_file(header_bytes)) {
-      fail_user(
-          "[safetensors] {}: is a PyTorch file, not safetensors; convert it with\n  python3 -c \"import sys, torch, "
-          "safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in torch.load(sys.argv[1], "
-          "map_location='cpu', weights_only=True).items()}}, sys.argv[2])\" '{}' OUTPUT.safetensors",
-          file, file);
-    }
+    refuse_other_kind(descriptor, file, file_bytes);
     fail_user("[safetensors] {}: truncated, or no safetensors file: a header of {} bytes in a file of {}", file,
               header_bytes, file_bytes);
   }

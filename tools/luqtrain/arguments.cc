@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <charconv>
+#include <iostream>
 #include <map>
 
+#include "luq/core/error.h"
 #include "luq/core/shell.h"
+#include "tools/luqtrain/advice.h"
 #include "tools/luqtrain/commands.h"
 
 namespace luqtrain {
@@ -48,7 +51,6 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
   app.require_subcommand(0, 1);
   app.footer(
       "Ends with 0 when finished, 1 after a failure, 2 after a user's mistake, 128 + n when stopped by signal n.");
-  app.failure_message(CLI::FailureMessage::simple);
 
   TrainArguments& training = arguments.train;
   app.add_option("--config", training.experiment.config,
@@ -182,7 +184,12 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kUserMistake;
+    if (error.get_exit_code() == 0) return app.exit(error);  // help, version
+    const auto [word, text] = advice(app, {argv + 1, argv + argc});
+    std::cerr << "luqtrain: error: " << (word.empty() ? error.what() : luq::shell_quote(word) + " is not expected here")
+              << "\n"
+              << (text.empty() ? "Run with --help for more information." : text) << "\n";
+    return kUserMistake;
   }
   arguments.log_level = static_cast<luq::LogLevel>(std::ranges::find(levels, log_level) - levels.begin());
   if (eval_trained) evaluated.weights = luq::CheckpointWeights::trained;
@@ -190,6 +197,12 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
   if (export_trained) exported.weights = luq::CheckpointWeights::trained;
   expand_paths(arguments);
   for (const CLI::App* command : app.get_subcommands()) arguments.command = command->get_name();
+  for (const CLI::Option* option : app.get_options()) {
+    if (arguments.command.empty() || option->count() == 0) continue;
+    std::cerr << fmt::format("luqtrain: error: {} before {} is not expected here\noptions of {} come behind it\n",
+                             option->get_name(), arguments.command, arguments.command);
+    return kUserMistake;
+  }
   return std::nullopt;
 }
 

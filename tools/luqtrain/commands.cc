@@ -111,7 +111,7 @@ int run_predict(const luq::PredictOptions& options) {
 int run_validation(const ValidateArguments& arguments) {
   const std::string& path = arguments.path;
   if (arguments.experiment.config.empty() == path.empty())
-    luq::fail_user("validate-data: expected --config FILE or --path FOLDER");
+    luq::fail_user("[validate-data] expected --config FILE or --path FOLDER");
   const luq::ExperimentConfig config = path.empty() ? load(arguments.experiment) : luq::config_of_folder(path);
   const bool show = luq::can_redraw(STDERR_FILENO) && luq::log_level() <= luq::LogLevel::info;
   const luq::ValidationReport report = luq::validate_data(config, arguments.workers, [show](int64_t done, int64_t all) {
@@ -129,7 +129,9 @@ int run_evaluation(const EvalArguments& arguments) {
   luq::EvaluationOptions options = arguments.options;
   if (!arguments.experiment.config.empty()) options.config = load(arguments.experiment);
   if (arguments.experiment.config.empty() && !arguments.experiment.overrides.empty()) {
-    luq::fail_user("--set needs --config here");
+    luq::fail_user(
+        "[eval] --set goes over an experiment that --config names; over a checkpoint's own there are --data and "
+        "--device");
   }
   const auto [result, is_ema, warning] = luq::evaluate_checkpoint(options);
   print(fmt::format("{}: test top-1 {:.2f} %, {}loss {:.4f}, {} images{}\n", options.checkpoint, result.top1,
