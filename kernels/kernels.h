@@ -601,10 +601,6 @@ struct Kernels {
 #undef LUQ_DECLARE_ENTRY
 };
 
-// A table whose kernels only prepare themselves, so that what is called through it costs next to nothing and computes
-// nothing: results stay as they are.
-Kernels preparing_kernels(const Kernels& kernels);
-
 // Every table this machine can run on the CPU, "ref" first, for tests and benchmarks.
 struct NamedKernels {
   std::string name;  // ref, avx2, avx512, vnni, bf16; cuda-plain, cuda, cuda-cublaslt

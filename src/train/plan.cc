@@ -7,6 +7,7 @@
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
 #include "luq/core/rng.h"
+#include "luq/core/stand_in_kernels.h"
 #include "luq/ops/loss.h"
 #include "luq/train/lr_scheduler.h"
 #include "luq/train/optimizer.h"
@@ -110,11 +111,13 @@ struct Probe {
   int64_t bytes_per_image = 0;  // kept between forward and backward
 };
 
-// One forward pass in training mode on a few images of zeros.
+// One forward pass in training mode on a few images, by kernels that do nothing.
 Probe probe(const ExperimentConfig& config, const ExperimentParts& parts) {
   Probe result;
+  const StandInKernels idle(*parts.kernels, StandIn::idle);
   Tape tape;
   Ctx ctx = parts.context(config);
+  ctx.kernels = &idle.kernels();
   ctx.tape = &tape;
   ctx.training = true;
   ctx.plan = &result.entries;

@@ -13,6 +13,7 @@
 #include "luq/data/dataset.h"
 #include "luq/data/pack.h"
 #include "luq/train/trainer.h"
+#include "src/core/no_memory.h"
 #include "src/data/sample_images.h"
 #include "src/train/run_directory.h"
 
@@ -108,7 +109,7 @@ std::string smoke_test(const ExperimentConfig& given) {
   std::string data = config.data.name;
   try {
     if (is_missing(config.data)) data = substitute(config.data, folder);
-    run(config);
+    or_out_of_memory("[smoke]", [&] { run(config); });
   } catch (const UserError&) {
     fs::remove_all(folder);
     throw;

@@ -25,11 +25,13 @@
 #include "luq/train/lr_scheduler.h"
 #include "luq/train/optimizer.h"
 #include "luq/train/plan.h"
+#include "src/core/no_memory.h"
 #include "src/train/batch_feeder.h"
 #include "src/train/dataset_json.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/line_file.h"
 #include "src/train/metrics.h"
+#include "src/train/prepare_steps.h"
 #include "src/train/run_directory.h"
 #include "src/train/run_log.h"
 #include "src/train/tensorboard.h"
@@ -65,6 +67,8 @@ std::string with_memory_plan(const OutOfMemory& error, const ExperimentConfig& c
   try {
     return fmt::format("{}; the experiment's memory is {}", text, describe_memory(config));
   } catch (const Error&) {  // no memory for that either
+    return text;
+  } catch (const std::bad_alloc&) {
     return text;
   }
 }
@@ -305,7 +309,8 @@ void Trainer::train_step(const Batch& batch) {
     optimizer_->use(profile->kernels());
   }
   try {
-    const StepOutcome outcome = training_step(config_, parts_, ctx, *optimizer_, batch, current_lr(state_.step));
+    const StepOutcome outcome = or_out_of_memory(
+        "[allocate]", [&] { return training_step(config_, parts_, ctx, *optimizer_, batch, current_lr(state_.step)); });
     if (ema_) ema_->update(state_.step + 1);
     TrainWindow& window = state_.window;
     window.loss_sum += outcome.loss * static_cast<double>(batch.size());
@@ -457,7 +462,8 @@ bool Trainer::save_last(bool must_succeed) {
   if (saved_ && same(*saved_)) return true;
   check_state();
   try {
-    directory_.checkpoints().save_last(*parts_.model, *optimizer_, state_, ema());
+    or_out_of_memory("[checkpoint] the state is saved:",
+                     [this] { directory_.checkpoints().save_last(*parts_.model, *optimizer_, state_, ema()); });
     saved_ = state_;
     return true;
   } catch (const Error& error) {
@@ -483,7 +489,9 @@ Trainer::Outcome Trainer::train_and_evaluate() {
       TrainState best = state_;
       best.best_top1 = last_eval_.top1;
       try {
-        save_checkpoint(directory_.checkpoints().best(), *parts_.model, *optimizer_, best, ema());
+        or_out_of_memory("[checkpoint] the best state is saved:", [&] {
+          save_checkpoint(directory_.checkpoints().best(), *parts_.model, *optimizer_, best, ema());
+        });
         state_.best_top1 = best.best_top1;
       } catch (const Error& error) {
         log_->warning(fmt::format("step {}: {}; the run goes on", state_.step, error.what()));
@@ -522,11 +530,15 @@ TrainResult Trainer::run() {
     throw Stopped(signals_.received(),
                   fmt::format("[train] stopped by {} before the first step; nothing was written", signals_.name()));
   }
+  prepare_steps(config_, parts_);
   open_files();
   log_.emplace(&*log_file_);
   try {
-    say_start();
-    if (train_and_evaluate() == Outcome::interrupted) return stop();
+    const Outcome outcome = or_out_of_memory("[train]", [this] {
+      say_start();
+      return train_and_evaluate();
+    });
+    if (outcome == Outcome::interrupted) return stop();
   } catch (const OutOfMemory& error) {
     const std::string text = with_memory_plan(error, config_);
     log_->failure(text);
@@ -552,7 +564,7 @@ TrainResult Trainer::run() {
 
 TrainResult train(const ExperimentConfig& config, StartMode mode) {
   try {
-    return Trainer(config, mode).run();
+    return or_out_of_memory("[train]", [&] { return Trainer(config, mode).run(); });
   } catch (const OutOfMemory& error) {  // while it was made
     throw Error(with_memory_plan(error, config));
   }
