@@ -8,6 +8,8 @@
 // evaluation the epoch advances and batch becomes 0. So a checkpoint always says by itself what comes next.
 #include "luq/train/trainer.h"
 
+#include <unistd.h>
+
 #include <chrono>
 #include <cmath>
 #include <optional>
@@ -20,6 +22,7 @@
 #include "luq/core/machine.h"
 #include "luq/core/output_file.h"
 #include "luq/core/stop_signals.h"
+#include "luq/core/threads.h"
 #include "luq/train/checkpoint.h"
 #include "luq/train/ema.h"
 #include "luq/train/lr_scheduler.h"
@@ -213,6 +216,7 @@ void Trainer::open_files() {
 }
 
 void Trainer::say_start() {
+  log_->debug(fmt::format("process  {}; without the key threads it has {}", ::getpid(), describe_default_threads()));
   for (const std::string& warning : keys_without_effect(config_)) log_->warning(warning);
   const DatasetInfo& info = parts_.train_set->info();
   int64_t parameters = 0, quantized = 0;
@@ -462,9 +466,11 @@ bool Trainer::save_last(bool must_succeed) {
   if (saved_ && same(*saved_)) return true;
   check_state();
   try {
+    const Clock::time_point start = Clock::now();
     or_out_of_memory("[checkpoint] the state is saved:",
                      [this] { directory_.checkpoints().save_last(*parts_.model, *optimizer_, state_, ema()); });
     saved_ = state_;
+    log_->debug(fmt::format("step {}: saved in {:.3f} s", state_.step, seconds_since(start)));
     return true;
   } catch (const Error& error) {
     const std::string kept =
@@ -535,7 +541,10 @@ TrainResult Trainer::run() {
   log_.emplace(&*log_file_);
   try {
     const Outcome outcome = or_out_of_memory("[train]", [this] {
-      say_start();
+      try {
+        say_start();
+      } catch (const Stopped&) {  // what follows sees the signal, and saves
+      }
       return train_and_evaluate();
     });
     if (outcome == Outcome::interrupted) return stop();

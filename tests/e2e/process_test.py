@@ -77,6 +77,38 @@ class Stopping(Case):
         self.assertEqual(process.returncode, 0)
         self.assertEqual(Checkpoint(self.last(self.folder)).metadata["step"], "40")
 
+    def test_while_it_evaluates_saves_and_ends(self):
+        """At any moment of a run that mostly does these: it is saved, and goes on to the same end, or has come to it."""
+        settings = {"train__epochs": 16, "train__max_steps": 30, "train__checkpoint_every": 1, "data__synthetic__train_images": 16}
+        straight = self.subfolder("straight")
+        self.train(straight, **settings)
+        codes = []
+        for number, when in ((signal.SIGINT, "step 2/30  test"), (signal.SIGHUP, "step 17/30"),
+                             (signal.SIGUSR1, "step 30/30"), (signal.SIGTERM, "finished after")):
+            cwd = self.subfolder(when.split()[1].replace("/", "_"))
+            code, output = run_and_signal(arguments(LUQ_CONFIG, **{**settings, "train__log_every": 1}), cwd, number, when)
+            self.assertIn(code, (0, 128 + number), output)
+            self.assertEqual(code == 0, "finished after step 30" in output, output)
+            self.assertEqual(code == 0, "stopped by" not in output, output)
+            codes.append(code)
+            if code != 0:
+                self.train(cwd, "--resume", **settings)
+            self.assert_same_tensors(self.last(cwd), self.last(straight))
+        self.assertEqual(codes[-1], 0)
+
+    def test_evaluation_and_prediction_are_stopped(self):
+        self.train(self.folder, train__max_steps=2, model__name="resnet50", data__synthetic__image_size=32,
+                   data__synthetic__test_images=20000, eval__max_images=16, data__augment__pad_crop=4)
+        code, output = self.stop([LUQTRAIN, "eval", "--checkpoint", self.last(self.folder), "--config", "run/config.yaml",
+                                  "--set", "eval.max_images=0"], 0.5, signal.SIGTERM)
+        self.assertEqual(code, 128 + signal.SIGTERM, output)
+        self.assertIn("luqtrain: stopped by SIGTERM\n", output)
+        write_large_png(self.folder / "image.png", 4000)
+        code, output = self.stop([LUQTRAIN, "predict", "--checkpoint", self.last(self.folder), "--logits", "logits",
+                                  *["image.png"] * 2000], 0.3)
+        self.assertEqual(code, 128 + signal.SIGINT, output)
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["image.png", "run"])
+
     def test_while_it_begins(self):
         """At any moment of the first ones: a code that names the signal, and a folder that the same command takes."""
         for delay in (0, 0.03, 0.1, 0.3):
@@ -274,6 +306,13 @@ class Terminals(Case):
             self.assertNotIn("\x1b", text)
             self.assertNotIn("\r", text)
             self.assertIn("step 5/26", text)
+
+    def test_debugging(self):
+        process = run(arguments(LUQ_CONFIG, "--log-level", "debug", train__max_steps=2), self.folder)
+        self.assert_exit(process, 0)
+        for text in (process.stdout, (self.folder / "run/log.txt").read_text()):
+            self.assertRegex(text, r"step 2: saved in [0-9.]+ s")
+            self.assertRegex(text, r"process  [0-9]+; .* it has [0-9]+ \(")
 
     def test_levels(self):
         text = self.show({"TERM": "xterm"}, "--log-level", "warning")
