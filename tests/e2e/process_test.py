@@ -319,6 +319,20 @@ class Terminals(Case):
         self.assertRegex(text, r"\ATest top-1 .*\nThe run is in run.*\nNext: .*\n\Z")
 
 
+class Levels(Case):
+    def test_every_command_takes_a_level_before_or_behind_it(self):
+        for words, code, text in ((["eval", "--checkpoint", "none", "--log-level", "warning"], 2, "luqtrain: error: [safetensors] none"),
+                                  (["--log-level", "off", "eval", "--checkpoint", "none"], 2, None),
+                                  (["kernels", "--log-level", "off"], 0, None),
+                                  (["doctor", "--log-level", "loud"], 2, "loud not in {debug,info,warning,error,off}")):
+            process = run([LUQTRAIN, *words], self.folder)
+            self.assert_exit(process, code)
+            if text is None:
+                self.assertEqual(process.stderr, "")
+            else:
+                self.assertIn(text, process.stderr)
+
+
 class Threads(Case):
     def doctor(self, threads=None, **options):
         """The number, what it is from, and what was said on standard error."""

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <iostream>
 
@@ -104,6 +105,7 @@ int main(int argc, char** argv) {
   luq::set_log_program("luqbench");
   if (const std::string problem = luq::check_thread_environment(); !problem.empty()) luq::log_warning(problem);
   luq::end_at_stop_signals("luqbench");
+  std::signal(SIGXFSZ, SIG_IGN);  // what passes the limit of a file's size is an error of the write
   CLI::App app{"Benchmarks of luqtrain: checks first, then times, and compares with what this machine can do."};
   app.require_subcommand(1);
   app.failure_message(CLI::FailureMessage::simple);

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <charconv>
-#include <iostream>
 #include <map>
 
 #include "luq/core/error.h"
+#include "luq/core/log.h"
 #include "luq/core/shell.h"
 #include "tools/luqtrain/advice.h"
 #include "tools/luqtrain/commands.h"
@@ -186,9 +186,8 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // help, version
     const auto [word, text] = advice(app, {argv + 1, argv + argc});
-    std::cerr << "luqtrain: error: " << (word.empty() ? error.what() : luq::shell_quote(word) + " is not expected here")
-              << "\n"
-              << (text.empty() ? "Run with --help for more information." : text) << "\n";
+    luq::log_error((word.empty() ? error.what() : luq::shell_quote(word) + " is not expected here") + "\n" +
+                   (text.empty() ? "Run with --help for more information." : text));
     return kUserMistake;
   }
   arguments.log_level = static_cast<luq::LogLevel>(std::ranges::find(levels, log_level) - levels.begin());
@@ -198,9 +197,9 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
   expand_paths(arguments);
   for (const CLI::App* command : app.get_subcommands()) arguments.command = command->get_name();
   for (const CLI::Option* option : app.get_options()) {
-    if (arguments.command.empty() || option->count() == 0) continue;
-    std::cerr << fmt::format("luqtrain: error: {} before {} is not expected here\noptions of {} come behind it\n",
-                             option->get_name(), arguments.command, arguments.command);
+    if (arguments.command.empty() || option->count() == 0 || option->get_name() == "--log-level") continue;
+    luq::log_error(fmt::format("{} before {} is not expected here\noptions of {} come behind it", option->get_name(),
+                               arguments.command, arguments.command));
     return kUserMistake;
   }
   return std::nullopt;
