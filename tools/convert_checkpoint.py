@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import pathlib
+import re
 import struct
 import sys
 
@@ -44,9 +45,12 @@ def read(torch, path, unsafe):
                 reason = " ".join(str(second).split())
         if unsafe:
             stop(f"{path}: PyTorch cannot read it: {reason[:300]}")
-        stop(f"{path}: PyTorch does not read it as weights alone: {reason[:300]}\n"
-             "Where the file holds more (a whole model, objects of a training script) and you trust whoever made it, "
-             "--unsafe reads it all; that runs code from the file.")
+        classes = re.findall(r"GLOBAL ([\w.]+)", reason)
+        if not classes and "weights" not in reason.lower():
+            stop(f"{path}: PyTorch cannot read it: {reason[:300]}")
+        stop(f"{path}: holds more than weights"
+             + (f" (an object of {classes[0]})" if classes else f": {reason[:300]}")
+             + ". Where you trust whoever made it, --unsafe reads all of it; that runs code from the file.")
 
 
 def state_dicts(torch, value, path=(), depth=3):
@@ -55,12 +59,16 @@ def state_dicts(torch, value, path=(), depth=3):
         value = value.state_dict()
     if not isinstance(value, collections.abc.Mapping):
         return
-    if any(isinstance(key, str) and isinstance(entry, torch.Tensor) for key, entry in value.items()):
-        yield path, value
-        return
+    tensors = [key for key, entry in value.items() if isinstance(key, str) and isinstance(entry, torch.Tensor)]
+    inner = []
     for key, entry in value.items() if depth > 0 else ():
         if isinstance(key, str) and not any(word in key.lower() for word in NO_MODEL):
-            yield from state_dicts(torch, entry, path + (key,), depth - 1)
+            inner += state_dicts(torch, entry, path + (key,), depth - 1)
+    # A tensor beside state_dicts, as best_acc1, makes no state_dict.
+    if any("." in key for key in tensors) or (tensors and not inner):
+        yield path, value
+    else:
+        yield from inner
 
 
 def rank(found):

@@ -127,7 +127,7 @@ class Advice(Case):
         files = {
             "bare": (model, "2 tensors from bare.pth\n"),
             "model": ({"model": model, "optimizer": {"state": {"0": {"m": tensor(1)}}}, "epoch": 3, "args": None}, "'model'"),
-            "state": ({"state_dict": prefixed("module."), "arch": "resnet"}, "without the prefix 'module.'"),
+            "state": ({"state_dict": prefixed("module."), "arch": "resnet", "best_acc1": tensor(1)}, "without the prefix 'module.'"),
             "compiled": ({"model_state_dict": prefixed("_orig_mod.module.")}, "'_orig_mod.module.'"),
             "lightning": ({"state_dict": prefixed("model."), "hyper_parameters": {"x": tensor(1)}}, "'model.'"),
             "average": ({"model_ema": {"n_averaged": tensor(9, dtype="int64"), **prefixed("module.")}}, "'model_ema'"),
@@ -155,7 +155,7 @@ class Advice(Case):
                 self.assertEqual(stored["bn.num_batches_tracked"][0], "I64")
                 self.assertEqual(set(stored), set(model) | ({"half"} if name == "mixed" else set()))
         script = SOURCE / "tools/convert_checkpoint.py"
-        for content, words, said in (({"a": 1}, [], "no state_dict"), ({"unsafe": 1, **model}, [], "--unsafe"),
+        for content, words, said in (({"a": 1}, [], "no state_dict"), ({"unsafe": 1, **model}, [], "(an object of __main__.Config). Where you trust"),
                                      ({"model": model}, ["--key", "other"], "expected one of model")):
             (self.folder / "x.pth").write_text(json.dumps(content))
             process = run([sys.executable, script, "x.pth", "x.safetensors", *words], self.folder, env=environment)
