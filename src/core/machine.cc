@@ -83,6 +83,14 @@ MachineLimits probe_machine(const Kernels& kernels) {
   return limits;
 }
 
+MachineLimits faster(const MachineLimits& a, const MachineLimits& b) {
+  return {.int8 = std::max(a.int8, b.int8),
+          .float32 = std::max(a.float32, b.float32),
+          .bfloat16 = std::max(a.bfloat16, b.bfloat16),
+          .read = std::max(a.read, b.read),
+          .threads = b.threads};
+}
+
 void read_memory(const Kernels& kernels, const Tensor& tensor) {
   if (!kernels.peak_read) return;
 #pragma omp parallel

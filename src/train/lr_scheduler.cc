@@ -66,4 +66,30 @@ double learning_rate(const LrSchedulerConfig& config, double base_lr, const LrHo
   return lr;
 }
 
+std::vector<std::string> describe_horizon_change(const ExperimentConfig& before, const ExperimentConfig& now,
+                                                 int64_t steps_per_epoch, int64_t step) {
+  std::vector<std::string> lines;
+  const LrHorizon old_horizon{before.train.epochs, steps_per_epoch}, new_horizon{now.train.epochs, steps_per_epoch};
+  if (before.train.epochs != now.train.epochs) {
+    const auto rate = [](const ExperimentConfig& config, const LrHorizon& horizon, int64_t at) {
+      return learning_rate(config.lr_scheduler, config.optimizer.lr, horizon, at);
+    };
+    const double old_rate = rate(before, old_horizon, step), new_rate = rate(now, new_horizon, step);
+    std::string effect = fmt::format("the learning rate stays {:.4g}", new_rate);
+    if (old_rate != new_rate) {
+      effect = fmt::format("the learning rate of step {} is {:.4g} instead of {:.4g}", step + 1, new_rate, old_rate);
+      if (step > 0) effect += fmt::format(" (that of step {} was {:.4g})", step, rate(before, old_horizon, step - 1));
+      effect += fmt::format("; {} spans {} steps instead of {}", now.lr_scheduler.name, new_horizon.steps(),
+                            old_horizon.steps());
+    }
+    lines.push_back(fmt::format("train.epochs {} -> {}: {}", before.train.epochs, now.train.epochs, effect));
+  }
+  if (before.train.max_steps != now.train.max_steps) {
+    const auto end = [](int64_t steps) { return steps > 0 ? fmt::format("{}", steps) : std::string("0 (no limit)"); };
+    lines.push_back(fmt::format("train.max_steps {} -> {}: the learning rate does not depend on it",
+                                end(before.train.max_steps), end(now.train.max_steps)));
+  }
+  return lines;
+}
+
 }  // namespace luq

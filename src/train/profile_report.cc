@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <tuple>
 #include <vector>
 
 #include "luq/core/error.h"
-#include "luq/core/machine.h"
 #include "luq/train/step_runner.h"
 #include "src/train/run_log.h"
+#include "src/train/step_limit.h"
 
 namespace luq {
 namespace {
@@ -59,7 +60,7 @@ std::vector<Row> collect(const std::vector<KernelRecord>& records, const Machine
 std::string profile_report(const ExperimentConfig& config, const ProfileOptions& options) {
   if (options.steps < 1) fail_user("[profile] steps: expected 1 or more, got {}", options.steps);
   StepRunner runner(config);
-  const MachineLimits machine = probe_machine(runner.kernels());
+  StepLimit limit([&] { return probe_machine(runner.kernels()); });
   for (int i = 0; i < kWarmUp; ++i) runner.step();
   KernelProfile profile(runner.kernels(), parse_device(config.device));
   runner.record(&profile);
@@ -70,6 +71,9 @@ std::string profile_report(const ExperimentConfig& config, const ProfileOptions&
   const auto steps = static_cast<double>(options.steps);
   double step_seconds = 0;
   for (const double seconds : times) step_seconds += seconds / steps;
+  limit.set_work(profile.records());
+  const std::optional<double> percent = limit.percent(step_seconds * steps);
+  const MachineLimits& machine = limit.machine();
   std::vector<Row> rows = collect(profile.records(), machine, options.shapes);
   Row total{.phase = "total", .kernel = "kernels", .shape = ""};
   for (const Row& row : rows) total.add(row);
@@ -79,12 +83,11 @@ std::string profile_report(const ExperimentConfig& config, const ProfileOptions&
   const auto images = static_cast<double>(runner.batch_size());
   const bool on_cpu = parse_device(config.device).type == DeviceType::cpu;
   std::string text = fmt::format("machine  {}\n", on_cpu ? to_string(machine) : describe_cuda());
-  text += fmt::format("step     {:.1f} ms for {} images, {:.1f} images/s (median {:.1f} ms of {}){}\n\n",
-                      step_seconds * 1e3, runner.batch_size(), images / step_seconds, times[times.size() / 2] * 1e3,
-                      times.size(),
-                      machine.known() ? fmt::format("; the machine's limits allow {:.1f} ms, {:.0f} %",
-                                                    total.limit / steps * 1e3, 100 * total.limit / steps / step_seconds)
-                                      : "");
+  text += fmt::format(
+      "step     {:.1f} ms for {} images, {:.1f} images/s (median {:.1f} ms of {}){}\n\n", step_seconds * 1e3,
+      runner.batch_size(), images / step_seconds, times[times.size() / 2] * 1e3, times.size(),
+      percent ? fmt::format("; the machine's limits allow {:.1f} ms, {:.0f} %", total.limit / steps * 1e3, *percent)
+              : "");
   size_t name = 6, shape = options.shapes ? 5 : 0;
   for (const Row& row : rows) {
     name = std::max(name, row.kernel.size());

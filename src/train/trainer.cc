@@ -19,7 +19,6 @@
 #include "luq/config/load.h"
 #include "luq/core/allocator.h"
 #include "luq/core/error.h"
-#include "luq/core/machine.h"
 #include "luq/core/output_file.h"
 #include "luq/core/stop_signals.h"
 #include "luq/core/threads.h"
@@ -37,6 +36,7 @@
 #include "src/train/prepare_steps.h"
 #include "src/train/run_directory.h"
 #include "src/train/run_log.h"
+#include "src/train/step_limit.h"
 #include "src/train/tensorboard.h"
 #include "src/train/training_step.h"
 
@@ -105,6 +105,8 @@ class Trainer {
       state_ = checkpoint->state;
       check_same_data(checkpoint->file);
       already_finished_ = state_.finished && state_.step >= last_step_;
+      horizon_changes_ = describe_horizon_change(parse_experiment(state_.config, checkpoint->file, {}), config_,
+                                                 horizon_.steps_per_epoch, state_.step);
       resumed_ = true;
     } else {
       start_ = load_initial_weights(config_, *parts_.model);
@@ -151,6 +153,7 @@ class Trainer {
   int64_t last_step_ = 0;  // the run ends after this many updates
   TrainState state_;
   bool already_finished_ = false, resumed_ = false;
+  std::vector<std::string> horizon_changes_;
   std::string start_;                // where the weights come from, "" for random ones
   std::optional<TrainState> saved_;  // what last.safetensors holds
 
@@ -158,10 +161,9 @@ class Trainer {
   std::optional<TensorBoardFile> tensorboard_;
   std::optional<RunLog> log_;
   Timing timing_;
-  MachineLimits machine_;
-  std::optional<double> limit_seconds_;  // the least that a step could take on this machine, once it is known
-  double train_seconds_ = 0;             // in steps of this process
-  std::set<std::string> reported_;       // broken images
+  std::optional<StepLimit> limit_;
+  double train_seconds_ = 0;        // in steps of this process
+  std::set<std::string> reported_;  // broken images
   int64_t steps_here_ = 0;
   EvalResult last_eval_;
   Clock::time_point started_ = Clock::now();
@@ -251,12 +253,14 @@ void Trainer::say_start() {
   }
   log_->info(fmt::format("kernels  {}; {} thread{}", kernels, parts_.threads, parts_.threads == 1 ? "" : "s"));
   if (parts_.device.type == DeviceType::cuda) log_->info("device   " + describe_cuda());
-  machine_ = probe_machine(*parts_.kernels);
-  if (machine_.known()) log_->info(fmt::format("limits   {}", to_string(machine_)));
+  limit_.emplace([this] { return probe_machine(*parts_.kernels); });
+  if (limit_->machine().known()) log_->info(fmt::format("limits   {}", to_string(limit_->machine())));
   log_->info(fmt::format("plan     {} epochs of {} steps of {} images{}", horizon_.epochs, horizon_.steps_per_epoch,
                          config_.train.batch_size,
                          last_step_ < horizon_.steps() ? fmt::format(", ending at step {}", last_step_) : ""));
-  if (resumed_) log_->info(fmt::format("resumed at step {}, epoch {}", state_.step, epoch_number()));
+  if (!resumed_) return;
+  log_->info(fmt::format("resumed at step {}, epoch {}", state_.step, epoch_number()));
+  for (const std::string& change : horizon_changes_) log_->info("changed  " + change);
 }
 
 void Trainer::append_metrics(Metrics metrics) {
@@ -287,8 +291,10 @@ void Trainer::write_train_line() {
     metrics.gradient_norm = window.gradient_norm_sum / static_cast<double>(window.steps);
   }
   if (counts_broken_images()) metrics.broken_images = window.broken_images;
-  if (limit_seconds_) {
-    metrics.percent_of_limit = 100 * *limit_seconds_ * static_cast<double>(timing.steps) / timing.seconds;
+  const int before = limit_->repeats();
+  metrics.percent_of_limit = limit_->percent(timing.seconds / static_cast<double>(timing.steps));
+  if (limit_->repeats() > before) {
+    log_->info(fmt::format("limits   {}; measured again, since a step was faster", to_string(limit_->machine())));
   }
   append_metrics(metrics);
   log_->detail(describe(metrics, horizon_.epochs, last_step_));
@@ -307,7 +313,7 @@ void Trainer::train_step(const Batch& batch) {
   ctx.step = static_cast<uint64_t>(state_.step);
   ctx.training = true;
   std::optional<KernelProfile> profile;
-  if (machine_.known() && !limit_seconds_) {
+  if (limit_->wants_work()) {
     profile.emplace(*parts_.kernels, parts_.device);
     ctx.kernels = &profile->kernels();
     optimizer_->use(profile->kernels());
@@ -323,8 +329,7 @@ void Trainer::train_step(const Batch& batch) {
     window.images += batch.size();
     window.steps += 1;
     if (profile) {
-      limit_seconds_ = 0;
-      for (const KernelRecord& record : profile->records()) *limit_seconds_ += machine_.seconds(record);
+      limit_->set_work(profile->records());
       optimizer_->use(*parts_.kernels);
     }
   } catch (const UserError&) {

@@ -115,6 +115,17 @@ class Advice(Case):
                 self.assertIn(answer, process.stderr)
                 self.assertTrue(process.stderr.startswith("luqtrain: error: "), process.stderr)
 
+    def test_a_resume_with_another_end_says_how_the_learning_rate_moves(self):
+        self.train(self.folder, train__epochs=1, lr_scheduler__name="cosine", lr_scheduler__warmup_epochs=0)
+        said = self.train(self.folder, "--resume", train__epochs=3, train__max_steps=15, lr_scheduler__name="cosine",
+                          lr_scheduler__warmup_epochs=0).stdout
+        self.assertRegex(said, r"changed  train.epochs 1 -> 3: the learning rate of step 14 is 0\.\d+ instead of 0 \(that of "
+                               r"step 13 was 0\.\d+\); cosine spans 39 steps instead of 13\n")
+        self.assertIn("changed  train.max_steps 0 (no limit) -> 15: the learning rate does not depend on it\n", said)
+        said = self.train(self.folder, "--resume", train__epochs=3, train__max_steps=15, lr_scheduler__name="cosine",
+                          lr_scheduler__warmup_epochs=0).stdout
+        self.assertNotIn("changed", said)
+
     def test_conversion_of_pytorch_files(self):
         """The printed command, with a stand-in for PyTorch that reads JSON."""
         fake = self.subfolder("fake")

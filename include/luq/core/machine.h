@@ -25,6 +25,9 @@ struct MachineLimits {
 // Measures for about a fifth of a second with as many threads as OpenMP would use, and the kernels' own instructions.
 MachineLimits probe_machine(const Kernels& kernels);
 
+// The larger of each rate: what disturbed one measurement made it smaller.
+MachineLimits faster(const MachineLimits& a, const MachineLimits& b);
+
 // Reads all of a tensor once, with all threads, and does nothing else; nothing where the table has no peak_read.
 void read_memory(const Kernels& kernels, const Tensor& tensor);
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "luq/config/experiment.h"
 
@@ -31,5 +33,11 @@ void check_lr_schedule(const LrSchedulerConfig& config, const LrHorizon& horizon
 //             the momentum is left alone                                       cycle_momentum=False
 // Past the horizon the last value is kept.
 double learning_rate(const LrSchedulerConfig& config, double base_lr, const LrHorizon& horizon, int64_t step);
+
+// What it means for a run that goes on at `step` (updates done) that train.epochs or train.max_steps is another one
+// than before: a line for each key that changed, with the learning rate of the next update before and now, where it
+// moves.
+std::vector<std::string> describe_horizon_change(const ExperimentConfig& before, const ExperimentConfig& now,
+                                                 int64_t steps_per_epoch, int64_t step);
 
 }  // namespace luq
