@@ -43,12 +43,37 @@ std::optional<int64_t> whole_number(std::string_view word) {
   return value;
 }
 
-// A field of a CSV file, whose quotes do not belong to it; none when they are not a pair.
-std::optional<std::string_view> unquoted(std::string_view text) {
-  const bool opens = text.starts_with('"'), closes = text.size() > 1 && text.ends_with('"');
-  if (!opens) return text;
-  if (!closes) return std::nullopt;
-  return text.substr(1, text.size() - 2);
+// The fields of a line of a CSV file, without blanks around them and without the quotes that do not belong to them (""
+// in quotes is a quote); none when a quote does not close.
+std::optional<std::vector<std::string>> fields_of(std::string_view line, char separator) {
+  std::vector<std::string> fields;
+  for (bool more = true; more;) {
+    line = line.substr(std::min(line.find_first_not_of(white_space), line.size()));
+    std::string field;
+    if (line.starts_with('"')) {
+      size_t end = 1;
+      for (; end < line.size(); ++end) {
+        if (line[end] != '"') {
+          field += line[end];
+        } else if (end + 1 < line.size() && line[end + 1] == '"') {
+          field += line[end++];
+        } else {
+          break;
+        }
+      }
+      if (end >= line.size()) return std::nullopt;
+      line.remove_prefix(end + 1);
+      const std::string_view behind = stripped(line.substr(0, line.find(separator)));
+      if (!behind.empty()) return std::nullopt;
+    } else {
+      field = stripped(line.substr(0, line.find(separator)));
+    }
+    fields.push_back(field);
+    const size_t next = line.find(separator);
+    more = next != std::string_view::npos;
+    if (more) line.remove_prefix(next + 1);
+  }
+  return fields;
 }
 
 std::string_view first_word(std::string_view text) { return text.substr(0, text.find_first_of(white_space)); }
@@ -69,11 +94,20 @@ class Parser {
   }
 
   std::vector<int32_t> parse(std::string_view text) {
-    const std::vector<Line> lines = lines_of(text);
+    std::vector<Line> lines = lines_of(text);
+    // Excel's: a line that names the separator, and rows of empty cells.
+    if (!lines.empty() && lines.front().text.size() == 5 && lines.front().text.starts_with("sep=")) {
+      lines.erase(lines.begin());
+    }
+    std::erase_if(lines,
+                  [](const Line& line) { return line.text.find_first_not_of(" \t,;") == std::string_view::npos; });
     if (lines.empty())
       fail_user("[data] {}: expected the classes of {} images, got an empty file", file_, images_.size());
-    const auto is_pair = [](const Line& line) { return line.text.find_first_of(" \t,") != std::string_view::npos; };
-    return is_pair(lines.front()) ? by_name(lines) : in_order(lines);
+    const auto is_pair = [](const Line& line) { return line.text.find_first_of(" \t,;") != std::string_view::npos; };
+    const bool are_classes = std::all_of(lines.begin(), lines.end(), [&](const Line& line) {
+      return class_index_.count(without_quotes(line.text)) != 0;
+    });
+    return is_pair(lines.front()) && !are_classes ? by_name(lines) : in_order(lines);
   }
 
  private:
@@ -112,30 +146,56 @@ class Parser {
   }
 
   int32_t from_name(const Line& line, std::string_view name) const {
-    const auto found = class_index_.find(std::string(name));
+    const auto found = class_index_.find(without_quotes(name));
     if (found == class_index_.end()) {
       refuse(line, fmt::format("expected one of the {} classes, got {}", classes_.size(), shown(name)));
     }
     return found->second;
   }
 
-  // The two halves of a line "image class" or "image,class ...".
-  std::pair<std::string_view, std::string_view> split(const Line& line) const {
-    const size_t comma = line.text.find(',');
-    const size_t gap = comma != std::string_view::npos ? comma : line.text.find_last_of(white_space);
-    if (gap == std::string_view::npos)
-      refuse(line, fmt::format("expected an image and its class, got {}", shown(line.text)));
-    const auto image_field = unquoted(stripped(line.text.substr(0, gap)));
-    const auto class_field = unquoted(stripped(line.text.substr(gap + 1)));
-    if (!image_field || !class_field) refuse(line, fmt::format("a quote that does not close: {}", shown(line.text)));
-    const std::string_view image = *image_field, name = first_word(*class_field);
-    if (image.empty() || name.empty() || name.find(',') != std::string_view::npos) {
-      refuse(line, fmt::format("expected an image and its class, got {}", shown(line.text)));
-    }
-    return {image, name};
+  // A name on a line of its own, which Excel puts into quotes where there is a separator in it.
+  static std::string without_quotes(std::string_view name) {
+    const auto fields = name.starts_with('"') ? fields_of(name, '\0') : std::nullopt;
+    return fields && fields->size() == 1 ? fields->front() : std::string(name);
   }
 
-  std::vector<int32_t> by_name(std::vector<Line> lines) const {
+  // The two halves of a line "image class" or "image,class ...", of which the class may be more than its name.
+  std::pair<std::string, std::string> split(const Line& line) const {
+    std::optional<std::vector<std::string>> fields;
+    if (line.text.find(separator_) != std::string_view::npos) {
+      fields = fields_of(line.text, separator_);
+    } else {
+      const size_t gap = line.text.find_last_of(white_space);
+      if (gap == std::string_view::npos)
+        refuse(line, fmt::format("expected an image and its class, got {}", shown(line.text)));
+      const auto image = fields_of(line.text.substr(0, gap), '\0'), name = fields_of(line.text.substr(gap), '\0');
+      if (image && name) fields = {image->front(), name->front()};
+    }
+    if (!fields) refuse(line, fmt::format("a quote that does not close: {}", shown(line.text)));
+    while (fields->size() > 2 && fields->back().empty()) fields->pop_back();  // cells of Excel's
+    const bool is_pair = fields->size() == 2 && !(*fields)[0].empty() && !(*fields)[1].empty();
+    if (!is_pair) refuse(line, fmt::format("expected an image and its class, got {}", shown(line.text)));
+    const std::string& name = (*fields)[1];
+    return {(*fields)[0], class_index_.count(name) != 0 ? name : std::string(first_word(name))};
+  }
+
+  // Of those in the first lines the one that leaves the name of an image before it.
+  template <typename IsImage>
+  void find_separator(const std::vector<Line>& lines, const IsImage& is_image) {
+    int most = -1;
+    for (const char candidate : {',', ';', '\t'}) {
+      if (lines.front().text.find(candidate) == std::string_view::npos) continue;
+      int images = 0;
+      for (size_t i = 0; i < std::min<size_t>(lines.size(), 2); ++i) {
+        const auto fields = fields_of(lines[i].text, candidate);
+        images += fields && fields->size() > 1 && is_image(fields->front()) ? 1 : 0;
+      }
+      if (images > most) separator_ = candidate;
+      most = std::max(most, images);
+    }
+  }
+
+  std::vector<int32_t> by_name(std::vector<Line> lines) {
     std::unordered_map<std::string, size_t> image_index;
     for (size_t i = 0; i < images_.size(); ++i) image_index.emplace(images_[i], i);
     for (size_t i = 0; i < images_.size(); ++i) {  // a whole name wins over one without its extension
@@ -145,13 +205,13 @@ class Parser {
       const auto found = image_index.find(std::string(name.substr(name.rfind('/') + 1)));
       return found == image_index.end() ? images_.size() : found->second;
     };
-    const bool has_header = lines.front().text.find(',') != std::string_view::npos &&
+    find_separator(lines, [&](const std::string& name) { return find_image(name) != images_.size(); });
+    const bool has_header = lines.front().text.find(separator_) != std::string_view::npos &&
                             find_image(split(lines.front()).first) == images_.size();
     if (has_header) lines.erase(lines.begin());
 
-    const bool names = std::all_of(lines.begin(), lines.end(), [&](const Line& line) {
-      return class_index_.count(std::string(split(line).second)) != 0;
-    });
+    const bool names = std::all_of(lines.begin(), lines.end(),
+                                   [&](const Line& line) { return class_index_.count(split(line).second) != 0; });
     std::vector<int32_t> labels(images_.size(), -1);
     for (const Line& line : lines) {
       const auto [image, name] = split(line);
@@ -182,6 +242,7 @@ class Parser {
   const std::string& file_;
   const std::vector<std::string>&images_, &classes_, &devkit_classes_;
   std::unordered_map<std::string, int32_t> class_index_;
+  char separator_ = ',';
 };
 
 }  // namespace

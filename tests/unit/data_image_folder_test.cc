@@ -260,6 +260,21 @@ TEST_CASE("Files of labels: every form", "[data][image_folder]") {
     CAPTURE(text);
     CHECK(labels_of(text) == expected);
   }
+  // Excel's: semicolons, quotes, empty cells and rows, a line that names the separator, tabs.
+  for (const char* text :
+       {"image;class\r\na.jpg;n3\r\nb.JPEG;n1\r\nc d.png;n2\r\n",
+        "sep=;\r\na.jpg;n3\r\nb.JPEG;n1\r\n;;\r\n\"c d.png\";n2;;\r\n",
+        "\xef\xbb\xbf\"image\";\"class\"\n\"a.jpg\";\"n3 the, third\"\n\"b.JPEG\";n1\n\"c d.png\";\"n2\"\n",
+        "image\tclass\na.jpg\tn3\nb.JPEG\tn1\n\"c d.png\"\tn2\n", "a,n3,,\nb,n1,,\nc d,n2,,\n,,,\n",
+        "a.jpg;n3 x, y\nb.JPEG;n1\nc d.png;n2\n"}) {
+    CAPTURE(text);
+    CHECK(labels_of(text) == expected);
+  }
+  // Names of classes with blanks, separators and quotes.
+  const std::vector<std::string> odd = {"a \"b\"", "c, d", "e f"};
+  CHECK(labels_of("a.jpg,e f\nb.JPEG,\"a \"\"b\"\"\"\nc d.png,\"c, d\"\n", {}, odd) == expected);
+  CHECK(labels_of("e f\na \"b\"\nc, d\n", {}, odd) == expected);
+  CHECK(labels_of("e f\n\"a \"\"b\"\"\"\n\"c, d\"\n", {}, odd) == expected);
   CHECK(labels_of("1\n3\n2\n", {"n3", "n2", "n1"}) == expected);
   // Where every line names a class, numbers are names: here the order of "10" and "2" differs from that of the numbers.
   CHECK(labels_of("a 2\nb 1\nc d 10\n", {}, {"1", "10", "2"}) == expected);
