@@ -2,6 +2,7 @@
 
 #include <archive.h>
 #include <archive_entry.h>
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "luq/core/rng.h"
 #include "luq/core/stop_signals.h"
 #include "luq/data/dataset.h"
+#include "src/core/no_memory.h"
 #include "src/data/image_folder.h"
 #include "src/data/parallel.h"
 #include "src/data/tar_shard.h"
@@ -54,6 +56,7 @@ class TarWriter {
   void check(int code) const {
     if (code == ARCHIVE_OK) return;
     if (error_) std::rethrow_exception(error_);
+    if (archive_errno(archive_.get()) == ENOMEM) fail_out_of_memory(fmt::format("[pack] {} is written:", name_));
     const char* text = archive_error_string(archive_.get());
     fail("[pack] {}: cannot be written: {}", name_, text != nullptr ? text : "unknown error");
   }

@@ -205,6 +205,7 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
   check_float(op, layer, "x", x.value());
   if (weight.value().dtype() != DType::float32) fail("[{}] {}: expected w of dtype float32", op, layer);
   const DType dtype = x.value().dtype();
+  if (ctx.denormals != nullptr) ctx.denormals->look("the input of layer", layer, x.value());
   Operand x_operand = quantize_activations(ctx, x, quant.activations, layer, activation_scale);
   Operand w_operand = quantize_weights(ctx, weight, quant.weights, layer);
 
@@ -236,7 +237,8 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
       y, [&kernels, shape, layer, dtype, device, x_operand = std::move(x_operand), w_operand = std::move(w_operand),
           spec = quant.gradients, key = ctx.rng(layer, "gradient"), x_shape = x.shape(), w_shape = weight.shape(),
           y_slot = y.slot(), x_slot = x.slot(), w_slot = weight.slot(),
-          bias_slot = bias != nullptr ? bias->slot() : nullptr](Tensor dy) mutable {
+          bias_slot = bias != nullptr ? bias->slot() : nullptr, denormals = ctx.denormals](Tensor dy) mutable {
+        if (denormals != nullptr) denormals->look("the gradient of the output of layer", layer, dy);
         if (bias_slot != nullptr) {
           const int64_t channels = dy.size(-1);
           Tensor db = Tensor::empty({channels}, DType::float32, device);
@@ -256,6 +258,7 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
         if (w_slot != nullptr) {
           Tensor dw = Tensor::empty(w_shape, DType::float32, device);
           run_backward_weight(kernels, shape, dy_operand, x_operand, dw.data<float>());
+          if (denormals != nullptr) denormals->look("the gradient of the weights of layer", layer, dw);
           x_operand = {};
           add_gradient(kernels, *w_slot, std::move(dw));
         }

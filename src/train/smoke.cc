@@ -99,6 +99,12 @@ void run(ExperimentConfig config) {
   }
 }
 
+// What stays is in a folder for temporary files.
+void remove_folder(const std::string& folder) {
+  std::error_code error;
+  fs::remove_all(folder, error);
+}
+
 }  // namespace
 
 std::string smoke_test(const ExperimentConfig& given) {
@@ -111,15 +117,15 @@ std::string smoke_test(const ExperimentConfig& given) {
     if (is_missing(config.data)) data = substitute(config.data, folder);
     or_out_of_memory("[smoke]", [&] { run(config); });
   } catch (const UserError&) {
-    fs::remove_all(folder);
+    remove_folder(folder);
     throw;
   } catch (const Stopped& stopped) {
-    fs::remove_all(folder);
+    remove_folder(folder);
     throw Stopped(stopped.number(), fmt::format("[smoke] stopped by {}", signals.name()));
   } catch (const Error& error) {
     fail("{}\nthe run stays in {}", error.what(), folder);
   }
-  fs::remove_all(folder);
+  remove_folder(folder);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   return fmt::format(
       "Smoke test passed in {:.0f} s: {} on {}.\n"

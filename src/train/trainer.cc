@@ -18,6 +18,7 @@
 
 #include "luq/config/load.h"
 #include "luq/core/allocator.h"
+#include "luq/core/denormals.h"
 #include "luq/core/error.h"
 #include "luq/core/output_file.h"
 #include "luq/core/stop_signals.h"
@@ -44,6 +45,8 @@ namespace luq {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kDenormalSteps = 8;  // of every so many one is looked at
 
 // Seconds since 1970.
 double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
@@ -131,6 +134,7 @@ class Trainer {
   void report(const std::vector<BrokenImage>& images);
   bool counts_broken_images() const { return config_.data.broken_images != "error"; }
   void train_step(const Batch& batch);
+  void look_for_denormals();
   void write_train_line();
   bool save_last(bool must_succeed);
   TrainResult stop();
@@ -161,6 +165,7 @@ class Trainer {
   std::optional<TensorBoardFile> tensorboard_;
   std::optional<RunLog> log_;
   Timing timing_;
+  DenormalWatch denormals_;
   std::optional<StepLimit> limit_;
   double train_seconds_ = 0;        // in steps of this process
   std::set<std::string> reported_;  // broken images
@@ -312,6 +317,8 @@ void Trainer::train_step(const Batch& batch) {
   Ctx ctx = parts_.context(config_);
   ctx.step = static_cast<uint64_t>(state_.step);
   ctx.training = true;
+  const bool looks = !denormals_.found() && state_.step % kDenormalSteps == 0;
+  if (looks) ctx.denormals = &denormals_;
   std::optional<KernelProfile> profile;
   if (limit_->wants_work()) {
     profile.emplace(*parts_.kernels, parts_.device);
@@ -322,6 +329,7 @@ void Trainer::train_step(const Batch& batch) {
     const StepOutcome outcome = or_out_of_memory(
         "[allocate]", [&] { return training_step(config_, parts_, ctx, *optimizer_, batch, current_lr(state_.step)); });
     if (ema_) ema_->update(state_.step + 1);
+    if (looks) look_for_denormals();
     TrainWindow& window = state_.window;
     window.loss_sum += outcome.loss * static_cast<double>(batch.size());
     window.correct += outcome.correct;
@@ -339,6 +347,22 @@ void Trainer::train_step(const Batch& batch) {
   } catch (const Error& error) {
     fail("[train] step {}: {}", state_.step + 1, error.what());
   }
+}
+
+// What the layers did not show; and says once what was found.
+void Trainer::look_for_denormals() {
+  for (const Parameter* parameter : parts_.model->parameters()) {
+    denormals_.look("the parameter", parameter->name, parameter->var.value());
+  }
+  for (const Buffer* buffer : parts_.model->buffers()) denormals_.look("the buffer", buffer->name, buffer->value);
+  for (const auto& [name, tensor] : optimizer_->state()) denormals_.look("the optimiser's state", name, tensor);
+  if (!denormals_.found()) return;
+  log_->warning(
+      fmt::format("step {}: {} is mostly below 2^-126 (denormal): processors compute with such values up to 100 times "
+                  "slower, so a step may take very long, and training gains nothing from them; where gradients vanish, "
+                  "end the run or set train.label_smoothing above 0; where weights or inputs do, lower "
+                  "optimizer.weight_decay or check model.weights and the scale of the data. This is said once",
+                  state_.step + 1, denormals_.what()));
 }
 
 // A broken image stops the run where it stands, so that it goes on from there when the image is repaired.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "luq/autograd/tape.h"
+#include "luq/core/denormals.h"
 #include "luq/core/device.h"
 #include "luq/core/rng.h"
 #include "luq/quant/policy.h"
@@ -64,6 +65,7 @@ struct Ctx {
   bool recompute = false;  // train.recompute
   // Statistics of weights, by their memory, that were taken for all of them at the beginning of a step.
   const std::unordered_map<const void*, Stats>* weight_statistics = nullptr;
+  DenormalWatch* denormals = nullptr;  // is shown inputs and gradients of layers when set; outlives the tape's closures
 
   // The stream of random bits of a layer and role at this step: make_rng_key(seed, "<layer>:<role>", step, ...).
   RngKey rng(std::string_view layer, std::string_view role, uint32_t sample = 0) const;
