@@ -22,12 +22,11 @@ from faults import LUQTRAIN, SOURCE, preloaded, spread
 
 IMAGES = SOURCE / "tests/golden/images"
 SETTINGS = {"seed": 3, "threads": 2, "run.directory": "run", "data.augment.pad_crop": 1,
-            "data.synthetic.train_images": 32, "data.synthetic.test_images": 12, "data.synthetic.image_size": 8, "data.synthetic.channels": 1,
-            "data.name": "synthetic", "train.epochs": 2, "train.batch_size": 8, "train.checkpoint_every": 2,
+            "data.synthetic.train_images": 32, "data.synthetic.test_images": 12, "data.synthetic.image_size": 8,
+            "data.synthetic.channels": 1, "data.name": "synthetic", "train.epochs": 2, "train.batch_size": 8, "train.checkpoint_every": 2,
             "train.log_every": 1, "eval.batch_size": 8}
-ON_FILES = {"data.name": "image_folder", "data.augment.pad_crop": 0, "data.path": "../data", "data.image_size": 16, "data.eval_resize": 16,
-            "data.broken_images": "skip",
-            "eval.batch_size": 4, "train.batch_size": 4}
+ON_FILES = {"data.name": "image_folder", "data.augment.pad_crop": 0, "data.path": "../data", "data.image_size": 16,
+            "data.eval_resize": 16, "data.broken_images": "skip", "eval.batch_size": 4, "train.batch_size": 4}
 FLOATS = {f"quantization.{operand}.format": "float32" for operand in ("weights", "activations", "gradients")}
 LAST = "run/checkpoints/last.safetensors"
 
