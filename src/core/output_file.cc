@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "luq/core/error.h"
+#include "luq/core/folders.h"
 
 namespace luq {
 namespace {
@@ -115,16 +116,6 @@ bool is_descriptor_of_a_process(const std::string& path) {
 // What a system says where a folder lets nothing be put beside a file, or the file's place not be taken.
 bool must_be_written_in_place(int error) {
   return error == EACCES || error == EPERM || error == EROFS || error == EBUSY || error == EXDEV;
-}
-
-// Makes a rename in the folder of `file` durable. Folders that cannot be synced (some network file systems) are left.
-int sync_folder(const std::string& file) {
-  const fs::path folder = fs::path(file).parent_path();
-  const int descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return errno == EACCES ? 0 : errno;
-  const int error = ::fsync(descriptor) == 0 || errno == EINVAL ? 0 : errno;
-  ::close(descriptor);
-  return error;
 }
 
 bool is_at(int descriptor, const std::string& path) {
@@ -298,7 +289,7 @@ void OutputFile::finish() {
       copy_to_target();
     } else {
       way_ = Way::stream;  // nothing is left to remove
-      const int error = sync_folder(target_);
+      const int error = sync_folder(fs::path(target_).parent_path().string());
       if (error != 0) fail("[{}] {}: its folder cannot be synced: {}", where_, name_, std::strerror(error));
     }
   }

@@ -133,6 +133,9 @@ std::vector<std::string> usual_shards(const std::string& location, const std::st
     const std::string name = entries->path().filename().string();
     if (name.starts_with(prefix) && name.ends_with(".tar")) files.push_back(entries->path().string());
   }
+  if (error && error != std::errc::no_such_file_or_directory && error != std::errc::not_a_directory) {
+    fail_user("[data] {}: the folder cannot be read: {}", location, error.message());
+  }
   std::sort(files.begin(), files.end());
   return files;
 }
@@ -176,7 +179,7 @@ int32_t largest_label(const std::vector<ShardIndex>& indexes) {
 std::vector<std::string> read_class_names(const std::string& location) {
   const std::string file = (fs::path(location) / "classes.txt").string();
   std::error_code error;
-  if (!fs::exists(file, error)) return {};
+  if (!fs::exists(file, error) && !error) return {};
   return parse_lines(read_text_file(file));
 }
 

@@ -1,7 +1,7 @@
 #include "luq/train/checkpoint.h"
 
+#include <fcntl.h>
 #include <unistd.h>
-#include <zlib.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -11,9 +11,13 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <tuple>
 
 #include "luq/core/error.h"
+#include "luq/core/folders.h"
 #include "luq/core/shell.h"
+#include "src/train/checksum.h"
 #include "src/train/state_slots.h"
 
 namespace luq {
@@ -40,28 +44,6 @@ std::vector<Slot> all_slots(Module& model, const Optimizer& optimizer, const Mod
     slots.push_back({name, value, found != parameters.end() ? found->second : nullptr});
   }
   return slots;
-}
-
-// Over names, shapes, values and metadata, so that any damage that leaves the file readable is noticed.
-std::string checksum(const SafeTensors& content) {
-  std::map<std::string, const Tensor*> sorted;
-  for (const auto& [name, tensor] : content.tensors) sorted[name] = &tensor;
-  uLong crc = crc32_z(0, nullptr, 0);
-  const auto add = [&crc](const void* bytes, size_t count) {
-    if (count > 0) crc = crc32_z(crc, static_cast<const Bytef*>(bytes), count);
-  };
-  const auto add_text = [&add](const std::string& text) { add(text.c_str(), text.size() + 1); };
-  for (const auto& [key, text] : content.metadata) {
-    if (key == "crc32") continue;
-    add_text(key);
-    add_text(text);
-  }
-  for (const auto& [name, tensor] : sorted) {
-    add_text(name);
-    add_text(to_string(tensor->dtype()) + to_string(tensor->shape()));
-    add(tensor->raw(), static_cast<size_t>(tensor->bytes()));
-  }
-  return fmt::format("{:08x}", crc);
 }
 
 std::string to_json(const TrainWindow& window) {
@@ -117,15 +99,20 @@ Number metadata_number(const SafeTensors& content, const std::string& file, cons
 
 }  // namespace
 
-void save_checkpoint(const std::string& file, Module& model, const Optimizer& optimizer, const TrainState& state,
-                     const ModelEma* ema) {
+SafeTensors checkpoint_content(Module& model, const Optimizer& optimizer, const TrainState& state,
+                               const ModelEma* ema) {
   SafeTensors content;
   for (const Slot& slot : all_slots(model, optimizer, ema)) {
     content.tensors.emplace_back(slot.name, stored_value(slot));
   }
   content.metadata = to_metadata(state);
-  content.metadata["crc32"] = checksum(content);
-  save_safetensors(file, content);
+  add_checksum(content);
+  return content;
+}
+
+void save_checkpoint(const std::string& file, Module& model, const Optimizer& optimizer, const TrainState& state,
+                     const ModelEma* ema) {
+  save_safetensors(file, checkpoint_content(model, optimizer, state, ema));
 }
 
 bool is_checkpoint(const SafeTensors& content) {
@@ -133,7 +120,7 @@ bool is_checkpoint(const SafeTensors& content) {
   return found != content.metadata.end() && (found->second == format_name || found->second == old_format_name);
 }
 
-Checkpoint read_checkpoint(const std::string& file) { return read_checkpoint(file, load_safetensors(file)); }
+Checkpoint read_checkpoint(const std::string& file) { return read_checkpoint(file, load_checked(file)); }
 
 Checkpoint read_checkpoint(const std::string& file, SafeTensors read) {
   Checkpoint checkpoint{file, std::move(read), {}};
@@ -142,10 +129,7 @@ Checkpoint read_checkpoint(const std::string& file, SafeTensors read) {
   if (format != format_name && format != old_format_name) {
     fail_user("[checkpoint] {}: expected format '{}', got '{}'", file, format_name, format);
   }
-  if (metadata_text(content, file, "crc32") != checksum(content)) {
-    fail_user("[checkpoint] {}: damaged: its checksum is {}, its contents give {}", file, content.metadata.at("crc32"),
-              checksum(content));
-  }
+  metadata_text(content, file, "crc32");
   TrainState& state = checkpoint.state;
   state.step = metadata_number<int64_t>(content, file, "step");
   state.epoch = metadata_number<int64_t>(content, file, "epoch");
@@ -192,16 +176,66 @@ StoredModel model_of(const Checkpoint& checkpoint, CheckpointWeights weights) {
   return {.state = is_ema ? std::move(average) : std::move(trained), .is_ema = is_ema};
 }
 
+namespace {
+
+constexpr const char* temporary_suffixes[] = {"", ".luqtmp", ".tmp"};  // the last of older versions
+
+// Throws Error when the system cannot tell, which is not "no such file".
+bool is_there(const std::string& file) {
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0 && (errno == ENOENT || errno == ENOTDIR)) return false;
+  if (descriptor < 0) fail("[checkpoint] {}: cannot be read: {}; nothing was changed", file, std::strerror(errno));
+  ::close(descriptor);
+  return true;
+}
+
+struct Candidate {
+  std::optional<Checkpoint> sound;
+  std::string problem;  // "": there is no such file
+};
+
+Candidate look_at(const std::string& file) {
+  if (!is_there(file)) return {};
+  try {
+    return {read_checkpoint(file), ""};
+  } catch (const UserError& error) {
+    return {std::nullopt, error.what()};
+  }
+}
+
+auto position(const TrainState& state) { return std::tuple(state.step, state.epoch, state.batch, state.finished); }
+
+void rename_file(const std::string& from, const std::string& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    fail("[checkpoint] {}: cannot be renamed to {}: {}", from, to, std::strerror(errno));
+  }
+}
+
+void remove_file(const std::string& file) {
+  if (::unlink(file.c_str()) != 0 && errno != ENOENT && errno != ENOTDIR) {
+    fail("[checkpoint] {}: cannot be removed: {}", file, std::strerror(errno));
+  }
+}
+
+}  // namespace
+
+void CheckpointFolder::sync() const {
+  const int error = sync_folder(folder_);
+  if (error != 0) fail("[checkpoint] {}: cannot be synced: {}", folder_, std::strerror(error));
+}
+
 void CheckpointFolder::save_last(Module& model, const Optimizer& optimizer, const TrainState& state,
                                  const ModelEma* ema) const {
   save_checkpoint(next(), model, optimizer, state, ema);
-  const std::string link = previous() + ".tmp";
+  promote_next();
+}
+
+void CheckpointFolder::promote_next() const {
+  const std::string link = previous() + ".luqtmp";
   ::unlink(link.c_str());
   // A second name for the old file first, so that renaming over it loses nothing.
   if (::link(last().c_str(), link.c_str()) == 0) {
-    if (::rename(link.c_str(), previous().c_str()) != 0) {
-      fail("[checkpoint] {}: cannot be renamed: {}", link, std::strerror(errno));
-    }
+    rename_file(link, previous());
     // When both names already are one file, rename does nothing and leaves them.
     ::unlink(link.c_str());
   } else if (errno != ENOENT) {  // a file system without hard links
@@ -209,46 +243,98 @@ void CheckpointFolder::save_last(Module& model, const Optimizer& optimizer, cons
     fs::copy_file(last(), previous(), fs::copy_options::overwrite_existing, error);
     if (error) fail("[checkpoint] {}: cannot be written: {}", previous(), error.message());
   }
-  if (::rename(next().c_str(), last().c_str()) != 0) {
-    fail("[checkpoint] {}: cannot be renamed to {}: {}", next(), last(), std::strerror(errno));
-  }
+  rename_file(next(), last());
+  sync();
 }
 
-Checkpoint CheckpointFolder::read_last() const {
-  if (!fs::exists(last())) {
-    fail_user("[checkpoint] {}: there is no checkpoint to go on from; --overwrite starts the run anew", last());
+void CheckpointFolder::prove(Module& model, const Optimizer& optimizer, const TrainState& state,
+                             const ModelEma* ema) const {
+  save_checkpoint(probe(), model, optimizer, state, ema);
+  remove_file(probe());
+}
+
+bool CheckpointFolder::empty() const {
+  for (const std::string& file : {last(), previous(), best(), next()}) {
+    if (is_there(file)) return false;
   }
-  std::string problem;
-  try {
-    return read_checkpoint(last());
-  } catch (const UserError& error) {
-    problem = error.what();
+  return true;
+}
+
+Resumable CheckpointFolder::read_last() const {
+  Candidate found_last = look_at(last()), found_next = look_at(next());
+  const bool next_is_newer =
+      found_next.sound && (!found_last.sound || position(found_next.sound->state) > position(found_last.sound->state));
+  if (found_last.sound && !next_is_newer) return {std::move(*found_last.sound), ""};
+  if (found_last.sound || (found_last.problem.empty() && found_next.sound)) {
+    const std::string why =
+        found_last.sound ? fmt::format("newer than {}, which is of step {}", last(), found_last.sound->state.step)
+                         : "sound, and there is no " + last();
+    std::string warning =
+        fmt::format("{} is {}: a save was cut off before its last rename; the run goes on from it", next(), why);
+    return {std::move(*found_next.sound), std::move(warning)};
   }
-  std::string advice = "there is no sound checkpoint before it: --overwrite starts the run anew";
-  try {
-    const int64_t step = read_checkpoint(previous()).state.step;
-    advice = fmt::format("the one before it is sound and of step {}: go on from that with\n  cp {} {}\nand --resume",
-                         step, shell_path(previous()), shell_path(last()));
-  } catch (const UserError&) {
+  const Candidate found_previous = look_at(previous());
+  if (found_last.problem.empty() && found_previous.sound) {
+    return {*found_previous.sound, fmt::format("there is no {}; the run goes on from {}, of step {}", last(),
+                                               previous(), found_previous.sound->state.step)};
   }
-  fail_user("{}; {}", problem, advice);
+  const std::string problem = !found_last.problem.empty() ? found_last.problem
+                              : !found_previous.problem.empty()
+                                  ? fmt::format("[checkpoint] {}: is missing; {}", last(), found_previous.problem)
+                                  : fmt::format("[checkpoint] {}: there is no checkpoint to go on from", last());
+  const auto advise = [&](const Candidate& other, const std::string& file, const char* what) {
+    fail_user("{}; {} is sound and of step {}: go on from that with\n  cp {} {}\nand --resume", problem, what,
+              other.sound->state.step, shell_path(file), shell_path(last()));
+  };
+  if (found_next.sound) advise(found_next, next(), "the one that was being written");
+  if (found_previous.sound) advise(found_previous, previous(), "the one before it");
+  const Candidate found_best = look_at(best());
+  if (found_best.sound) advise(found_best, best(), "the best one");
+  fail_user("{}; there is no sound checkpoint beside it: --overwrite starts the run anew", problem);
+}
+
+void CheckpointFolder::settle(const std::string& read_from) const {
+  if (read_from == next()) {
+    promote_next();
+  } else {
+    remove_file(next());
+  }
+  for (const std::string& file : {next() + ".luqtmp", next() + ".tmp", previous() + ".luqtmp", previous() + ".tmp"}) {
+    remove_file(file);
+  }
 }
 
 void CheckpointFolder::remove_all() const {
-  for (const std::string& file : {last(), previous(), best(), next()}) {
-    fs::remove(file);
-    for (const char* suffix : {".tmp", ".luqtmp"}) fs::remove(file + suffix);
+  const auto remove = [](const std::string& file) {
+    for (const char* suffix : temporary_suffixes) remove_file(file + suffix);
+  };
+  // The run of which these are can be resumed until its last one is gone.
+  for (const std::string& file : {probe(), next(), previous(), best()}) remove(file);
+  sync();
+  remove(last());
+  sync();
+}
+
+bool CheckpointFolder::is_ours(const std::string& name) {
+  for (const std::string file : {"last", "previous", "best", "next", "probe"}) {
+    const std::string whole = file + ".safetensors";
+    if (name == whole || name == whole + ".tmp" || name.starts_with(whole + ".luqtmp")) return true;
   }
+  return false;
 }
 
 std::string first_non_finite(Module& model) {
-  for (const Slot& slot : model_slots(model)) {
-    if (slot.value.dtype() != DType::float32) continue;
-    const Tensor value = slot.value.to({});
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const Slot& slot : model_slots(model)) tensors.emplace_back(slot.name, slot.value);
+  return first_non_finite(tensors);
+}
+
+std::string first_non_finite(const std::vector<std::pair<std::string, Tensor>>& tensors) {
+  for (const auto& [name, tensor] : tensors) {
+    if (tensor.dtype() != DType::float32) continue;
+    const Tensor value = tensor.to({});
     const float* values = value.data<float>();
-    if (!std::all_of(values, values + value.numel(), [](float value) { return std::isfinite(value); })) {
-      return slot.name;
-    }
+    if (!std::all_of(values, values + value.numel(), [](float value) { return std::isfinite(value); })) return name;
   }
   return "";
 }

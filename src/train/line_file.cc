@@ -25,11 +25,20 @@ LineFile::~LineFile() { ::close(descriptor_); }
 
 bool LineFile::append_bytes(const std::string& bytes) noexcept {
   const off_t start = ::lseek(descriptor_, 0, SEEK_END);
-  const ssize_t put = ::write(descriptor_, bytes.data(), bytes.size());
-  if (put == static_cast<ssize_t>(bytes.size())) return true;
-  if (put > 0) std::ignore = ::ftruncate(descriptor_, start);
-  return false;
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t put = ::write(descriptor_, bytes.data() + done, bytes.size() - done);
+    if (put < 0 && errno == EINTR) continue;
+    if (put <= 0) {
+      if (done > 0) std::ignore = ::ftruncate(descriptor_, start);
+      return false;
+    }
+    done += static_cast<size_t>(put);
+  }
+  return true;
 }
+
+bool LineFile::sync() noexcept { return ::fsync(descriptor_) == 0 || errno == EINVAL || errno == EROFS; }
 
 void LineFile::clear() {
   if (::ftruncate(descriptor_, 0) != 0) fail("[train] a log file cannot be emptied: {}", std::strerror(errno));

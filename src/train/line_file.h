@@ -19,6 +19,8 @@ class LineFile {
   bool append(const std::string& line) noexcept { return append_bytes(line + "\n"); }
   bool append_bytes(const std::string& bytes) noexcept;
   void clear();
+  // Makes durable what was appended; false when the system refuses.
+  bool sync() noexcept;
 
  private:
   int descriptor_;

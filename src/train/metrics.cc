@@ -1,9 +1,9 @@
 #include "src/train/metrics.h"
 
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
+#include "luq/core/folders.h"
 #include "luq/core/output_file.h"
 
 namespace luq {
@@ -73,7 +73,7 @@ std::string to_json(const Metrics& metrics) {
 }
 
 std::vector<Metrics> read_metrics(const std::string& file) {
-  std::ifstream in(file);
+  std::istringstream in(read_if_there("train", file).value_or(""));
   std::vector<Metrics> lines;
   for (std::string text; std::getline(in, text);) {
     const nlohmann::json line = parse_line(text);
@@ -86,8 +86,9 @@ std::vector<Metrics> read_metrics(const std::string& file) {
 }
 
 void cut_back_metrics(const std::string& file, int64_t step, bool keep_eval) {
-  if (!std::filesystem::exists(file)) return;
-  std::ifstream in(file);
+  const std::optional<std::string> content = read_if_there("train", file);
+  if (!content) return;
+  std::istringstream in(*content);
   std::string kept;
   for (std::string text; std::getline(in, text);) {
     const nlohmann::json line = parse_line(text);
@@ -95,7 +96,7 @@ void cut_back_metrics(const std::string& file, int64_t step, bool keep_eval) {
     const int64_t at = line["step"].get<int64_t>();
     if (at < step || (at == step && (keep_eval || line["kind"] != "eval"))) kept += text + "\n";
   }
-  write_text_file(file, kept);
+  if (kept != *content) write_text_file(file, kept);
 }
 
 }  // namespace luq

@@ -29,10 +29,12 @@ struct Metrics {
 std::string to_json(const Metrics& metrics);
 
 // The whole lines of a metrics.jsonl, in its order; what is no such line is left out. Empty when there is no file.
+// Throws Error naming the file when it cannot be read.
 std::vector<Metrics> read_metrics(const std::string& file);
 
 // Takes out of metrics.jsonl, if there is one, what a run going on from `step` will write again: later lines, an
-// unfinished last line and, unless keep_eval, evaluations at `step`. Throws Error naming the file when it cannot.
+// unfinished last line and, unless keep_eval, evaluations at `step`. Throws Error naming the file when it cannot
+// be read or written; then it is as it was.
 void cut_back_metrics(const std::string& file, int64_t step, bool keep_eval);
 
 }  // namespace luq

@@ -1,13 +1,17 @@
 #include "luq/train/model_file.h"
 
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "luq/config/load.h"
 #include "luq/core/error.h"
 #include "luq/train/checkpoint.h"
+#include "src/train/checksum.h"
 #include "src/train/dataset_json.h"
 #include "src/train/packed_file.h"
 #include "src/train/packing.h"
+#include "src/train/state_slots.h"
 
 namespace luq {
 
@@ -88,7 +92,7 @@ const char* to_string(ModelFile::Kind kind) {
 }
 
 ModelFile read_model_file(const std::string& file, CheckpointWeights weights) {
-  SafeTensors content = load_safetensors(file);
+  SafeTensors content = load_checked(file);
   if (is_packed(content)) return unpack(file, content);
   if (!is_checkpoint(content)) {
     ModelFile plain;
@@ -120,9 +124,36 @@ void use_packed_codes(const ModelFile& model_file, Module& model, const QuantPla
   }
 }
 
+namespace {
+
+// A value that no training gives, by which every result would be NaN or infinite: the first, and how many.
+void check_values(const std::string& file, const std::string& name, const Tensor& tensor) {
+  if (tensor.dtype() != DType::float32) return;
+  const bool from_zero = name.ends_with(".running_var") || is_activation_scale(name);
+  const auto is_fine = [from_zero](float value) { return std::isfinite(value) && !(from_zero && value < 0); };
+  const float* values = tensor.data<float>();
+  const float* end = values + tensor.numel();
+  const float* first = std::find_if_not(values, end, is_fine);
+  if (first == end) return;
+  fail_user(
+      "[model] {}: {}: expected finite values{}, got {} at element {} ({} of {} are such); the file is of no use: take "
+      "another one",
+      file, name, from_zero ? " of 0 or more" : "", *first, first - values,
+      tensor.numel() - std::count_if(first, end, is_fine) - (first - values), tensor.numel());
+}
+
+}  // namespace
+
 LoadedState load_model_file(const ModelFile& model_file, Module& model, bool replace_head) {
   if (model_file.kind == ModelFile::Kind::checkpoint) check_column_order(model_file.state, model_file.file, model);
-  return load_state_dict(model, model_file.state, {.source = model_file.file, .replace_head = replace_head});
+  LoadedState loaded =
+      load_state_dict(model, model_file.state, {.source = model_file.file, .replace_head = replace_head});
+  for (const auto& [name, tensor] : model_file.state.tensors) {
+    if (loaded.replaced_head.empty() || !name.starts_with(loaded.replaced_head + ".")) {
+      check_values(model_file.file, name, tensor);
+    }
+  }
+  return loaded;
 }
 
 }  // namespace luq

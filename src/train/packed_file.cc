@@ -5,6 +5,7 @@
 #include "luq/config/load.h"
 #include "luq/core/error.h"
 #include "luq/nn/stored_layout.h"
+#include "src/train/checksum.h"
 #include "src/train/dataset_json.h"
 #include "src/train/packing.h"
 #include "src/train/state_slots.h"
@@ -12,7 +13,8 @@
 namespace luq {
 namespace {
 
-constexpr const char* format_name = "luqtrain packed 1";
+constexpr const char* format_name = "luqtrain packed 2";
+constexpr const char* format_without_checksum = "luqtrain packed 1";
 
 // The codes that the layer multiplies in evaluation.
 QTensor codes_of(const InferenceModel& model, const Parameter& parameter, const std::string& layer,
@@ -27,9 +29,10 @@ QTensor codes_of(const InferenceModel& model, const Parameter& parameter, const 
 }  // namespace
 
 bool is_packed(const SafeTensors& content) {
-  const auto found = content.metadata.find("format");
-  return found != content.metadata.end() && found->second == format_name && content.metadata.contains("config") &&
-         content.metadata.contains("data");
+  const auto has = [&content](const char* key) { return content.metadata.contains(key); };
+  if (!has("format") || !has("config") || !has("data")) return false;
+  const std::string& format = content.metadata.at("format");
+  return format == format_without_checksum || (format == format_name && has("crc32"));
 }
 
 PackedModel pack(const InferenceModel& model) {
@@ -64,6 +67,7 @@ PackedModel pack(const InferenceModel& model) {
   packed.content.metadata["format"] = format_name;
   packed.content.metadata["config"] = to_yaml(model.config);
   packed.content.metadata["data"] = to_json(model.data);
+  add_checksum(packed.content);
   return packed;
 }
 

@@ -11,6 +11,7 @@
 #include "luq/core/output_file.h"
 #include "luq/core/safetensors.h"
 #include "luq/quant/quantize.h"
+#include "src/train/checksum.h"
 
 namespace luq {
 namespace {
@@ -74,7 +75,7 @@ std::string quantize_file(const QuantizeFileOptions& options) {
   if (options.sample > 0xffff) fail_user("[quantize] --sample: expected 0..65535, got {}", options.sample);
   const Device device = parse_device(options.device);
   const Kernels& kernels = kernels_for(device);
-  const SafeTensors input = load_safetensors(options.input);
+  const SafeTensors input = load_checked(options.input);
   check_other_file("quantize", "--output", options.input, options.output);
   check_output("quantize", options.output);
   SafeTensors output;

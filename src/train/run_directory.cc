@@ -2,11 +2,14 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <vector>
 
 #include "luq/core/error.h"
+#include "luq/core/folders.h"
 #include "src/train/tensorboard.h"
 
 namespace luq {
@@ -28,21 +31,76 @@ void check_writable(const fs::path& path) {
   }
 }
 
+// Throws Error when the system cannot tell.
+bool is_there(const std::string& path) {
+  std::error_code error;
+  const bool there = fs::exists(fs::symlink_status(path, error));
+  if (error && error != std::errc::no_such_file_or_directory && error != std::errc::not_a_directory) {
+    fail("[train] {}: cannot be read: {}", path, error.message());
+  }
+  return there;
+}
+
+// Names in a folder; none when there is no folder.
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  fs::directory_iterator entries(folder, error);
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+    names.push_back(entries->path().filename().string());
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    fail("[train] {}: cannot be read: {}", folder, error.message());
+  }
+  return names;
+}
+
+// The file, or one that was to take its place.
+bool is_or_becomes(const std::string& name, const std::string& file) {
+  return name == file || name == file + ".tmp" || name.starts_with(file + ".luqtmp");
+}
+
+void remove_file(const std::string& file) {
+  std::error_code error;
+  fs::remove(file, error);
+  if (error) fail("[train] {}: cannot be removed: {}", file, error.message());
+}
+
 }  // namespace
 
-bool RunDirectory::holds_run() const {
-  return fs::exists(config()) || fs::exists(log()) || fs::exists(checkpoints().last());
+bool RunDirectory::has_progress() const {
+  if (!checkpoints().empty()) return true;
+  std::error_code error;
+  return is_there(metrics()) && (fs::file_size(metrics(), error) > 0 || error);
 }
+
+bool RunDirectory::holds_other_things() const {
+  for (const std::string& name : names_in(path_)) {
+    if (name == "checkpoints") {
+      if (!std::ranges::all_of(names_in(path_ + "/checkpoints"), CheckpointFolder::is_ours)) return true;
+    } else if (name == "tensorboard") {
+      if (!std::ranges::all_of(names_in(tensorboard()), is_tensorboard_file)) return true;
+    } else if (name != "log.txt" && !is_or_becomes(name, "metrics.jsonl") && !is_or_becomes(name, "config.yaml")) {
+      return true;
+    }
+  }
+  // A start writes its configuration last: alone it is somebody's.
+  return is_there(config()) && !is_there(log());
+}
+
+bool RunDirectory::holds_run() const { return has_progress() || (holds_other_things() && is_there(log())); }
 
 void RunDirectory::check(StartMode mode) const {
   if (path_.empty()) fail_user("[train] run.directory: expected a path, got none");
   check_writable(path_);
-  const bool is_empty = !fs::exists(path_) || fs::is_empty(path_);
+  const bool is_empty = names_in(path_).empty();
   if (mode == StartMode::resume) {
-    if (!holds_run()) fail_user("[train] run.directory {}: there is no run to resume", path_);
+    if (is_empty || (!holds_run() && holds_other_things())) {
+      fail_user("[train] run.directory {}: there is no run to resume", path_);
+    }
     return;
   }
-  if (!is_empty && !holds_run()) {
+  if (!is_empty && !holds_run() && holds_other_things()) {
     fail_user("[train] run.directory {}: is not empty and holds no run; choose another folder", path_);
   }
   if (mode == StartMode::fresh && holds_run()) {
@@ -52,16 +110,22 @@ void RunDirectory::check(StartMode mode) const {
 }
 
 void RunDirectory::create() const {
-  std::error_code error;
-  fs::create_directories(path_ + "/checkpoints", error);
-  if (error) fail_user("[train] run.directory {}: cannot be made: {}", path_, error.message());
+  const int error = make_folders(path_ + "/checkpoints");
+  if (error != 0) fail_user("[train] run.directory {}: cannot be made: {}", path_, std::strerror(error));
+}
+
+void RunDirectory::sync() const {
+  const int error = sync_folder(path_);
+  if (error != 0) fail("[train] {}: cannot be synced: {}", path_, std::strerror(error));
 }
 
 void RunDirectory::remove_run() const {
   checkpoints().remove_all();
-  fs::remove(config());
-  fs::remove(metrics());
+  for (const std::string& name : names_in(path_)) {
+    if (is_or_becomes(name, "metrics.jsonl") || is_or_becomes(name, "config.yaml")) remove_file(path_ + "/" + name);
+  }
   remove_tensorboard(tensorboard());
+  sync();
 }
 
 }  // namespace luq

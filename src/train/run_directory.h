@@ -20,15 +20,22 @@ class RunDirectory {
   CheckpointFolder checkpoints() const { return CheckpointFolder(path_ + "/checkpoints"); }
 
   // Throws UserError when a run cannot be started so here: there is a run already (fresh), there is none (resume), the
-  // folder holds other things, it or its parent cannot be written. Writes nothing.
+  // folder holds other things, it or its parent cannot be written. Throws Error when the system cannot tell. Writes
+  // nothing. What a start that was cut off before its first checkpoint left is no run yet: each mode starts there.
   void check(StartMode mode) const;
-  // Makes the folders. Throws UserError naming the path and the system's reason.
+  // There is a checkpoint, or a line of metrics: something to go on from, or to lose.
+  bool has_progress() const;
+  // Makes the folders, to survive a power cut. Throws UserError naming the path and the system's reason.
   void create() const;
-  // Deletes a run's files (and nothing else) but for log.txt, which its owner empties.
+  // Makes durable what was made in the folder. Throws Error.
+  void sync() const;
+  // Deletes a run's files (and nothing else) but for log.txt, which its owner empties. Cut off anywhere, it leaves a
+  // run that can be resumed, or one that --overwrite takes. Throws Error.
   void remove_run() const;
 
  private:
   bool holds_run() const;
+  bool holds_other_things() const;
   std::string path_;
 };
 

@@ -65,13 +65,19 @@ std::string header(double time) {
 std::vector<fs::path> event_files(const std::string& folder) {
   std::vector<fs::path> files;
   std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-    if (entry.path().filename().string().starts_with(prefix)) files.push_back(entry.path());
+  fs::directory_iterator entries(folder, error);
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+    if (is_tensorboard_file(entries->path().filename().string())) files.push_back(entries->path());
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    fail("[train] {}: cannot be read: {}", folder, error.message());
   }
   return files;
 }
 
 }  // namespace
+
+bool is_tensorboard_file(const std::string& name) { return name.starts_with(prefix); }
 
 uint32_t masked_crc32c(std::string_view bytes) {
   boost::crc_optimal<32, 0x1EDC6F41, 0xFFFFFFFF, 0xFFFFFFFF, true, true> crc;

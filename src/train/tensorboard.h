@@ -33,6 +33,9 @@ class TensorBoardFile {
   std::optional<LineFile> file_;
 };
 
+// Whether a name in the folder is one of the program's.
+bool is_tensorboard_file(const std::string& name);
+
 // Removes the event files of a run's folder, and the folder when it is then empty.
 void remove_tensorboard(const std::string& folder);
 

@@ -12,6 +12,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <optional>
 #include <set>
 #include <utility>
@@ -37,6 +38,7 @@
 #include "src/train/prepare_steps.h"
 #include "src/train/run_directory.h"
 #include "src/train/run_log.h"
+#include "src/train/run_saver.h"
 #include "src/train/step_limit.h"
 #include "src/train/tensorboard.h"
 #include "src/train/training_step.h"
@@ -84,7 +86,11 @@ class Trainer {
   Trainer(const ExperimentConfig& config, StartMode mode) : config_(config), directory_(config.run.directory) {
     directory_.check(mode);
     std::optional<Checkpoint> checkpoint;
-    if (mode == StartMode::resume) checkpoint = read_resumable();
+    if (mode == StartMode::resume && directory_.has_progress()) {
+      checkpoint = read_resumable();
+    } else if (mode == StartMode::resume) {
+      start_warning_ = "no checkpoint was written yet: the run begins at its first step";
+    }
     parts_ = make_parts(config_, true);
     feeder_.emplace(parts_.train_set, transform_options(config_),
                     LoaderOptions{.batch_size = config_.train.batch_size,
@@ -123,9 +129,10 @@ class Trainer {
  private:
   enum class Outcome { done, interrupted };
 
-  Checkpoint read_resumable() const;
+  Checkpoint read_resumable();
   void check_same_data(const std::string& file) const;
   void open_files();
+  void begin_saving();
   void say_start();
   Outcome train_and_evaluate();
   Outcome train_batches();
@@ -158,11 +165,14 @@ class Trainer {
   TrainState state_;
   bool already_finished_ = false, resumed_ = false;
   std::vector<std::string> horizon_changes_;
-  std::string start_;                // where the weights come from, "" for random ones
-  std::optional<TrainState> saved_;  // what last.safetensors holds
+  std::string start_;          // where the weights come from, "" for random ones
+  std::string start_warning_;  // what is said of what the run goes on from
+  std::string resumed_from_;   // the file
 
   std::optional<LineFile> log_file_, metrics_file_;
   std::optional<TensorBoardFile> tensorboard_;
+  std::optional<RunSaver> saver_;
+  SaveClock save_clock_;
   std::optional<RunLog> log_;
   Timing timing_;
   DenormalWatch denormals_;
@@ -174,8 +184,11 @@ class Trainer {
   Clock::time_point started_ = Clock::now();
 };
 
-Checkpoint Trainer::read_resumable() const {
-  Checkpoint checkpoint = directory_.checkpoints().read_last();
+Checkpoint Trainer::read_resumable() {
+  Resumable found = directory_.checkpoints().read_last();
+  Checkpoint& checkpoint = found.checkpoint;
+  start_warning_ = found.warning;
+  resumed_from_ = checkpoint.file;
   const ExperimentConfig before = parse_experiment(checkpoint.state.config, checkpoint.file, {});
   const std::vector<std::string> differing = differing_keys(before, config_, changeable_keys);
   if (!differing.empty()) {
@@ -184,7 +197,7 @@ Checkpoint Trainer::read_resumable() const {
     fail_user("[train] {}: a resumed run may not change{}\n(only {} may change; --overwrite starts the run anew)",
               directory_.path(), list, fmt::format("{}", fmt::join(changeable_keys, ", ")));
   }
-  return checkpoint;
+  return std::move(checkpoint);
 }
 
 void Trainer::check_same_data(const std::string& file) const {
@@ -215,11 +228,24 @@ void Trainer::open_files() {
   } else {
     // An evaluation at this step stays only when the checkpoint was made after it.
     cut_back_metrics(directory_.metrics(), state_.step, state_.finished || state_.batch == 0);
-    saved_ = state_;
+    directory_.checkpoints().settle(resumed_from_);
   }
   metrics_file_.emplace(directory_.metrics(), false);
   tensorboard_.emplace(directory_.tensorboard(), now(), read_metrics(directory_.metrics()));
   write_text_file(directory_.config(), state_.config);
+  directory_.sync();
+}
+
+void Trainer::begin_saving() {
+  if (!start_warning_.empty()) log_->warning(start_warning_);
+  const std::string best = directory_.checkpoints().best();
+  std::error_code error;
+  if (state_.best_top1 >= 0 && !std::filesystem::exists(best, error) && !error) {
+    log_->warning(fmt::format("{} is not there any more; the next evaluation makes one", best));
+    state_.best_top1 = -1;
+  }
+  saver_.emplace(directory_, *parts_.model, *optimizer_, ema(), *metrics_file_, *log_);
+  saver_->begin(state_, resumed_);
 }
 
 void Trainer::say_start() {
@@ -307,10 +333,12 @@ void Trainer::write_train_line() {
 
 // A broken state must not replace a sound checkpoint.
 void Trainer::check_state() {
-  const std::string name = first_non_finite(*parts_.model);
-  if (!name.empty()) {
-    fail("[train] step {}: {} holds NaN or infinity; the run stops (a lower optimizer.lr may help)", state_.step, name);
-  }
+  std::string name = first_non_finite(*parts_.model);
+  if (name.empty()) name = first_non_finite(optimizer_->state());
+  if (name.empty() && ema_) name = first_non_finite(ema_->state());
+  if (name.empty()) return;
+  fail("[train] step {}: {} holds NaN or infinity; the run stops{}", state_.step, name,
+       state_.step > 0 ? " (a lower optimizer.lr may help)" : "");
 }
 
 void Trainer::train_step(const Batch& batch) {
@@ -426,7 +454,8 @@ Trainer::Outcome Trainer::train_batches() {
     }
     const int64_t every = config_.train.checkpoint_every;
     const bool evaluation_follows = state_.batch == horizon_.steps_per_epoch || state_.step >= last_step_;
-    if (every > 0 && state_.step % every == 0 && !evaluation_follows) save_last(false);
+    const bool is_due = every > 0 && state_.step % every == 0 && !evaluation_follows;
+    if (is_due || save_clock_.due(train_seconds_)) save_last(false);
   }
   return Outcome::done;
 }
@@ -488,26 +517,18 @@ Trainer::Outcome Trainer::evaluate_here() {
 
 // False when the checkpoint could not be saved and need not be.
 bool Trainer::save_last(bool must_succeed) {
-  const auto same = [&](const TrainState& saved) {
-    return saved.step == state_.step && saved.epoch == state_.epoch && saved.finished == state_.finished &&
-           saved.config == state_.config;
-  };
-  if (saved_ && same(*saved_)) return true;
   check_state();
-  try {
-    const Clock::time_point start = Clock::now();
-    or_out_of_memory("[checkpoint] the state is saved:",
-                     [this] { directory_.checkpoints().save_last(*parts_.model, *optimizer_, state_, ema()); });
-    saved_ = state_;
+  saver_->retry_best();
+  state_.best_top1 = saver_->best_top1();
+  const Clock::time_point start = Clock::now();
+  const bool saved = saver_->save_last(state_, must_succeed);
+  if (saved) {
     log_->debug(fmt::format("step {}: saved in {:.3f} s", state_.step, seconds_since(start)));
-    return true;
-  } catch (const Error& error) {
-    const std::string kept =
-        saved_ ? fmt::format("the checkpoint of step {} stays", saved_->step) : "there is no checkpoint yet";
-    if (must_succeed) fail("[train] step {}: {}; {}", state_.step, error.what(), kept);
-    log_->warning(fmt::format("step {}: {}; {}, and the run goes on", state_.step, error.what(), kept));
-    return false;
+    save_clock_.saved();
+  } else {
+    save_clock_.failed(train_seconds_);
   }
+  return saved;
 }
 
 Trainer::Outcome Trainer::train_and_evaluate() {
@@ -520,17 +541,11 @@ Trainer::Outcome Trainer::train_and_evaluate() {
       state_.batch = 0;
     }
     state_.finished = state_.step >= last_step_;
-    if (last_eval_.top1 > state_.best_top1) {
+    if (last_eval_.top1 > saver_->wanted_top1()) {
       TrainState best = state_;
       best.best_top1 = last_eval_.top1;
-      try {
-        or_out_of_memory("[checkpoint] the best state is saved:", [&] {
-          save_checkpoint(directory_.checkpoints().best(), *parts_.model, *optimizer_, best, ema());
-        });
-        state_.best_top1 = best.best_top1;
-      } catch (const Error& error) {
-        log_->warning(fmt::format("step {}: {}; the run goes on", state_.step, error.what()));
-      }
+      saver_->save_best(best);
+      state_.best_top1 = saver_->best_top1();
     }
     const int64_t every = config_.train.checkpoint_every;
     if (state_.finished || every == 0 || state_.step % every == 0) save_last(state_.finished);
@@ -540,6 +555,7 @@ Trainer::Outcome Trainer::train_and_evaluate() {
 
 TrainResult Trainer::stop() {
   save_last(true);
+  if (!saver_->missed_best().empty()) log_->warning(saver_->missed_best());
   log_->info(fmt::format("stopped by {} after step {}; saved {}; --resume continues", signals_.name(), state_.step,
                          directory_.checkpoints().last()));
   return {.stopped_by = signals_.received(),
@@ -551,6 +567,11 @@ TrainResult Trainer::stop() {
 
 TrainResult Trainer::run() {
   if (already_finished_) {
+    if (!start_warning_.empty()) {
+      log_file_.emplace(directory_.log(), true);
+      directory_.checkpoints().settle(resumed_from_);
+      RunLog(&*log_file_).warning(start_warning_);
+    }
     RunLog(nullptr).info(
         fmt::format("{}: the run is finished (step {}, best test top-1 {:.2f} %); a larger "
                     "train.epochs or train.max_steps continues it",
@@ -574,6 +595,7 @@ TrainResult Trainer::run() {
         say_start();
       } catch (const Stopped&) {  // what follows sees the signal, and saves
       }
+      begin_saving();
       return train_and_evaluate();
     });
     if (outcome == Outcome::interrupted) return stop();
@@ -594,6 +616,10 @@ TrainResult Trainer::run() {
   log_->info(fmt::format("finished after step {} in {}: test {}, best top-1 {:.2f} %; peak memory of tensors {} MiB{}",
                          state_.step, format_duration(seconds), describe_accuracy(last_eval_.top1, last_eval_.top5),
                          std::max(state_.best_top1, 0.0), memory.peak_bytes >> 20, scratch));
+  if (!saver_->missed_best().empty()) {
+    log_->failure(saver_->missed_best());
+    fail("{}", saver_->missed_best());
+  }
   return {
       .step = state_.step, .last_eval = last_eval_, .best_top1 = std::max(state_.best_top1, 0.0), .seconds = seconds};
 }

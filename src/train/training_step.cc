@@ -10,12 +10,15 @@
 namespace luq {
 namespace {
 
-void check_finite(const char* what, double value, Module& model) {
+// step: updates done. Before the first one the learning rate is not at fault.
+void check_finite(const char* what, double value, Module& model, uint64_t step) {
   if (std::isfinite(value)) return;
   const std::string name = first_non_finite(model);
-  fail("{} is {}; {}; the run stops (a lower optimizer.lr may help)", what, std::isnan(value) ? "NaN" : "infinite",
+  fail("{} is {}; {}; the run stops ({})", what, std::isnan(value) ? "NaN" : "infinite",
        name.empty() ? "every parameter and buffer is finite, so the activations overflowed"
-                    : "the first parameter or buffer that holds NaN or infinity is " + name);
+                    : "the first parameter or buffer that holds NaN or infinity is " + name,
+       step > 0 ? "a lower optimizer.lr may help"
+                : "no update was done yet: look at model.weights and at data.augment.mean and std");
 }
 
 // Of every layer's weights that are quantised, where the device takes them all at once.
@@ -60,7 +63,7 @@ StepOutcome training_step(const ExperimentConfig& config, ExperimentParts& parts
         softmax_cross_entropy(ctx, logits, part.labels, static_cast<float>(config.train.label_smoothing),
                               part.other_labels, part.label_weight);
     const double loss = static_cast<double>(result.loss.value().data<float>()[0]);
-    check_finite("the loss", loss, *parts.model);
+    check_finite("the loss", loss, *parts.model, ctx.step);
     outcome.loss += loss * share;
     outcome.correct += result.correct;
     begin("backward");
@@ -78,7 +81,7 @@ StepOutcome training_step(const ExperimentConfig& config, ExperimentParts& parts
   double scale = 1;
   if (clips) {
     outcome.gradient_norm = optimizer.gradient_norm();
-    check_finite("the norm of the gradients", *outcome.gradient_norm, *parts.model);
+    check_finite("the norm of the gradients", *outcome.gradient_norm, *parts.model, ctx.step);
     scale = std::min(1.0, config.train.clip_grad_norm / (*outcome.gradient_norm + 1e-6));
   }
   optimizer.step(lr, scale);

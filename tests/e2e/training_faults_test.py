@@ -1,8 +1,11 @@
 """What goes wrong is said, in words that help, and nothing good is lost."""
+import json
+import math
 import resource
 import shutil
 import signal
 import struct
+import subprocess
 
 from harness import Case, Checkpoint, FP32_CONFIG, LUQ_CONFIG, LUQTRAIN, arguments, main, metrics, run
 
@@ -99,25 +102,138 @@ class Checkpoints(Case):
         self.assert_exit(process, 0)
         self.assertIn(f"{line['top1']:.2f}", process.stdout)
 
-    def test_full_disk(self):
+    def test_full_disk_at_the_start(self):
+        """What cannot be saved does not train, and what was saved stays."""
         keys = {"train__checkpoint_every": 4}
+        process = run(arguments(LUQ_CONFIG, train__max_steps=10, **keys), self.folder,
+                      preexec_fn=with_a_full_disk(100_000))
+        self.assert_exit(process, 1)
+        self.assertIn("could not be saved, so it does not begin", process.stderr)
+        self.assertNotIn("loss", process.stdout)
+        # There is no run yet: the same command starts it when there is room.
         self.train(self.folder, train__max_steps=10, **keys)
         good = self.last(self.folder).read_bytes()
         process = run(arguments(LUQ_CONFIG, "--resume", train__max_steps=20, **keys), self.folder,
                       preexec_fn=with_a_full_disk(100_000))
         self.assert_exit(process, 1)
-        self.assertIn("step 12", process.stdout)
-        self.assertIn("step 16", process.stdout)
-        self.assertIn("the checkpoint of step 10 stays", process.stdout)
-        self.assertIn("File too large", process.stderr)
+        for text in ("could not be saved", "File too large", "the checkpoint of step 10 stays"):
+            self.assertIn(text, process.stderr)
+        self.assertNotIn("loss", process.stdout)
         self.assertEqual(self.last(self.folder).read_bytes(), good)
-        names = sorted(path.name for path in (self.folder / "run/checkpoints").iterdir())
-        self.assertEqual(names, ["best.safetensors", "last.safetensors", "previous.safetensors"])
+        self.assertEqual(self.checkpoint_names(), ["best.safetensors", "last.safetensors", "previous.safetensors"])
+
+    def test_full_disk_in_the_middle(self):
+        keys = {"train__checkpoint_every": 4, "train__max_steps": 150, "train__epochs": 12}
+        with subprocess.Popen([str(word) for word in arguments(LUQ_CONFIG, **keys)], cwd=self.folder,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            output = ""
+            for line in process.stdout:
+                output += line
+                if "step 15/" in line:
+                    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+            error = process.stderr.read()
+            self.assertEqual(process.wait(), 1, output + error)
+        self.assertGreater(output.count("File too large"), 5)
+        self.assertRegex(output, r"the checkpoint of step \d+ stays, and the run goes on")
+        self.assertIn("step 150/150", output)
+        self.assertIn("File too large", error)
+        step = int(Checkpoint(self.last(self.folder)).metadata["step"])
+        self.assertIn(f"the checkpoint of step {step} stays", error)
+        self.assertEqual(self.checkpoint_names(), ["best.safetensors", "last.safetensors", "previous.safetensors"])
         # With room again the run goes on, to where it would have come.
-        self.train(self.folder, "--resume", train__max_steps=20, **keys)
+        self.train(self.folder, "--resume", **keys)
         straight = self.subfolder("straight")
-        self.train(straight, train__max_steps=20, **keys)
-        self.assert_same_tensors(self.last(self.folder), self.last(straight))
+        self.train(straight, **keys)
+        self.assertEqual(self.last(self.folder).read_bytes(), self.last(straight).read_bytes())
+
+    def checkpoint_names(self):
+        return sorted(path.name for path in (self.folder / "run/checkpoints").iterdir())
+
+    def test_the_last_one_is_missing(self):
+        """The run goes on from the one before it, with a word; and from one that was being written, when it is newer."""
+        keys = {"train__checkpoint_every": 4}
+        self.train(self.folder, train__max_steps=8, **keys)
+        straight = self.last(self.folder).read_bytes()
+        previous = self.last(self.folder).with_name("previous.safetensors")
+        self.last(self.folder).unlink()
+        process = self.train(self.folder, "--resume", train__max_steps=8, **keys)
+        self.assertIn("there is no run/checkpoints/last.safetensors; the run goes on from "
+                      "run/checkpoints/previous.safetensors, of step 4", process.stdout)
+        self.assertIn("resumed at step 4", process.stdout)
+        self.assertEqual(self.last(self.folder).read_bytes(), straight)
+        for kept in (True, False):
+            self.last(self.folder).rename(previous.with_name("next.safetensors"))
+            if kept:
+                previous.rename(self.last(self.folder))
+            process = self.train(self.folder, "--resume", train__max_steps=12, **keys)
+            self.assertIn("next.safetensors is", process.stdout)
+            self.assertIn("resumed at step " + ("8" if kept else "12") if kept else "the run is finished", process.stdout)
+        best = previous.with_name("best.safetensors")
+        for path in (self.last(self.folder), previous, best.with_name("next.safetensors")):
+            if path.exists():
+                path.unlink()
+        error = self.refused(self.folder, "no checkpoint to go on from", "best one is sound", "cp ", flags=("--resume",),
+                             train__max_steps=12, **keys)
+        best.unlink()
+        error = self.refused(self.folder, "--overwrite starts the run anew", flags=("--resume",), train__max_steps=12,
+                             **keys)
+        self.assertNotIn("cp ", error)
+
+
+class Starts(Case):
+    def test_cut_off_before_the_first_checkpoint(self):
+        """A folder that such a start left takes any start, and nothing else does."""
+        layouts = (["run/checkpoints/"], ["run/checkpoints/", "run/log.txt"],
+                   ["run/checkpoints/next.safetensors.luqtmp", "run/log.txt", "run/metrics.jsonl", "run/config.yaml",
+                    "run/config.yaml.luqtmp", "run/tensorboard/events.out.tfevents.1.luqtrain"])
+        for layout in layouts:
+            for flags in ((), ("--resume",), ("--overwrite",)):
+                with self.subTest(layout=layout, flags=flags):
+                    for name in layout:
+                        path = self.folder / name
+                        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+                        if not name.endswith("/"):
+                            path.write_text("" if "metrics" in name else "x")
+                    process = self.train(self.folder, *flags, train__max_steps=1)
+                    self.assertEqual("begins at its first step" in process.stdout, flags == ("--resume",))
+                    self.assertEqual([line["step"] for line in metrics(self.folder / "run")], [1, 1])
+                    shutil.rmtree(self.folder / "run")
+        # What the program does not make is somebody's.
+        for name in ("run/checkpoints/mine.bin", "run/notes.txt", "run/config.yaml", "run/tensorboard/x"):
+            path = self.folder / name
+            path.parent.mkdir(parents=True)
+            path.write_text("mine")
+            for flags in ((), ("--resume",)):
+                self.refused(self.folder, "run.directory", flags=flags)
+            self.assertEqual(path.read_text(), "mine")
+            shutil.rmtree(self.folder / "run")
+
+    def test_start_files_are_scanned(self):
+        """NaN, infinity and negative variances are refused by name and element before anything is trained or said."""
+        colour = {"data__synthetic__channels": 3}  # as --model alone expects
+        self.train(self.folder, config=FP32_CONFIG, train__max_steps=1, **colour)
+        output = self.folder / "state.safetensors"
+        export = [LUQTRAIN, "export", "--checkpoint", self.last(self.folder), "--format", "safetensors", "--output"]
+        self.assert_exit(run([*export, output], self.folder), 0)
+        sound = output.read_bytes()
+        length = struct.unpack("<Q", sound[:8])[0]
+        header = json.loads(sound[8:8 + length])
+        for name, element, value, words in (("layer1.0.bn1.running_var", 3, -0.5, "0 or more, got -0.5 at element 3"),
+                                            ("layer1.0.bn1.running_var", 0, math.nan, "got nan at element 0"),
+                                            ("layer2.0.conv1.weight", 77, math.inf, "got inf at element 77"),
+                                            ("fc.bias", 9, -math.inf, "got -inf at element 9")):
+            at = 8 + length + header[name]["data_offsets"][0] + 4 * element
+            output.write_bytes(sound[:at] + struct.pack("<f", value) + sound[at + 4:])
+            for flags in ((), ("--dry-run",)):
+                error = self.refused(self.folder, str(output), name, words, flags=flags, config=FP32_CONFIG,
+                                     run__directory="other", model__weights=output, **colour)
+                self.assertNotIn("optimizer.lr", error)
+            for line in (["eval", "--checkpoint", output, "--config", "run/config.yaml"],
+                         ["export", "--checkpoint", output, "--model", "resnet20", "--format", "onnx", "--output", "o"]):
+                process = run([LUQTRAIN, *line], self.folder)
+                self.assert_exit(process, 2)
+                self.assertIn(f"{name}: expected finite values", process.stderr)
+        self.assertFalse((self.folder / "other").exists())
 
 
 class OtherData(Case):

@@ -268,7 +268,7 @@ TEST_CASE("checkpoint: the last one is followed by the one before it", "[checkpo
   for (int64_t step = 1; step <= 3; ++step) {
     state.step = step;
     checkpoints.save_last(*subject.model, *subject.optimizer, state);
-    CHECK(checkpoints.read_last().state.step == step);
+    CHECK(checkpoints.read_last().checkpoint.state.step == step);
     if (step > 1) CHECK(read_checkpoint(checkpoints.previous()).state.step == step - 1);
   }
   CHECK(std::distance(fs::directory_iterator(folder.path), {}) == 2);
@@ -281,13 +281,91 @@ TEST_CASE("checkpoint: the last one is followed by the one before it", "[checkpo
                  contains_text("cp " + shell_path(checkpoints.previous()) + " " + shell_path(checkpoints.last())) &&
                  contains_text("of step 2"));
   fs::copy_file(checkpoints.previous(), checkpoints.last(), fs::copy_options::overwrite_existing);
-  CHECK(checkpoints.read_last().state.step == 2);
+  CHECK(checkpoints.read_last().checkpoint.state.step == 2);
 
   write_file(checkpoints.last(), "");
   write_file(checkpoints.previous(), "");
   CHECK_THAT(refusal([&] { checkpoints.read_last(); }), contains_text("--overwrite"));
   checkpoints.remove_all();
   CHECK(fs::is_empty(folder.path));
+}
+
+TEST_CASE("checkpoint: whatever a power cut leaves, the newest sound one is read", "[checkpoint]") {
+  const TemporaryFolder folder;
+  const CheckpointFolder checkpoints(folder.path.string());
+  const std::string next = folder / "next.safetensors";
+  Subject subject(1);
+  const auto file_of_step = [&](int64_t step) {
+    TrainState state = example_state();
+    state.step = step;
+    save_checkpoint(folder / "x", *subject.model, *subject.optimizer, state);
+    return read_file(folder / "x");
+  };
+  const std::string one = file_of_step(1), two = file_of_step(2), three = file_of_step(3), cut = three.substr(0, 500);
+  fs::remove(folder / "x");
+  struct State {
+    std::string last, next, previous;  // "": not there
+    int64_t step;                      // that is read, 0: refused
+    std::string words;
+  };
+  const std::vector<State> states{{two, "", one, 2, ""},
+                                  {two, three, one, 3, "next.safetensors is newer than"},
+                                  {two, two, one, 2, ""},
+                                  {two, one, "", 2, ""},
+                                  {two, cut, one, 2, ""},
+                                  {two, "", cut, 2, ""},
+                                  {"", one, "", 1, "next.safetensors is sound, and there is no"},
+                                  {"", "", one, 1, "the run goes on from"},
+                                  {"", cut, one, 1, "the run goes on from"},
+                                  {cut, three, two, 0, "the one that was being written is sound and of step 3"},
+                                  {cut, "", two, 0, "the one before it is sound and of step 2"},
+                                  {cut, "", "", 0, "--overwrite starts the run anew"},
+                                  {"", cut, cut, 0, "is missing"},
+                                  {"", "", "", 0, "there is no checkpoint to go on from"}};
+  for (const State& state : states) {
+    const auto put = [](const std::string& file, const std::string& bytes) {
+      fs::remove(file);
+      if (!bytes.empty()) write_file(file, bytes);
+    };
+    put(checkpoints.last(), state.last);
+    put(next, state.next);
+    put(checkpoints.previous(), state.previous);
+    CHECK(checkpoints.empty() == (state.last + state.next + state.previous).empty());
+    if (state.step == 0) {
+      CHECK_THAT(refusal([&] { checkpoints.read_last(); }), contains_text(state.words));
+      continue;
+    }
+    const Resumable found = checkpoints.read_last();
+    INFO(found.warning);
+    CHECK(found.checkpoint.state.step == state.step);
+    CHECK(found.warning.empty() == state.words.empty());
+    CHECK_THAT(found.warning, contains_text(state.words));
+    checkpoints.settle(found.checkpoint.file);
+    CHECK(!fs::exists(next));
+    CHECK(checkpoints.read_last().checkpoint.state.step == state.step);
+  }
+}
+
+TEST_CASE("checkpoint: a file that cannot be read is no damaged one", "[checkpoint]") {
+  const TemporaryFolder folder;
+  const CheckpointFolder checkpoints(folder.path.string());
+  Subject subject(1);
+  save_checkpoint(checkpoints.previous(), *subject.model, *subject.optimizer, example_state());
+  fs::create_symlink("last.safetensors", checkpoints.last());  // ELOOP
+  for (const bool asks : {false, true}) {
+    try {
+      if (asks) {
+        checkpoints.empty();
+      } else {
+        checkpoints.read_last();
+      }
+      FAIL("accepted");
+    } catch (const UserError& error) {
+      FAIL(error.what());
+    } catch (const Error& error) {
+      CHECK_THAT(std::string(error.what()), contains_text("cannot be read") && contains_text("nothing was changed"));
+    }
+  }
 }
 
 TEST_CASE("checkpoint: the first non-finite parameter or buffer is named", "[checkpoint]") {

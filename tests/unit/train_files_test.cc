@@ -75,6 +75,14 @@ TEST_CASE("metrics: cut back to a step", "[metrics]") {
   CHECK(!std::filesystem::exists(folder / "none"));
 }
 
+TEST_CASE("metrics: what cannot be read is not empty, and stays", "[metrics]") {
+  const TemporaryFolder folder;
+  std::filesystem::create_directory(folder / "metrics.jsonl");  // EISDIR, for root too
+  CHECK_THROWS_AS(read_metrics(folder / "metrics.jsonl"), Error);
+  CHECK_THROWS_AS(cut_back_metrics(folder / "metrics.jsonl", 5, true), Error);
+  CHECK(std::filesystem::is_directory(folder / "metrics.jsonl"));
+}
+
 TEST_CASE("line_file: appends, and is held by one process when asked", "[line_file]") {
   const TemporaryFolder folder;
   {
@@ -130,6 +138,10 @@ TEST_CASE("run_directory: when a run may start", "[run_directory]") {
 
   const RunDirectory run(folder / "run");
   run.create();
+  for (const StartMode mode : {StartMode::fresh, StartMode::resume, StartMode::overwrite}) {
+    CHECK(message(run.path(), mode).empty());  // a start that was cut off
+  }
+  CHECK(!run.has_progress());
   write_file(run.config(), "x");
   write_file(run.checkpoints().last(), "x");
   write_file(run.path() + "/notes.txt", "mine");
@@ -140,6 +152,9 @@ TEST_CASE("run_directory: when a run may start", "[run_directory]") {
   CHECK(!std::filesystem::exists(run.config()));
   CHECK(!std::filesystem::exists(run.checkpoints().last()));
   CHECK(read_file(run.path() + "/notes.txt") == "mine");
+  write_file(run.metrics(), "{}\n");
+  CHECK(run.has_progress());
+  CHECK_THAT(message(run.path(), StartMode::fresh), contains_text("holds a run already"));
 }
 
 namespace {

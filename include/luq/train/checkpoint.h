@@ -10,6 +10,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "luq/core/safetensors.h"
 #include "luq/nn/module.h"
@@ -44,6 +46,9 @@ struct Checkpoint {
   TrainState state;
 };
 
+// What the file of a checkpoint holds. Tensors may share the live ones. ema: null without train.ema_decay.
+SafeTensors checkpoint_content(Module& model, const Optimizer& optimizer, const TrainState& state, const ModelEma* ema);
+
 // ema: null without train.ema_decay. Throws Error naming the file and the system's reason; the old file then stays.
 void save_checkpoint(const std::string& file, Module& model, const Optimizer& optimizer, const TrainState& state,
                      const ModelEma* ema = nullptr);
@@ -71,7 +76,14 @@ StoredModel model_of(const Checkpoint& checkpoint, CheckpointWeights weights = C
 // Throws UserError for a file of an older format that holds this model's parameters in another layout.
 void check_column_order(const SafeTensors& content, const std::string& file, Module& model);
 
-// The folder <run>/checkpoints: last.safetensors, previous.safetensors (the last before it), best.safetensors.
+// What a run goes on from.
+struct Resumable {
+  Checkpoint checkpoint;
+  std::string warning;  // why it is another file than last.safetensors; "" when it is that
+};
+
+// The folder <run>/checkpoints: last.safetensors, previous.safetensors (the last before it), best.safetensors; while
+// one is written next.safetensors, when a run begins probe.safetensors. docs/runs.md has the table of its states.
 class CheckpointFolder {
  public:
   explicit CheckpointFolder(std::string folder) : folder_(std::move(folder)) {}
@@ -80,19 +92,35 @@ class CheckpointFolder {
   std::string previous() const { return folder_ + "/previous.safetensors"; }
   std::string best() const { return folder_ + "/best.safetensors"; }
 
-  // Writes a new last.safetensors; the old one becomes previous.safetensors. At no moment is there none.
+  // Writes a new last.safetensors; the old one becomes previous.safetensors. At no moment is there none, and when it
+  // returns the new one survives a power cut. Throws Error; then the old one stays.
   void save_last(Module& model, const Optimizer& optimizer, const TrainState& state,
                  const ModelEma* ema = nullptr) const;
-  // last.safetensors. When it is damaged and the previous one is sound, the error says how to go on from that.
-  Checkpoint read_last() const;
+  // Shows that this state can be saved here, and leaves nothing. Throws Error naming the file and the system's reason.
+  void prove(Module& model, const Optimizer& optimizer, const TrainState& state, const ModelEma* ema) const;
+  // There is none. Throws Error when the system cannot tell.
+  bool empty() const;
+  // last.safetensors, or what a save that was cut off left. Throws UserError when that is damaged or nothing is there,
+  // with what to do, and Error when a file cannot be read.
+  Resumable read_last() const;
+  // Before a resumed run writes: makes of the file that was read last.safetensors, removes what was cut off.
+  void settle(const std::string& read_from) const;
+  // Throws Error.
   void remove_all() const;
+  // Whether a name in the folder is one of the program's.
+  static bool is_ours(const std::string& name);
 
  private:
+  void promote_next() const;
+  void sync() const;
   std::string next() const { return folder_ + "/next.safetensors"; }
+  std::string probe() const { return folder_ + "/probe.safetensors"; }
   std::string folder_;
 };
 
 // The first parameter or buffer, in the model's order, that holds a NaN or an infinity; "" when there is none.
 std::string first_non_finite(Module& model);
+// The same of named tensors.
+std::string first_non_finite(const std::vector<std::pair<std::string, Tensor>>& tensors);
 
 }  // namespace luq

@@ -39,7 +39,8 @@ ModelFile read_model_file(const std::string& file, CheckpointWeights weights = C
 // evaluation, after load_model_file.
 void use_packed_codes(const ModelFile& model_file, Module& model, const QuantPlan& plan, const Kernels& kernels);
 
-// Makes the model's values those of the file; as load_state_dict.
+// Makes the model's values those of the file; as load_state_dict. Throws UserError naming tensor and element for NaN,
+// infinity, and running variances or activation scales below 0.
 LoadedState load_model_file(const ModelFile& model_file, Module& model, bool replace_head = false);
 
 }  // namespace luq
