@@ -18,7 +18,8 @@ build    libarchive-dev           3.6     tar shards
 build    libjpeg-dev              2.1     JPEG images (libjpeg-turbo)
 build    libpng-dev               1.6     PNG images
 build    libgif-dev               5.2     GIF images (giflib)
-build    libopencv-imgcodecs-dev  4.6     BMP, TIFF, WebP and PNM images
+build    libtiff-dev              4.5     TIFF images
+build    libopencv-imgcodecs-dev  4.6     BMP, WebP and PNM images
 build    libexif-dev              0.6.24  orientation of photos
 build    libprotobuf-dev          3.21    ONNX and TensorBoard files
 build    protobuf-compiler        3.21    the same

@@ -1,13 +1,15 @@
 // The data sets: where their files are, what their classes and statistics are.
 #include "luq/data/dataset.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 
 #include "luq/core/error.h"
-#include "luq/core/shell.h"
 #include "luq/core/nearest.h"
+#include "luq/core/shell.h"
 #include "src/data/image_folder.h"
+#include "src/data/image_names.h"
 #include "src/data/memory_dataset.h"
 #include "src/data/synthetic.h"
 #include "src/data/webdataset.h"
@@ -131,7 +133,7 @@ struct KnownImageFiles {
 
 const std::vector<KnownImageFiles>& known_image_files() {
   static const std::string layout =
-      "train/<class>/*.JPEG (.jpg, .jpeg or .png, in capitals or not) and val/<class>/* or test/<class>/*";
+      fmt::format("train/<class>/*.JPEG {} and val/<class>/* or test/<class>/*", image_extensions);
   static const std::vector<KnownImageFiles> known = {
       {.name = "image_folder",
        .system_folders = {},
@@ -330,6 +332,19 @@ std::string find_dataset(const std::string& name) {
     if (missing_files(folder, names).empty()) return folder.string();
   }
   return "";
+}
+
+std::vector<std::string> warnings_of(const std::vector<const DatasetInfo*>& splits) {
+  UnusedFiles unused;
+  std::vector<std::string> warnings;
+  for (const DatasetInfo* split : splits) {
+    unused.add(split->unused);
+    for (const std::string& note : split->notes) {
+      if (std::find(warnings.begin(), warnings.end(), note) == warnings.end()) warnings.push_back(note);
+    }
+  }
+  if (unused.count() > 0) warnings.push_back(unused.to_text() + "; luqtrain validate-data lists them");
+  return warnings;
 }
 
 int32_t Dataset::read(int64_t, uint8_t*) const { fail("[data] {}: holds image files, not pixels", info().name); }

@@ -1,7 +1,10 @@
 #include "luq/data/image.h"
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include "luq/core/error.h"
@@ -10,14 +13,36 @@
 namespace luq {
 namespace {
 
-enum class Kind { none, jpeg, png };
+using std::string_view_literals::operator""sv;
 
-constexpr std::array<uint8_t, 3> kJpegStart = {0xff, 0xd8, 0xff};
-constexpr std::array<uint8_t, 8> kPngStart = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
+// What a file is by its first bytes. JPEG has a decoder of its own kind, which reads parts.
+struct Format {
+  std::string_view name, start, extension;
+  std::unique_ptr<WholeDecoder> (*make)();
+};
+constexpr size_t kJpeg = 0;
+const std::array<Format, 11> kFormats = {{
+    {"JPEG", "\xff\xd8\xff"sv, "jpg", nullptr},
+    {"PNG", "\x89PNG"sv, "png", [] { return std::unique_ptr<WholeDecoder>(new PngDecoder); }},
+    {"BMP", "BM"sv, "bmp", make_bmp_decoder},
+    {"GIF", "GIF87a"sv, "gif", make_gif_decoder},
+    {"GIF", "GIF89a"sv, "gif", make_gif_decoder},
+    {"TIFF", "II*\0"sv, "tif", make_tiff_decoder},
+    {"TIFF", "MM\0*"sv, "tif", make_tiff_decoder},
+    {"TIFF", "II+\0"sv, "tif", make_tiff_decoder},
+    {"TIFF", "MM\0+"sv, "tif", make_tiff_decoder},
+    {"WebP", "RIFF"sv, "webp", make_webp_decoder},
+    {"PNM", "P"sv, "pnm", make_pnm_decoder},
+}};
 
-template <size_t kSize>
-bool starts_with(std::span<const uint8_t> file, const std::array<uint8_t, kSize>& start) {
-  return file.size() >= kSize && std::memcmp(file.data(), start.data(), kSize) == 0;
+bool has_start(std::span<const uint8_t> file, const Format& format) {
+  const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
+  if (!text.starts_with(format.start)) return false;
+  if (format.name == "WebP") return text.size() >= 16 && text.substr(8, 4) == "WEBP";
+  if (format.name == "PNM") {
+    return text.size() >= 3 && text[1] >= '1' && text[1] <= '6' && std::isspace(static_cast<unsigned char>(text[2]));
+  }
+  return true;
 }
 
 // EXIF orientations as steps from the stored image to the upright one: first transpose, then mirror.
@@ -74,11 +99,27 @@ void Image::resize(int64_t new_height, int64_t new_width) {
 struct ImageDecoder::State {
   DecodeOptions options;
   JpegDecoder jpeg;
-  PngDecoder png;
-  Kind kind = Kind::none;
+  std::array<std::unique_ptr<WholeDecoder>, kFormats.size()> others;  // made when they are needed
+  bool opened = false;
+  size_t format = kJpeg;
   ImageHeader header;
   Turn turn;
   Image stored;  // before it is turned
+
+  // Some libraries do not say whether a file is broken or memory was short. What fails is tried again: a file that is
+  // broken stays so. And where there is no memory, there is none for a buffer like theirs either.
+  template <typename Step>
+  auto twice(const Step& step) {
+    try {
+      return step();
+    } catch (const UserError&) {
+      throw;
+    } catch (const Error&) {
+      const int64_t bytes = 8 * std::clamp<int64_t>(header.height * header.width, 1, options.max_pixels);
+      const std::unique_ptr<uint8_t[]> room(new uint8_t[static_cast<size_t>(bytes)]);  // throws std::bad_alloc
+      return step();
+    }
+  }
 };
 
 ImageDecoder::ImageDecoder(const DecodeOptions& options) : state_(std::make_unique<State>()) {
@@ -90,21 +131,31 @@ ImageDecoder& ImageDecoder::operator=(ImageDecoder&&) noexcept = default;
 
 void ImageDecoder::open(std::span<const uint8_t> file) {
   State& state = *state_;
-  state.kind = Kind::none;
-  if (file.empty()) fail("[image] expected a JPEG or PNG file, got an empty one");
-  const bool is_jpeg = starts_with(file, kJpegStart);
-  if (!is_jpeg && !starts_with(file, kPngStart)) {
-    fail("[image] expected a JPEG or PNG file, got one that begins with the bytes {:02x}",
+  state.opened = false;
+  state.header = {};
+  if (file.empty()) fail("[image] expected {}, got an empty file", image_formats());
+  const auto format =
+      std::find_if(kFormats.begin(), kFormats.end(), [&](const Format& known) { return has_start(file, known); });
+  if (format == kFormats.end()) {
+    fail("[image] expected {}, got a file that begins with the bytes {:02x}", image_formats(),
          fmt::join(file.first(std::min<size_t>(file.size(), 8)), " "));
   }
+  state.format = static_cast<size_t>(format - kFormats.begin());
   const bool with_exif = state.options.exif_rotate;
-  state.header = is_jpeg ? state.jpeg.open(file, with_exif) : state.png.open(file, with_exif);
-  const auto& [height, width, exif] = state.header;
+  if (state.format == kJpeg) {
+    state.header = state.jpeg.open(file, with_exif);
+  } else {
+    std::unique_ptr<WholeDecoder>& decoder = state.others[state.format];
+    if (decoder == nullptr) decoder = format->make();
+    state.header = state.twice([&] { return decoder->open(file, with_exif); });
+  }
+  const int64_t height = state.header.height, width = state.header.width;
   if (height < 1 || width < 1 || height > state.options.max_pixels / width) {
     fail("[image] expected an image of 1 to {} pixels, got {} x {}", state.options.max_pixels, height, width);
   }
-  state.turn = kTurns[static_cast<size_t>(exif_orientation(exif))];
-  state.kind = is_jpeg ? Kind::jpeg : Kind::png;
+  const ImageHeader& header = state.header;
+  state.turn = kTurns[static_cast<size_t>(header.exif.empty() ? header.orientation : exif_orientation(header.exif))];
+  state.opened = true;
 }
 
 int64_t ImageDecoder::height() const { return state_->turn.transpose ? state_->header.width : state_->header.height; }
@@ -112,8 +163,7 @@ int64_t ImageDecoder::width() const { return state_->turn.transpose ? state_->he
 
 void ImageDecoder::decode(const Region& region, Image& image, int64_t reduction) {
   State& state = *state_;
-  const Kind kind = std::exchange(state.kind, Kind::none);
-  if (kind == Kind::none) fail("[image] decode: expected an opened image");
+  if (!std::exchange(state.opened, false)) fail("[image] decode: expected an opened image");
   if (region.height < 1 || region.width < 1 || region.top < 0 || region.left < 0 ||
       region.height > height() - region.top || region.width > width() - region.left) {
     fail("[image] expected a region inside {} x {}, got {} x {} at row {}, column {}", height(), width(), region.height,
@@ -126,16 +176,27 @@ void ImageDecoder::decode(const Region& region, Image& image, int64_t reduction)
   const bool turned = turn.transpose || turn.flip_rows || turn.flip_columns;
   const Region stored = stored_region(region, turn, state.header.height, state.header.width);
   Image& target = turned ? state.stored : image;
-  if (kind == Kind::jpeg) {
+  if (state.format == kJpeg) {
     state.jpeg.decode(stored, reduction, target);
   } else {
-    state.png.decode(stored, target);
+    state.twice([&] { state.others[state.format]->decode(stored, target); });
   }
   if (turned) apply(turn, state.stored, image);
 }
 
 void ImageDecoder::decode(Image& image) { decode({0, 0, height(), width()}, image); }
 
-std::string image_library_versions() { return libjpeg_version() + ", " + libpng_version(); }
+std::string image_extension(std::span<const uint8_t> file) {
+  const auto format =
+      std::find_if(kFormats.begin(), kFormats.end(), [&](const Format& known) { return has_start(file, known); });
+  return format == kFormats.end() ? "" : std::string(format->extension);
+}
+
+std::string image_formats() { return "a JPEG, PNG, BMP, GIF, TIFF, WebP or PNM file"; }
+
+std::string image_library_versions() {
+  return fmt::format("{}, {}, {}, {}, {}", libjpeg_version(), libpng_version(), libtiff_version(), giflib_version(),
+                     opencv_version());
+}
 
 }  // namespace luq

@@ -9,11 +9,12 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cctype>
 #include <filesystem>
 
 #include "luq/core/error.h"
 #include "luq/core/stop_signals.h"
+#include "src/data/class_names.h"
+#include "src/data/image_names.h"
 #include "src/data/label_file.h"
 #include "src/data/parallel.h"
 #include "src/data/whole_file.h"
@@ -71,6 +72,24 @@ Contents list(const fs::path& folder) {
   return contents;
 }
 
+void drop_system_folders(Contents& contents, const std::string& folder, UnusedFiles& unused) {
+  std::erase_if(contents.folders, [&](const std::string& name) {
+    if (!is_system_folder(name)) return false;
+    unused.add("folder " + name, folder + "/" + name);
+    return true;
+  });
+}
+
+// Takes out what is neither an image nor a folder of a user.
+void keep_images(Contents& contents, const std::string& folder, UnusedFiles& unused) {
+  std::erase_if(contents.files, [&](const std::string& name) {
+    if (has_image_extension(name) && !is_apple_double(name)) return false;
+    unused.add(kind_of_file(name), folder + "/" + name);
+    return true;
+  });
+  drop_system_folders(contents, folder, unused);
+}
+
 std::string first_of(const std::vector<std::string>& names) {
   const size_t shown = std::min(names.size(), listed);
   const std::string text =
@@ -93,6 +112,7 @@ class ClassScan {
     }
     return paths;
   }
+  const UnusedFiles& unused() const { return unused_; }
 
  private:
   void walk(const std::string& folder) {
@@ -104,7 +124,7 @@ class ClassScan {
       fail_user("[data] {}: a link to a folder in which it lies; remove it", (root_ / folder).string());
     }
     Contents contents = list(root_ / folder);
-    std::erase_if(contents.files, [](const std::string& name) { return !has_image_extension(name); });
+    keep_images(contents, (root_ / folder).string(), unused_);
     folders_.emplace_back(folder, std::move(contents.files));
     above_.push_back(identity);
     for (const std::string& inner : contents.folders) walk(folder + "/" + inner);
@@ -114,6 +134,7 @@ class ClassScan {
   fs::path root_;
   std::vector<std::pair<std::string, std::vector<std::string>>> folders_;
   std::vector<std::pair<dev_t, ino_t>> above_;
+  UnusedFiles unused_;
 };
 
 struct LabelledPaths {
@@ -121,10 +142,15 @@ struct LabelledPaths {
   std::vector<int32_t> labels;
 };
 
-LabelledPaths scan_classes(const fs::path& folder, const std::vector<std::string>& classes) {
+LabelledPaths scan_classes(const fs::path& folder, const std::vector<std::string>& classes, UnusedFiles& unused) {
   std::vector<std::vector<std::string>> images(classes.size());
-  for_each_parallel(classes.size(), scan_threads,
-                    [&](size_t i) { images[i] = ClassScan(folder, classes[i]).images(); });
+  std::vector<UnusedFiles> others(classes.size());
+  for_each_parallel(classes.size(), scan_threads, [&](size_t i) {
+    const ClassScan scan(folder, classes[i]);
+    images[i] = scan.images();
+    others[i] = scan.unused();
+  });
+  for (const UnusedFiles& of_class : others) unused.add(of_class);
 
   LabelledPaths found;
   std::vector<std::string> empty;
@@ -134,8 +160,8 @@ LabelledPaths scan_classes(const fs::path& folder, const std::vector<std::string
     found.labels.insert(found.labels.end(), images[i].size(), static_cast<int32_t>(i));
   }
   if (!empty.empty()) {
-    fail_user("[data] {}: expected images (.jpg, .jpeg or .png) in each of the {} folders of classes, got none in {}",
-              folder.string(), classes.size(), first_of(empty));
+    fail_user("[data] {}: expected images {} in each of the {} folders of classes, got none in {}", folder.string(),
+              image_extensions, classes.size(), first_of(empty));
   }
   return found;
 }
@@ -149,6 +175,8 @@ void check_same_classes(const fs::path& train, const std::vector<std::string>& o
   std::string text;
   if (!only_train.empty()) text += fmt::format("; only in the former: {}", first_of(only_train));
   if (!only_test.empty()) text += fmt::format("; only in the latter: {}", first_of(only_test));
+  const std::string alike = first_alike(only_train, only_test);
+  if (!alike.empty()) text += fmt::format("; {}: rename one of them", alike);
   fail_user("[data] expected folders of the same classes in {} and {}, got {} and {}{}", train.string(), test.string(),
             of_train.size(), of_test.size(), text);
 }
@@ -181,6 +209,13 @@ std::string find_label_file(const std::string& given, const std::vector<fs::path
   return "";
 }
 
+// What lies in train/, val/ or test/ itself.
+Contents list_split(const fs::path& folder, UnusedFiles& unused) {
+  Contents contents = list(folder);
+  drop_system_folders(contents, folder.string(), unused);
+  return contents;
+}
+
 class ImageFolder : public Dataset {
  public:
   ImageFolder(std::string folder, LabelledPaths images, DatasetInfo info)
@@ -207,9 +242,8 @@ class ImageFolder : public Dataset {
 };
 
 LabelledPaths label_flat_folder(const fs::path& folder, const std::vector<std::string>& files,
-                                const std::vector<std::string>& classes, const std::vector<fs::path>& label_folders,
+                                const std::vector<std::string>& classes, const std::string& label_file,
                                 const ImageFileOptions& options) {
-  const std::string label_file = find_label_file(options.val_labels, label_folders);
   if (label_file.empty()) {
     fail_user(
         "[data] {}: holds {} images and no folders of classes, so a file must give the classes: set data.val_labels to "
@@ -243,37 +277,12 @@ void check_imagenet(const fs::path& folder, const std::vector<std::string>& clas
 
 }  // namespace
 
-bool has_image_extension(const std::string& name) {
-  const size_t dot = name.rfind('.');
-  if (dot == std::string::npos) return false;
-  std::string extension = name.substr(dot);
-  for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
-}
-
-std::vector<std::string> images_below(const std::string& folder) {
+std::vector<std::string> images_below(const std::string& folder, UnusedFiles& unused) {
   std::string name = folder;
   while (name.size() > 1 && name.ends_with('/')) name.pop_back();
-  return ClassScan("", name).images();
-}
-
-std::vector<std::string> other_files(const std::string& root) {
-  std::vector<std::string> others;
-  for (const std::string& split : {(fs::path(root) / "train").string(), find_test_folder(root)}) {
-    if (!is_folder(split)) continue;
-    for (const std::string& name : list(split).folders) {
-      std::error_code error;
-      fs::recursive_directory_iterator entries(fs::path(split) / name, fs::directory_options::follow_directory_symlink,
-                                               error);
-      for (; !error && entries != fs::recursive_directory_iterator(); entries.increment(error)) {
-        const std::string file = entries->path().string();
-        std::error_code no_matter;
-        if (!entries->is_directory(no_matter) && !has_image_extension(file)) others.push_back(file);
-      }
-    }
-  }
-  std::sort(others.begin(), others.end());
-  return others;
+  const ClassScan scan("", name);
+  unused.add(scan.unused());
+  return scan.images();
 }
 
 std::string find_image_folder(const std::string& location) {
@@ -293,18 +302,24 @@ std::unique_ptr<Dataset> open_image_folder(const std::string& name, const std::s
   }
   DatasetInfo info;
   info.name = name;
-  const std::vector<std::string> of_train = has_train ? list(train).folders : std::vector<std::string>();
-  const Contents of_test = test.empty() ? Contents() : list(test);
-  const std::vector<std::string>& classes = has_train ? of_train : of_test.folders;
+  UnusedFiles& unused = info.unused;
+  UnusedFiles of_other_split;
+  const Contents in_train = has_train ? list_split(train, split == Split::train ? unused : of_other_split) : Contents();
+  const Contents in_test = test.empty() ? Contents() : list_split(test, split == Split::test ? unused : of_other_split);
+  const std::vector<std::string>&of_train = in_train.folders, &of_test = in_test.folders;
+  const std::vector<std::string>& classes = has_train ? of_train : of_test;
   if (classes.empty()) {
     fail_user("[data] {}: {}: expected a folder for each class, got none{}", name, (has_train ? train : test).string(),
               has_train ? "" : fmt::format(" (and {} is not there, whose folders could name them)", train.string()));
   }
   if (name == "imagenet") check_imagenet(has_train ? train : test, classes);
-  if (has_train && !of_test.folders.empty()) check_same_classes(train, of_train, test, of_test.folders);
+  if (has_train && !of_test.empty()) check_same_classes(train, of_train, test, of_test);
   info.class_names = classes;
+  if (const std::string alike = first_alike(classes, classes, false); !alike.empty()) {
+    info.notes.push_back(fmt::format("classes {}; they are different classes here", alike));
+  }
 
-  if (split == Split::test && !of_test.folders.empty()) {
+  if (split == Split::test && !of_test.empty()) {
     for (const auto& [key, file] :
          {std::pair{"data.val_labels", options.val_labels}, {"data.devkit_classes", options.devkit_classes}}) {
       if (!file.empty()) {
@@ -313,13 +328,24 @@ std::unique_ptr<Dataset> open_image_folder(const std::string& name, const std::s
       }
     }
   }
-  if (split == Split::train) return std::make_unique<ImageFolder>(train.string(), scan_classes(train, classes), info);
-  if (!of_test.folders.empty()) return std::make_unique<ImageFolder>(test.string(), scan_classes(test, classes), info);
-  std::vector<std::string> files = of_test.files;
-  std::erase_if(files, [](const std::string& file) { return !has_image_extension(file); });
-  if (files.empty()) fail_user("[data] {}: {}: holds neither folders of classes nor images", name, test.string());
-  return std::make_unique<ImageFolder>(test.string(),
-                                       label_flat_folder(test, files, classes, {test, root, location}, options), info);
+  if (split == Split::train || !of_test.empty()) {
+    const fs::path& folder = split == Split::train ? train : test;
+    for (const std::string& file : (split == Split::train ? in_train : in_test).files) {
+      unused.add(kind_of_file(file) + " beside the folders of classes", (folder / file).string());
+    }
+    LabelledPaths images = scan_classes(folder, classes, unused);
+    return std::make_unique<ImageFolder>(folder.string(), std::move(images), info);
+  }
+  Contents flat = in_test;
+  const std::string label_file = find_label_file(options.val_labels, {test, root, location});
+  std::erase_if(flat.files, [&](const std::string& file) {
+    std::error_code error;
+    return file == fs::path(label_file).filename() && fs::equivalent(test / file, label_file, error);
+  });
+  keep_images(flat, test.string(), unused);
+  if (flat.files.empty()) fail_user("[data] {}: {}: holds neither folders of classes nor images", name, test.string());
+  LabelledPaths images = label_flat_folder(test, flat.files, classes, label_file, options);
+  return std::make_unique<ImageFolder>(test.string(), std::move(images), info);
 }
 
 }  // namespace luq

@@ -19,14 +19,8 @@ std::string find_image_folder(const std::string& location);
 std::unique_ptr<Dataset> open_image_folder(const std::string& name, const std::string& root,
                                            const std::string& location, Split split, const ImageFileOptions& options);
 
-// The images in a folder and those below, by folder and then by name. Throws UserError naming a folder that cannot be
-// read, or that is a link to one in which it lies.
-std::vector<std::string> images_below(const std::string& folder);
-
-// Files in the folders of classes below `root` that are not taken for images, sorted.
-std::vector<std::string> other_files(const std::string& root);
-
-// A file that is taken for an image: its name ends in .jpg, .jpeg or .png, in capitals or not.
-bool has_image_extension(const std::string& name);
+// The images in a folder and those below, by folder and then by name; other files go to `unused`. Throws UserError
+// naming a folder that cannot be read, or that is a link to one in which it lies.
+std::vector<std::string> images_below(const std::string& folder, UnusedFiles& unused);
 
 }  // namespace luq

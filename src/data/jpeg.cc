@@ -31,12 +31,6 @@ bool has_end(std::span<const uint8_t> file, size_t from) {
   return false;
 }
 
-// As PIL: 255 - (product / 255), rounded.
-uint8_t from_cmyk(uint32_t ink, uint32_t light) {
-  const uint32_t product = ink * light + 128;
-  return static_cast<uint8_t>(light - (((product >> 8) + product) >> 8));
-}
-
 }  // namespace
 
 struct JpegDecoder::State {

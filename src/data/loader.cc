@@ -155,6 +155,8 @@ struct Loader::Impl {
         return "";
       } catch (const OutOfMemory&) {  // says nothing about the image
         throw;
+      } catch (const UserError&) {  // nor does a library that cannot be loaded
+        throw;
       } catch (const Error& error) {
         if (!dataset->info().encoded) throw;
         return error.what();

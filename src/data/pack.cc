@@ -13,8 +13,10 @@
 #include "luq/core/rng.h"
 #include "luq/core/stop_signals.h"
 #include "luq/data/dataset.h"
+#include "luq/data/image.h"
 #include "src/core/no_memory.h"
 #include "src/data/image_folder.h"
+#include "src/data/image_names.h"
 #include "src/data/parallel.h"
 #include "src/data/tar_shard.h"
 
@@ -78,10 +80,10 @@ class TarWriter {
   std::unique_ptr<archive_entry, decltype(&archive_entry_free)> entry_;
 };
 
-const char* extension_of(const std::vector<uint8_t>& bytes, const std::string& name) {
-  if (bytes.size() >= 4 && std::memcmp(bytes.data(), "\x89PNG", 4) == 0) return "png";
-  if (bytes.size() >= 2 && bytes[0] == 0xff && bytes[1] == 0xd8) return "jpg";
-  return name.ends_with(".png") || name.ends_with(".PNG") ? "png" : "jpg";  // broken; validate-data finds it
+// Of what the file holds; where that is no image, of its name, for validate-data to find.
+std::string extension_of(const std::vector<uint8_t>& bytes, const std::string& name) {
+  const std::string held = image_extension(bytes);
+  return held.empty() ? kind_of_file(name).substr(1) : held;
 }
 
 std::vector<uint32_t> order_of(int64_t images, const std::optional<uint64_t>& seed) {
@@ -178,6 +180,11 @@ PackReport pack_shards(const PackOptions& options) {
   }
   PackReport report;
   const StopSignals signals;
+  std::vector<const DatasetInfo*> splits;
+  for (const Dataset* split : {train.get(), test.get()}) {
+    if (split != nullptr) splits.push_back(&split->info());
+  }
+  report.warnings = warnings_of(splits);
   std::error_code error;
   if (!fs::create_directories(folder, error)) fail("[pack] {}: cannot be made: {}", folder, error.message());
   FolderGuard guard(folder);

@@ -111,7 +111,7 @@ ImageHeader PngDecoder::open(std::span<const uint8_t> file, bool with_exif) {
   return header;
 }
 
-void PngDecoder::decode(const Region& region, Image& image) const {
+void PngDecoder::decode(const Region& region, Image& image) {
   Reader reader(file_);
   int passes = 1;
   reader.run([&] {
@@ -136,9 +136,7 @@ void PngDecoder::decode(const Region& region, Image& image) const {
       for (int64_t y = 0; y < height; ++y) png_read_row(reader.png(), image.pixels() + y * image.row_bytes, nullptr);
     }
   });
-  image.first = region.top * image.row_bytes + region.left * 3;
-  image.height = region.height;
-  image.width = region.width;
+  keep_region(region, image);
 }
 
 std::string libpng_version() { return fmt::format("libpng {}", png_get_libpng_ver(nullptr)); }

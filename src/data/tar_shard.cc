@@ -22,6 +22,7 @@
 #include "luq/core/error.h"
 #include "luq/core/output_file.h"
 #include "src/core/no_memory.h"
+#include "src/data/image_names.h"
 #include "src/data/whole_file.h"
 
 namespace luq {
@@ -31,8 +32,8 @@ using Json = nlohmann::json;
 
 constexpr uint64_t max_image_bytes = uint64_t{1} << 30;
 constexpr uint64_t max_label_bytes = uint64_t{1} << 20;
-constexpr size_t block = 512;  // of tar
-constexpr int index_version = 1;
+constexpr size_t block = 512;     // of tar
+constexpr int index_version = 2;  // 1 had no checksum of its own
 
 // ---- Bytes of a shard
 // ------------------------------------------------------------------------------------------------
@@ -76,6 +77,12 @@ class FileSource : public Source {
  private:
   RandomAccessFile file_;
 };
+
+constexpr std::string_view index_start = "{\"checksum\":";
+
+uint32_t checksum_of(const std::string& text) {
+  return static_cast<uint32_t>(crc32(0, reinterpret_cast<const Bytef*>(text.data()), static_cast<uInt>(text.size())));
+}
 
 uint32_t checksum_of(const Source& source) {
   constexpr uint64_t blocks = 16, bytes = 4096;
@@ -188,6 +195,7 @@ struct Sample {
   std::string key;
   std::optional<ShardImage> image;
   std::optional<std::string> cls, json;  // contents
+  std::vector<std::string> others;       // extensions that are passed over
 };
 
 std::string lower(std::string text) {
@@ -197,20 +205,30 @@ std::string lower(std::string text) {
 
 class Grouping {
  public:
-  Grouping(const Source& source, std::vector<ShardImage>& images) : source_(source), images_(images) {}
+  Grouping(const Source& source, ShardIndex& index) : source_(source), index_(index) {}
 
   void add(TarReader& tar, archive_entry* entry) {
     if (archive_entry_filetype(entry) == AE_IFDIR) return;
     const std::string name = entry_name(entry, source_);
-    const size_t dot = name.find('.', name.rfind('/') + 1);
+    const size_t begin = name.rfind('/') + 1, dot = name.find('.', begin);
+    // As WebDataset: what has no name before its first dot, or no dot, belongs to no sample.
+    if (dot == begin || dot == std::string::npos) {
+      index_.unused.add(kind_of_file(name), name);
+      return;
+    }
     const std::string key = name.substr(0, dot);
     if (key != sample_.key) {
       finish();
       sample_.key = key;
     }
-    const std::string extension = dot == std::string::npos ? "" : lower(name.substr(dot));
-    const bool is_image = extension == ".jpg" || extension == ".jpeg" || extension == ".png";
-    if (!is_image && extension != ".cls" && extension != ".json") return;
+    const std::string extension = lower(name.substr(dot));
+    const bool one_dot = name.rfind('.') == dot, is_image = one_dot && has_image_extension(name);
+    if (!is_image && extension != ".cls" && extension != ".json") {
+      const bool divided = !one_dot && (has_image_extension(name) || lower(name).ends_with(".cls"));
+      index_.unused.add(kind_of_file(name) + (divided ? " with two dots" : ""), name);
+      sample_.others.push_back(extension);
+      return;
+    }
 
     if (archive_entry_hardlink(entry) != nullptr || archive_entry_filetype(entry) != AE_IFREG) {
       source_.refuse(fmt::format("{}: is a link or something else that is no file; pack files only", name));
@@ -220,7 +238,9 @@ class Grouping {
     const uint64_t limit = is_image ? max_image_bytes : max_label_bytes;
     if (size > limit) source_.refuse(fmt::format("{}: expected at most {} bytes, got {}", name, limit, size));
     if (is_image) {
-      if (sample_.image) source_.refuse(fmt::format("{}: the second image of sample '{}'", name, key));
+      if (sample_.image) {
+        source_.refuse(fmt::format("{}: the second image of sample '{}', after {}", name, key, sample_.image->name));
+      }
       sample_.image = ShardImage{name, tar.data_offset(), size, 0};
       return;
     }
@@ -231,13 +251,21 @@ class Grouping {
 
   void finish() {
     const Sample sample = std::exchange(sample_, Sample());
+    const std::string others =
+        sample.others.empty() ? "" : fmt::format("; beside it are {}", fmt::join(sample.others, ", "));
     if (!sample.image) {
-      if (sample.cls) source_.refuse(fmt::format("sample '{}' has a label (.cls) and no image", sample.key));
+      if (sample.cls) {
+        source_.refuse(
+            fmt::format("sample '{}' has a label (.cls) and no image {}{}", sample.key, image_extensions, others));
+      }
+      if (sample.json) index_.unused.add(".json without an image", sample.key + ".json");
       return;
     }
     if (!sample.cls && !sample.json) {
-      source_.refuse(fmt::format("sample '{}' has an image and no label (.cls or .json right beside it)", sample.key));
+      source_.refuse(
+          fmt::format("sample '{}' has an image and no label (.cls or .json right beside it){}", sample.key, others));
     }
+    if (sample.cls && sample.json) index_.unused.add(".json beside .cls", sample.key + ".json");
     const std::optional<int32_t> label = sample.cls ? parse_cls_label(*sample.cls) : parse_json_label(*sample.json);
     if (!label) {
       source_.refuse(fmt::format("sample '{}': expected {}", sample.key,
@@ -245,13 +273,13 @@ class Grouping {
                                      ? "a class's number, 0 or more, in .cls"
                                      : "an object with a class's number, 0 or more, as \"label\" or \"cls\" in .json"));
     }
-    images_.push_back(*sample.image);
-    images_.back().label = *label;
+    index_.images.push_back(*sample.image);
+    index_.images.back().label = *label;
   }
 
  private:
   const Source& source_;
-  std::vector<ShardImage>& images_;
+  ShardIndex& index_;
   Sample sample_;
 };
 
@@ -261,25 +289,17 @@ ShardIndex scan(const Source& source) {
   index.shard_bytes = source.size();
   index.shard_checksum = checksum_of(source);
   TarReader tar(source);
-  Grouping grouping(source, index.images);
+  Grouping grouping(source, index);
   while (archive_entry* entry = tar.next()) grouping.add(tar, entry);
   grouping.finish();
-  if (index.images.empty()) source.refuse("holds no image (.jpg, .jpeg or .png) with a label (.cls or .json)");
-  return index;
-}
-
-bool read_index(const std::string& file, ShardIndex& index) {
-  std::error_code error;
-  if (!std::filesystem::exists(file, error)) return false;
-  std::vector<uint8_t> text;
-  try {
-    read_whole_file(file, text);
-  } catch (const OutOfMemory&) {
-    throw;
-  } catch (const Error&) {
-    return false;
+  if (index.images.empty()) {
+    const std::string unused = index.unused.to_text();
+    source.refuse(fmt::format(
+        "holds no image {} with a label (.cls or .json){}{}", image_extensions, unused.empty() ? "" : "; " + unused,
+        unused.find("two dots") != std::string::npos ? " (a sample's name ends at the first dot of its files' names)"
+                                                     : ""));
   }
-  return parse_shard_index({text.begin(), text.end()}, index);
+  return index;
 }
 
 bool is_older(const std::string& file, const std::string& than) {
@@ -329,6 +349,7 @@ ShardIndex scan_shard(const std::string& shard) { return scan(FileSource(shard))
 std::string shard_index_file(const std::string& shard) { return shard + ".index.json"; }
 
 std::string to_json(const ShardIndex& index) {
+  constexpr size_t most_names = 3;  // of what is passed over
   Json names = Json::array(), offsets = Json::array(), sizes = Json::array(), labels = Json::array();
   for (const ShardImage& image : index.images) {
     names.push_back(image.name);
@@ -344,16 +365,29 @@ std::string to_json(const ShardIndex& index) {
   json["sizes"] = sizes;
   json["labels"] = labels;
   json["names"] = names;
-  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  nlohmann::ordered_json unused = nlohmann::ordered_json::object();
+  for (const auto& [kind, of_kind] : index.unused.kinds) {
+    const auto end = of_kind.names.begin() + static_cast<int64_t>(std::min(most_names, of_kind.names.size()));
+    unused[kind] = {{"count", of_kind.count}, {"first", std::vector<std::string>(of_kind.names.begin(), end)}};
+  }
+  json["unused"] = unused;
+  const std::string body = json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return fmt::format("{}{},{}\n", index_start, checksum_of(body), body.substr(1));
 }
 
 bool parse_shard_index(const std::string& text, ShardIndex& index) {
+  if (!text.starts_with(index_start) || !text.ends_with('\n')) return false;
+  const size_t comma = text.find(',');
+  uint32_t checksum = 0;
+  const auto [end, error] = std::from_chars(text.data() + index_start.size(), text.data() + text.size(), checksum);
+  if (comma == std::string::npos || error != std::errc() || end != text.data() + comma) return false;
+  if (checksum != checksum_of("{" + text.substr(comma + 1, text.size() - comma - 2))) return false;
   const Json json = Json::parse(text, nullptr, false);
   if (!json.is_object() || json.value("version", Json()) != index_version) return false;
   const auto number = [](const Json& value, uint64_t limit) {
     return value.is_number_unsigned() && value.get<uint64_t>() <= limit;
   };
-  for (const char* key : {"shard_bytes", "shard_checksum", "offsets", "sizes", "labels", "names"}) {
+  for (const char* key : {"shard_bytes", "shard_checksum", "offsets", "sizes", "labels", "names", "unused"}) {
     if (!json.contains(key)) return false;
   }
   const Json &offsets = json["offsets"], &sizes = json["sizes"], &labels = json["labels"], &names = json["names"];
@@ -377,19 +411,51 @@ bool parse_shard_index(const std::string& text, ShardIndex& index) {
     read.images.push_back(
         {names[i].get<std::string>(), offsets[i].get<uint64_t>(), sizes[i].get<uint64_t>(), labels[i].get<int32_t>()});
   }
+  if (!json["unused"].is_object()) return false;
+  for (const auto& [kind, value] : json["unused"].items()) {
+    const Json count = value.is_object() ? value.value("count", Json()) : Json();
+    const Json first = value.is_object() ? value.value("first", Json()) : Json();
+    if (!number(count, INT64_MAX) || !first.is_array()) return false;
+    UnusedFiles::Kind of_kind{.count = count.get<int64_t>(), .names = {}};
+    for (const Json& name : first) {
+      if (!name.is_string()) return false;
+      of_kind.names.push_back(name.get<std::string>());
+    }
+    read.unused.kinds[kind] = std::move(of_kind);
+  }
   index = std::move(read);
   return true;
+}
+
+bool is_old_shard_index(const std::string& text) {
+  const Json json = Json::parse(text, nullptr, false);
+  return json.is_object() && json.value("version", Json()) == 1 && !json.contains("checksum");
 }
 
 ShardIndex load_shard_index(const std::string& shard) {
   const FileSource source(shard);
   const std::string file = shard_index_file(shard);
   ShardIndex index;
-  if (!is_older(file, shard) && read_index(file, index) && index.shard_bytes == source.size() &&
-      index.shard_checksum == checksum_of(source)) {
-    return index;
+  std::string note;
+  std::error_code missing;
+  if (std::filesystem::exists(file, missing) && !is_older(file, shard)) {
+    std::vector<uint8_t> bytes;
+    try {
+      read_whole_file(file, bytes);
+      const std::string text(bytes.begin(), bytes.end());
+      if (parse_shard_index(text, index)) {
+        if (index.shard_bytes == source.size() && index.shard_checksum == checksum_of(source)) return index;
+      } else if (!is_old_shard_index(text)) {
+        note = file + " was damaged (its checksum does not fit); it is made anew from the shard";
+      }
+    } catch (const OutOfMemory&) {
+      throw;
+    } catch (const Error& error) {
+      note = fmt::format("{}; it is made anew from the shard", error.what());
+    }
   }
   index = scan(source);
+  index.note = note;
   keep_index(file, index);
   return index;
 }

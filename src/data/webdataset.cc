@@ -211,10 +211,16 @@ class WebDataset : public Dataset {
     for (ShardIndex& index : indexes) {
       info_.images += static_cast<int64_t>(index.images.size());
       ends_.push_back(info_.images);
+      const std::string& shard = shards_[ends_.size() - 1];
+      for (auto& [kind, of_kind] : index.unused.kinds) {
+        for (std::string& name : of_kind.names) name = shard + ":" + name;
+      }
+      info_.unused.add(index.unused);
+      if (!index.note.empty()) info_.notes.push_back(index.note);
       for (ShardImage& image : index.images) {
         if (image.label >= info_.num_classes) {
-          fail_user("[data] {}: {}: expected a label in 0..{}, got {}", shards_[ends_.size() - 1], image.name,
-                    info_.num_classes - 1, image.label);
+          fail_user("[data] {}: {}: expected a label in 0..{}, got {}", shard, image.name, info_.num_classes - 1,
+                    image.label);
         }
         images_.push_back(std::move(image));
       }

@@ -5,6 +5,7 @@
 
 #include "luq/core/error.h"
 #include "luq/core/text.h"
+#include "src/data/class_names.h"
 #include "src/train/text_json.h"
 
 namespace luq {
@@ -60,7 +61,8 @@ std::string differing_classes(const DatasetInfo& before, const DatasetInfo& now)
     if (i < a.size() && i < b.size() && (a[i] == b[i] || a[i] == with_replacements(b[i]))) continue;
     const std::string first = i < a.size() ? fmt::format("'{}'", printable(a[i])) : "none";
     const std::string second = i < b.size() ? fmt::format("'{}'", printable(b[i])) : "none";
-    return fmt::format("class {} was {} and is {}", i, first, second);
+    const std::string alike = first_alike(a, b);
+    return fmt::format("class {} was {} and is {}{}", i, first, second, alike.empty() ? "" : "; " + alike);
   }
   return "";
 }

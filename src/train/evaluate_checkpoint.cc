@@ -57,6 +57,8 @@ CheckpointEval evaluate_checkpoint(const EvaluationOptions& options) {
         options.checkpoint, without_scale.size(), without_scale.front());
   }
   const EvalResult result = evaluate(config, parts, [] { return true; });
+  for (const std::string& text : warnings_of({&parts.test_set->info()}))
+    warning += (warning.empty() ? "" : "\n") + text;
   const std::string broken = describe_broken(result);
   if (!broken.empty()) warning += (warning.empty() ? "" : "\n") + broken;
   return {result, model_file.is_ema, warning};

@@ -54,7 +54,9 @@ InferenceModel load_inference_model(const std::string& file, const std::string& 
                    .num_classes = imagenet_classes,
                    .mean = {},
                    .std = {},
-                   .class_names = {}};
+                   .class_names = {},
+                   .unused = {},
+                   .notes = {}};
   }
   if (!device.empty()) result.config.device = device;
   const Ctx ctx = context_of(result.config, result.plan);

@@ -16,6 +16,7 @@
 #include "luq/data/image.h"
 #include "luq/data/transform.h"
 #include "src/data/image_folder.h"
+#include "src/data/image_names.h"
 #include "src/data/whole_file.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/inference_model.h"
@@ -26,11 +27,11 @@ namespace {
 
 constexpr size_t shown_classes = 5;
 
-std::vector<std::string> images_of(const std::string& folder) {
+std::vector<std::string> images_of(const std::string& folder, UnusedFiles& unused) {
   std::error_code error;
   if (!std::filesystem::is_directory(folder, error)) fail_user("[predict] --images {}: is not a folder", folder);
-  std::vector<std::string> images = images_below(folder);
-  if (images.empty()) fail_user("[predict] --images {}: holds no .jpg, .jpeg or .png file", folder);
+  std::vector<std::string> images = images_below(folder, unused);
+  if (images.empty()) fail_user("[predict] --images {}: holds no image {}", folder, image_extensions);
   std::ranges::sort(images);
   return images;
 }
@@ -125,10 +126,12 @@ void save_logits(const std::string& file, const Tensor& logits, const std::vecto
 
 }  // namespace
 
-std::vector<Prediction> predict(const PredictOptions& options) {
+std::vector<Prediction> predict(const PredictOptions& options, UnusedFiles* unused) {
   std::vector<std::string> images = options.images;
   if (!options.folder.empty()) {
-    for (std::string& image : images_of(options.folder)) images.push_back(std::move(image));
+    UnusedFiles others;
+    for (std::string& image : images_of(options.folder, others)) images.push_back(std::move(image));
+    if (unused != nullptr) *unused = std::move(others);
   }
   if (images.empty()) fail_user("[predict] expected image files, or --images FOLDER");
   if (!options.logits.empty()) {

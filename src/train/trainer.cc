@@ -275,6 +275,7 @@ void Trainer::say_start() {
   log_->info(fmt::format("data     {}, {} training and {} test images of {}x{}x{}, {} classes", info.name,
                          format_count(info.images), format_count(parts_.test_set->info().images), parts_.image[0],
                          parts_.image[1], parts_.image[2], info.num_classes));
+  for (const std::string& text : warnings_of({&info, &parts_.test_set->info()})) log_->warning(text);
   if (info.encoded) log_->info(fmt::format("images   decoded by {}", image_library_versions()));
   if (quantized > 0) {
     log_->info(fmt::format("formats  weights {}, activations {}, gradients {}; elsewhere {}", spec(quant.weights),

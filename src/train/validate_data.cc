@@ -8,7 +8,6 @@
 #include "luq/core/error.h"
 #include "luq/core/threads.h"
 #include "luq/data/image.h"
-#include "src/data/image_folder.h"
 #include "src/data/parallel.h"
 #include "src/data/webdataset.h"
 #include "src/train/experiment_parts.h"
@@ -67,6 +66,17 @@ void warn_of(std::vector<std::string>& warnings, const std::string& what, const 
   warnings.push_back(text);
 }
 
+// Every kind with its first files.
+std::string list_of(const UnusedFiles& unused) {
+  std::string text = unused.to_text();
+  for (const auto& [kind, of_kind] : unused.kinds) {
+    for (const std::string& name : of_kind.names) text += "\n  " + name;
+    const auto shown = static_cast<int64_t>(of_kind.names.size());
+    if (of_kind.count > shown) text += fmt::format("\n  and {} more {}", of_kind.count - shown, kind);
+  }
+  return text;
+}
+
 }  // namespace
 
 ValidationReport validate_data(const ExperimentConfig& config, int64_t workers,
@@ -104,11 +114,16 @@ ValidationReport validate_data(const ExperimentConfig& config, int64_t workers,
     }
   }
   warn_of(report.warnings, "test images are training images too, byte for byte", twice);
-  if (config.data.name != "webdataset") {
-    warn_of(
-        report.warnings, "files in folders of classes are not images by their names, and are not used",
-        other_files(config.data.path.empty() ? find_dataset(config.data.name) : find_image_folder(config.data.path)));
+  UnusedFiles unused;
+  for (const auto& split : splits) {
+    unused.add(split->info().unused);
+    for (const std::string& note : split->info().notes) {
+      if (std::find(report.warnings.begin(), report.warnings.end(), note) == report.warnings.end()) {
+        report.warnings.push_back(note);
+      }
+    }
   }
+  if (unused.count() > 0) report.warnings.push_back(list_of(unused));
   return report;
 }
 

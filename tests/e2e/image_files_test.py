@@ -1,16 +1,20 @@
 """Training on image files: folders of classes, packed shards, broken images, validate-data and pack."""
+import io
 import json
+import os
 import pathlib
 import resource
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 import unittest
 
 from harness import LUQTRAIN, SOURCE, Case, default_signals, main, metrics, run
 
 IMAGES = SOURCE / "tests/golden/images"
+FORMATS = SOURCE / "tests/golden/formats"
 SOUND = ["420.jpg", "422.jpg", "grey.jpg", "rgb.jpg", "rgba.png", "palette.png", "progressive.jpg", "cmyk.jpg"]
 
 
@@ -132,6 +136,148 @@ class ImageFiles(Case):
         self.assertIn("readme.txt", process.stderr)
         for words in ([], ["--path", data, "--config", "resnet20_luq.yaml"], ["--path", "nowhere"]):
             self.assert_exit(run([LUQTRAIN, "validate-data", *words], self.folder), 2)
+
+    def test_a_picture_is_the_same_in_every_format(self):
+        checkpoints = []
+        for number, files in enumerate((["rgb.bmp"], ["rgb_lzw.tif"], ["lossless.webp"], ["rgb_strips_contig.tif", "deflate.tif", "animation.webp"])):
+            data = self.folder / f"data{number}"
+            for split in ("train", "val"):
+                for name in ("ant", "bee"):
+                    (data / split / name).mkdir(parents=True)
+                    for j in range(4):
+                        source = FORMATS / files[j % len(files)]
+                        shutil.copy(source, data / split / name / f"{j}{source.suffix}")
+            process = self.train_files(data, f"run{number}", train__epochs=1)
+            self.assertIn("8 training and 8 test images", process.stdout)
+            self.assertNotIn("warning", process.stdout + process.stderr)
+            checkpoints.append(self.folder / f"run{number}/checkpoints/last.safetensors")
+        for other in checkpoints[1:]:
+            self.assert_same_tensors(checkpoints[0], other)
+
+    def test_every_format_is_read_in_folders_shards_and_predict(self):
+        names = ["32.bmp", "palette.gif", "p6_255.ppm", "p2_65535.pgm", "p4.pbm", "rgba.tif", "grey16.tif", "alpha.webp"]
+        data = self.folder / "data"
+        for split in ("train", "val"):
+            for name in ("ant", "bee"):
+                (data / split / name).mkdir(parents=True)
+                for file in names:
+                    shutil.copy(FORMATS / file, data / split / name)
+        shutil.copytree(data / "train", self.folder / "flat/train")
+        (self.folder / "flat/val").mkdir()
+        for file in names:
+            shutil.copy(FORMATS / file, self.folder / "flat/val")
+        (self.folder / "flat/val/val.txt").write_text("".join(f"{file} bee\n" for file in names))
+        self.train_files(data, "folders", train__epochs=1)
+        self.assert_exit(run([LUQTRAIN, "pack", "--input", data, "--output", "shards"], self.folder), 0)
+        with tarfile.open(self.folder / "shards/train-000000.tar") as shard:
+            extensions = {name.split(".")[1] for name in shard.getnames()}
+        self.assertEqual(extensions, {"bmp", "gif", "pnm", "tif", "webp", "cls"})
+        self.train_files("shards", "shards_run", data__name="webdataset", train__epochs=1)
+        last = self.folder / "folders/checkpoints/last.safetensors"
+        self.assert_same_tensors(last, self.folder / "shards_run/checkpoints/last.safetensors")
+        for folder, test_images in ((data, 16), ("shards", 16), ("flat", 8)):
+            process = run([LUQTRAIN, "validate-data", "--path", folder], self.folder)
+            self.assert_exit(process, 0)
+            self.assertIn(f"16 training and {test_images} test images, 0 broken", process.stdout)
+        process = run([LUQTRAIN, "eval", "--checkpoint", last, "--data", "flat"], self.folder)
+        self.assert_exit(process, 0)
+        process = run([LUQTRAIN, "predict", "--checkpoint", last, *(FORMATS / name for name in names)], self.folder)
+        self.assert_exit(process, 0)
+        by_folder = run([LUQTRAIN, "predict", "--checkpoint", last, "--images", data / "val/ant"], self.folder)
+        self.assert_exit(by_folder, 0)
+        self.assertEqual(by_folder.stdout.count(str(data)), len(names))
+
+        # Without the module that reads them the reason is said, and no image is called broken.
+        shutil.copy(LUQTRAIN, self.folder / "alone")
+        process = run([self.folder / "alone", "predict", "--checkpoint", last, FORMATS / "32.bmp"], self.folder)
+        if process.returncode != 0:  # an installed module may be there
+            self.assert_exit(process, 2)
+            self.assertIn("luq_opencv.so", process.stderr)
+
+    def test_broken_files_of_every_format(self):
+        """Libraries that read them write nothing of their own to the terminal."""
+        data = self.make_folder()
+        broken = {}
+        for name in ("rgb.bmp", "rle8.bmp", "palette.gif", "p6_255.ppm", "p3_255.ppm", "rgb.tif", "rgb_lzw.tif", "jpeg_420.tif",
+                     "deflate.tif", "lossy.webp", "lossless.webp"):
+            content = bytearray((FORMATS / name).read_bytes())
+            path = data / "train/bee" / name
+            path.write_bytes(content[:len(content) * 2 // 3])
+            broken[str(path)] = name
+        damaged = bytearray((FORMATS / "deflate.tif").read_bytes())
+        damaged[len(damaged) // 2] ^= 0x55  # in its one strip
+        (data / "train/bee/damaged.tif").write_bytes(damaged)
+        broken[str(data / "train/bee/damaged.tif")] = "damaged.tif"
+        shutil.copy(FORMATS / "float.tif", data / "train/bee")
+        broken[str(data / "train/bee/float.tif")] = "float.tif"
+        limits = {**os.environ, "OPENCV_IO_MAX_IMAGE_PIXELS": "10", "OPENCV_LOG_LEVEL": "DEBUG"}
+        process = run([LUQTRAIN, "validate-data", "--path", data], self.folder, env=limits)
+        self.assert_exit(process, 1)
+        lines = process.stdout.splitlines()
+        self.assertEqual(sorted(line.split(": ")[0] for line in lines[:-1]), sorted(broken))
+        self.assertIn("signed or floating point", process.stdout)
+        for line in process.stderr.splitlines():
+            self.assertRegex(line, "^(luqtrain: warning: |  )")
+        log = self.train_files(data, "run", data__broken_images="substitute", train__epochs=1, train__batch_size=16 + len(broken))
+        for path in broken:
+            self.assertEqual((log.stdout + log.stderr).count(path), 1, path)
+
+    def test_what_is_not_used_is_said(self):
+        data = self.make_folder()
+        for path in ("train/ant/a.svg", "train/bee/b.svg", "train/bee/film.MP4", "train/bee/.DS_Store", "train/._ant", "val/ant/._1.jpg",
+                     "val/stray.jpg"):
+            (data / path).write_text("text")
+        (data / "train/__MACOSX/ant").mkdir(parents=True)
+        text = ("8 files are not used: 1 .DS_Store, 1 ._*, 1 ._* beside the folders of classes, 1 .jpg beside the folders of classes, "
+                "1 .mp4, 2 .svg, 1 folder __MACOSX")
+        warning = f"warning: {text}; luqtrain validate-data lists them"
+        process = self.train_files(data, "run", train__epochs=1)
+        self.assertEqual((process.stdout + process.stderr).count(warning), 1, process.stdout + process.stderr)
+        self.assertEqual((self.folder / "run/log.txt").read_text().count(warning), 1)
+        process = run([LUQTRAIN, "validate-data", "--path", data], self.folder)
+        self.assert_exit(process, 0)
+        self.assertIn(f"warning: {text}\n", process.stderr)
+        for path in ("train/ant/a.svg", "train/bee/b.svg", "train/bee/film.MP4", "train/bee/.DS_Store", "train/._ant", "val/ant/._1.jpg",
+                     "val/stray.jpg", "train/__MACOSX"):
+            self.assertIn(f"\n  {data}/{path}\n", process.stderr + "\n")
+        process = run([LUQTRAIN, "pack", "--input", data, "--output", "shards"], self.folder)
+        self.assert_exit(process, 0)
+        self.assertIn(warning, process.stderr)
+        last = self.folder / "run/checkpoints/last.safetensors"
+        process = run([LUQTRAIN, "eval", "--checkpoint", last], self.folder)
+        self.assert_exit(process, 0)
+        self.assertIn("warning: 2 files are not used: 1 ._*, 1 .jpg beside the folders of classes", process.stderr)
+        process = run([LUQTRAIN, "predict", "--checkpoint", last, "--images", data / "train/bee"], self.folder)
+        self.assert_exit(process, 0)
+        self.assertIn("warning: --images: 3 files are not used: 1 .DS_Store, 1 .mp4, 1 .svg\n", process.stderr)
+
+    def test_shards_as_macos_makes_them(self):
+        """F07: every member comes with an AppleDouble one before it."""
+        for split, count in (("train", 8), ("val", 4)):
+            (self.folder / "shards").mkdir(exist_ok=True)
+            with tarfile.open(self.folder / f"shards/{split}-0.tar", "w", format=tarfile.PAX_FORMAT) as shard:
+                for i in range(count):
+                    for name, content in ((f"{i:06}.cls", str(i % 3).encode()), (f"{i:06}.jpg", (IMAGES / SOUND[i % 4]).read_bytes())):
+                        for member, data in (("._" + name, b"\0\5\26\7"), (name, content)):
+                            info = tarfile.TarInfo(member)
+                            info.size = len(data)
+                            info.pax_headers = {"LIBARCHIVE.xattr.com.apple.quarantine": "MDA4MQ"}
+                            shard.addfile(info, io.BytesIO(data))
+        process = self.train_files("shards", "run", data__name="webdataset", train__epochs=1)
+        self.assertIn("8 training and 4 test images", process.stdout)
+        self.assertIn("warning: 24 files are not used: 24 ._*; luqtrain validate-data lists them", process.stdout)
+        process = run([LUQTRAIN, "validate-data", "--path", "shards"], self.folder)
+        self.assert_exit(process, 0)
+        self.assertIn("shards/train-0.tar:._000000.cls", process.stderr)
+        # A digit of a label in the index.
+        index = self.folder / "shards/train-0.tar.index.json"
+        sound = index.read_text()
+        index.write_text(sound.replace('"labels":[0,1,', '"labels":[0,2,'))
+        self.assertNotEqual(index.read_text(), sound)
+        again = self.train_files("shards", "again", data__name="webdataset", train__epochs=1)
+        self.assertIn("train-0.tar.index.json was damaged (its checksum does not fit); it is made anew from the shard", again.stdout)
+        self.assertEqual(index.read_text(), sound)
+        self.assert_same_tensors(self.folder / "run/checkpoints/last.safetensors", self.folder / "again/checkpoints/last.safetensors")
 
     def test_pack_when_the_disk_is_full(self):
         data = self.make_folder()

@@ -1,4 +1,5 @@
-// Decoding of JPEG and PNG files: headers, parts, reductions and orientations. The last bytes choose what is decoded.
+// Decoding of image files of every format: headers, parts, reductions and orientations. The last bytes choose what is
+// decoded.
 #include <algorithm>
 
 #include "luq/core/error.h"

@@ -148,7 +148,8 @@ TEST_CASE("validate_data lists what cannot be decoded, and what is in both split
   REQUIRE(report.warnings.size() == 2);
   CHECK_THAT(report.warnings[0], contains_text("1 test images are training images too") &&
                                      contains_text(folder / "val/a/1.jpg = " + (folder / "train/a/1.jpg")));
-  CHECK_THAT(report.warnings[1], contains_text("1 files in folders of classes") && contains_text("notes.txt"));
+  CHECK_THAT(report.warnings[1],
+             contains_text("1 file is not used: 1 .txt\n") && contains_text(folder / "train/a/notes.txt"));
 
   std::vector<int64_t> progress;
   CHECK(validate_data(config, 3, [&](int64_t done, int64_t all) {

@@ -40,6 +40,26 @@ void put_imagenet(const TemporaryFolder& folder, const std::string& prefix, int6
 
 }  // namespace
 
+TEST_CASE("Images of every format are taken by their names, test images in one folder too", "[data][image_folder]") {
+  TemporaryFolder folder;
+  std::vector<std::string> expected, flat;
+  for (const char* name : {"a.bmp", "b.dib", "c.gif", "d.JFIF", "e.jpe", "f.jpeg", "g.jpg", "h.pbm", "i.pgm", "j.png",
+                           "k.pnm", "l.PPM", "m.tif", "n.TIFF", "o.WebP"}) {
+    put(folder, std::string("train/ant/") + name);
+    put(folder, std::string("val/") + name);
+    expected.push_back(std::string("train/ant/") + name + ":0");
+    flat.push_back(std::string("val/") + name + ":0");
+  }
+  for (const char* path : {"val/a.svg", "val/._a.bmp"}) put(folder, path);
+  std::string labels;
+  for (size_t i = 0; i < flat.size(); ++i) labels += "ant\n";
+  write_file(folder / "val/val.txt", labels);
+  CHECK(contents(*open_folder(folder, Split::train)) == expected);
+  const auto test = open_folder(folder, Split::test);
+  CHECK(contents(*test) == flat);
+  CHECK(test->info().unused.to_text() == "2 files are not used: 1 ._*, 1 .svg");
+}
+
 TEST_CASE("Folders of classes give torchvision's order, whatever the files are called", "[data][image_folder]") {
   TemporaryFolder folder;
   // What torchvision 0.29's ImageFolder gives for these files.
@@ -53,8 +73,17 @@ TEST_CASE("Folders of classes give torchvision's order, whatever the files are c
   put(folder, "train/list.jpg");  // beside the classes: not one of them
   for (const char* path : {"val/ant/1.jpg", "val/bee eater/1.jpg", "val/Zebra/1.jpg"}) put(folder, path);
 
+  for (const char* path : {"train/ant/._a.jpg", "train/ant/.DS_Store", "train/ant/.ipynb_checkpoints/a.jpg",
+                           "train/__MACOSX/ant/a.jpg", "train/Zebra/film.MP4"}) {
+    put(folder, path);
+  }
+
   const auto train = open_folder(folder, Split::train);
   CHECK(contents(*train) == expected);
+  CHECK(train->info().unused.to_text() ==
+        "8 files are not used: 1 .DS_Store, 1 ._*, 1 .jpg beside the folders of classes, 1 .mp4, 1 .txt, 1 folder "
+        ".ipynb_checkpoints, 1 folder __MACOSX, 1 without extension");
+  CHECK(train->info().unused.kinds.at(".txt").names == std::vector<std::string>{folder / "train/ant/readme.txt"});
   const DatasetInfo& info = train->info();
   CHECK(info.name == "image_folder");
   CHECK(info.encoded);

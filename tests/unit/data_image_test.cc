@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 using Bytes = std::vector<uint8_t>;
 
 const std::string kFolder = source_folder() + "/tests/golden/images/";
+const std::string kFormats = source_folder() + "/tests/golden/formats/";
 
 Bytes read_file(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -157,13 +158,108 @@ TEST_CASE("Damaged files are decoded or refused, and the decoder goes on", "[dat
   }
 }
 
+TEST_CASE("A truncated file of another format is an error wherever it is cut", "[data][image]") {
+  ImageDecoder decoder;
+  for (const char* name : {"rgb.bmp",
+                           "palette_8.bmp",
+                           "rle8.bmp",
+                           "555.bmp",
+                           "os2_24.bmp",
+                           "p6_255.ppm",
+                           "p5_1023.pgm",
+                           "p3_255.ppm",
+                           "p4.pbm",
+                           "palette.gif",
+                           "interlaced.gif",
+                           "small_frame.gif",
+                           "rgb.tif",
+                           "rgb_lzw.tif",
+                           "deflate.tif",
+                           "jpeg_420.tif",
+                           "palette_8.tif",
+                           "big.tif",
+                           "rgb_tiles_separate.tif",
+                           "lossy.webp",
+                           "lossless.webp",
+                           "alpha_lossy.webp"}) {
+    INFO(name);
+    const Bytes file = read_file(kFormats + name);
+    CHECK_NOTHROW(decode(file, decoder));
+    for (size_t i = 0; i < 40; ++i) {
+      const size_t size = file.size() * i / 40;
+      INFO(size << " of " << file.size() << " bytes");
+      CHECK_THROWS_AS(decode(Bytes(file.begin(), file.begin() + static_cast<ptrdiff_t>(size)), decoder), Error);
+    }
+  }
+}
+
+TEST_CASE("A larger image of any format is refused before it is decoded", "[data][image]") {
+  ImageDecoder decoder({.max_pixels = 100});
+  for (const char* name : {"rgb.bmp", "p6_255.ppm", "palette.gif", "rgb.tif", "lossy.webp", "animation.webp"}) {
+    INFO(name);
+    CHECK_THROWS_WITH(decoder.open(read_file(kFormats + name)),
+                      "[image] expected an image of 1 to 100 pixels, got 19 x 23");
+  }
+  // Headers that promise what no memory holds.
+  const auto text = [](const std::string& bytes) { return Bytes(bytes.begin(), bytes.end()); };
+  ImageDecoder usual;
+  CHECK_THROWS_WITH(usual.open(text("P6 2000000000 2000000000 255\n")), contains_text("got 2000000000 x 2000000000"));
+  CHECK_THROWS_AS(decode(text("P5 16384 16384 255\n1"), usual), Error);
+  CHECK_THROWS_AS(usual.open(text("P6 99999999999999999999 1 255\n")), Error);
+}
+
+TEST_CASE("Damaged files of other formats are decoded or refused, and the decoder goes on", "[data][image]") {
+  RngStream random(make_rng_key(3, "test:damage"));
+  ImageDecoder decoder({.exif_rotate = true, .max_pixels = 1 << 18});
+  int files = 0;
+  for (const auto& entry : fs::directory_iterator(kFormats)) {
+    if (entry.path().extension() == ".safetensors") continue;
+    INFO(entry.path());
+    const Bytes file = read_file(entry.path());
+    for (int round = 0; round < 12; ++round) {
+      Bytes damaged = file;
+      for (int i = 0; i < 3; ++i) {
+        damaged[random.below(static_cast<uint32_t>(std::min<size_t>(damaged.size(), 300)))] =
+            static_cast<uint8_t>(random.bits());
+      }
+      try {
+        decode(damaged, decoder);
+      } catch (const Error&) {
+      }
+    }
+    ++files;
+  }
+  CHECK(files > 170);
+  for (const char* name : {"rgb.bmp", "p6_255.ppm", "palette.gif", "rgb.tif", "lossy.webp"}) {
+    ImageDecoder fresh;
+    const Bytes file = read_file(kFormats + name);
+    CHECK(decode(file, decoder) == decode(file, fresh));
+  }
+}
+
+TEST_CASE("What a file holds is told by its first bytes", "[data][image]") {
+  for (const auto& [name, extension] :
+       std::vector<std::pair<const char*, const char*>>{{"rgb.bmp", "bmp"},
+                                                        {"p6_255.ppm", "pnm"},
+                                                        {"palette.gif", "gif"},
+                                                        {"big_endian_big.tif", "tif"},
+                                                        {"lossy.webp", "webp"},
+                                                        {"../images/rgb.jpg", "jpg"},
+                                                        {"../images/png_named.JPEG", "png"},
+                                                        {"p7.pam", ""}}) {
+    INFO(name);
+    CHECK(image_extension(read_file(kFormats + name)) == extension);
+  }
+  CHECK(image_extension({}) == "");
+}
+
 TEST_CASE("Messages about files say what is wrong", "[data][image]") {
   ImageDecoder decoder;
   const auto refused = [&](const Bytes& file, const std::string& message) {
     CHECK_THROWS_WITH(decode(file, decoder), contains_text(message));
   };
-  refused({}, "[image] expected a JPEG or PNG file, got an empty one");
-  refused({'G', 'I', 'F', '8'}, "got one that begins with the bytes 47 49 46 38");
+  refused({}, "[image] expected a JPEG, PNG, BMP, GIF, TIFF, WebP or PNM file, got an empty file");
+  refused({'G', 'I', 'F', '8'}, "got a file that begins with the bytes 47 49 46 38");
   refused({0xff, 0xd8, 0xff}, "[image] broken JPEG: Premature end of JPEG file");
   const Bytes jpeg = read_file(kFolder + "420.jpg"), png = read_file(kFolder + "rgba.png");
   refused(Bytes(jpeg.begin(), jpeg.end() - 2), "[image] truncated JPEG: no end marker");
@@ -190,5 +286,7 @@ TEST_CASE("Messages about files say what is wrong", "[data][image]") {
 
 TEST_CASE("The libraries that decode are named", "[data][image]") {
   CHECK(image_library_versions().starts_with("libjpeg-turbo "));
-  CHECK(image_library_versions().find(", libpng 1.") != std::string::npos);
+  for (const char* library : {", libpng 1.", ", libtiff 4.", ", giflib 5.", ", OpenCV 4."}) {
+    CHECK_THAT(image_library_versions(), contains_text(library));
+  }
 }

@@ -117,6 +117,93 @@ TEST_CASE("Samples of a shard are files that share their path up to the first do
         std::vector<std::string>{"a/x.jpg:3:one", "b.x/y.JPEG:0:two", "z.png:7:three", "w.jpg:8:", "v.jpeg:9:five"});
 }
 
+TEST_CASE("What macOS' tar adds, names without a sample and other files are passed over and counted",
+          "[data][webdataset]") {
+  const std::string bytes = tar_of({{"./._000.cls", "\5\26\7"},
+                                    {"./000.cls", "1\r\n"},
+                                    {"./._000.jpg", "\5\26\7"},
+                                    {"./README", "text"},  // does not part a sample
+                                    {"./000.JPG", "one"},
+                                    {"./000.txt", "a caption"},
+                                    {"__MACOSX/._000.jpg", ""},
+                                    {".DS_Store", ""},
+                                    {"a.webp", "two"},
+                                    {"a.CLS",
+                                     "\xef\xbb\xbf"
+                                     "2"},
+                                    {"a.json", "{}"},
+                                    {"b.1.jpg", "its sample would be b"},
+                                    {"only.json", "{}"},
+                                    {"c.tiff", "three"},
+                                    {"c.cls", "3"}});
+  CHECK(images_of(bytes) == std::vector<std::string>{"./000.JPG:1:one", "a.webp:2:two", "c.tiff:3:three"});
+  const UnusedFiles unused = scan(bytes).unused;
+  CHECK(
+      unused.to_text() ==
+      "9 files are not used: 1 .DS_Store, 3 ._*, 1 .jpg with two dots, 1 .json beside .cls, 1 .json without an image, "
+      "1 .txt, 1 without extension");
+  CHECK(unused.kinds.at("._*").names == std::vector<std::string>{"./._000.cls", "./._000.jpg", "__MACOSX/._000.jpg"});
+}
+
+TEST_CASE("Reasons for refusing a shard are true", "[data][webdataset]") {
+  CHECK_THAT(refusal({{"a.jpg", ""}, {"a.txt", "dog"}}), contains_text("sample 'a' has an image and no label (.cls or "
+                                                                       ".json right beside it); beside it are .txt"));
+  CHECK_THAT(refusal({{"a.cls", "1"}, {"a.svg", ""}}),
+             contains_text("sample 'a' has a label (.cls) and no image") && contains_text("beside it are .svg"));
+  CHECK_THAT(refusal({{"a.b.jpg", ""}, {"a.b.cls", "1"}}), contains_text("holds no image") &&
+                                                               contains_text("1 .jpg with two dots") &&
+                                                               contains_text("a sample's name ends at the first dot"));
+  CHECK_THAT(refusal({{"a.jpg", ""}, {"a.webp", ""}, {"a.cls", "1"}}),
+             contains_text("a.webp: the second image of sample 'a', after a.jpg"));
+}
+
+TEST_CASE("A set of shards says what it passes over", "[data][webdataset]") {
+  TemporaryFolder folder;
+  write_file(folder / "train-0.tar", tar_of({{"._0.jpg", ""}, {"0.jpg", "x"}, {"0.cls", "0"}, {"0.txt", ""}}));
+  write_file(folder / "train-1.tar", tar_of({{"1.jpg", "x"}, {"1.cls", "1"}, {"1.txt", ""}}));
+  for (int round = 0; round < 2; ++round) {  // by a scan, and from the indexes
+    const auto set = open_shards(folder, Split::train);
+    CHECK(set->info().unused.to_text() == "3 files are not used: 1 ._*, 2 .txt");
+    CHECK(set->info().unused.kinds.at(".txt").names ==
+          std::vector<std::string>{folder / "train-0.tar:0.txt", folder / "train-1.tar:1.txt"});
+    CHECK(warnings_of({&set->info()}) ==
+          std::vector<std::string>{"3 files are not used: 1 ._*, 2 .txt; luqtrain validate-data lists them"});
+  }
+}
+
+TEST_CASE("An index that was changed does not go unnoticed", "[data][webdataset]") {
+  TemporaryFolder folder;
+  write_shards(folder, "train", 1);
+  const std::string file = folder / "train-000.tar.index.json";
+  CHECK(open_shards(folder, Split::train)->info().notes.empty());
+  const std::string sound = read_file(file);
+  CHECK_THAT(sound, contains_text("\"labels\":[0,1,2]"));
+  RngStream random(make_rng_key(1, "test:index"));
+  std::vector<std::string> damages;
+  for (size_t at = 0; at < sound.size(); at += 7) {
+    damages.push_back(sound);
+    damages.back()[at] = static_cast<char>(damages.back()[at] ^ (1 + random.below(127)));
+  }
+  damages.push_back(sound.substr(0, sound.size() / 2));
+  damages.push_back("");
+  damages.push_back(sound);
+  damages.back().replace(sound.find("[0,1,2]"), 7, "[0,3,2]");  // a digit of a label
+  for (const std::string& damaged : damages) {
+    INFO(damaged);
+    write_file(file, damaged);
+    const auto set = open_shards(folder, Split::train);
+    CHECK(contents(*set) == std::vector<std::string>{"train 0:0", "train 1:1", "train 2:2"});
+    REQUIRE(set->info().notes.size() == 1);
+    CHECK(set->info().notes[0] == file + " was damaged (its checksum does not fit); it is made anew from the shard");
+    CHECK(read_file(file) == sound);
+    CHECK(open_shards(folder, Split::train)->info().notes.empty());
+  }
+  // Indexes of before had no checksum: they are made anew without a word.
+  write_file(file, "{\"version\":1,\"shard_bytes\":4096,\"labels\":[9,9,9]}\n");
+  CHECK(open_shards(folder, Split::train)->info().notes.empty());
+  CHECK(read_file(file) == sound);
+}
+
 TEST_CASE("Offsets are right in every dialect of tar, with long names and large files", "[data][webdataset]") {
   const std::string deep = std::string(90, 'd') + "/" + std::string(90, 'e') + "/" + std::string(70, 'f');
   const std::string large(100000, 'x');  // larger than what is read at a time

@@ -89,7 +89,7 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
   predict_command->add_option("--checkpoint", predicted.checkpoint, "A checkpoint, a state_dict or a packed file")
       ->required();
   predict_command->add_option("--model", predicted.model, "The model's name, which a state_dict needs");
-  predict_command->add_option("image", predicted.images, "JPEG or PNG files");
+  predict_command->add_option("image", predicted.images, "Image files");
   predict_command->add_option("--images", predicted.folder,
                               "A folder: all its images and those in folders below, by path");
   predict_command->add_option("--labels", predicted.labels, "Class names, one a line, instead of the checkpoint's");

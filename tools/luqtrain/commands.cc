@@ -97,7 +97,9 @@ int run_training(const TrainArguments& arguments) {
 }
 
 int run_predict(const luq::PredictOptions& options) {
-  const std::vector<luq::Prediction> predictions = luq::predict(options);
+  luq::UnusedFiles unused;
+  const std::vector<luq::Prediction> predictions = luq::predict(options, &unused);
+  if (unused.count() > 0) luq::log_warning("--images: " + unused.to_text());
   print_beside(options.logits, luq::to_text(predictions));
   int problems = 0;
   for (const luq::Prediction& prediction : predictions) {
@@ -143,6 +145,7 @@ int run_evaluation(const EvalArguments& arguments) {
 
 int run_pack(const luq::PackOptions& options) {
   const luq::PackReport report = luq::pack_shards(options);
+  for (const std::string& warning : report.warnings) luq::log_warning(warning);
   print(fmt::format("{}: {} training images in {} shards, {} test images in {} shards, {} MiB\n", options.output,
                     report.train_images, report.train_shards, report.val_images, report.val_shards,
                     report.bytes >> 20));

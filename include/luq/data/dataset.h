@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,6 +12,23 @@
 
 namespace luq {
 
+// What lies among the images of a data set and is passed over, by its kind: ".svg", ".DS_Store", "._*". Entries of
+// shards are files too.
+struct UnusedFiles {
+  static constexpr size_t most_names = 100;
+  struct Kind {
+    int64_t count = 0;
+    std::vector<std::string> names;  // the first of them, most_names at most
+  };
+  std::map<std::string, Kind> kinds;
+
+  void add(const std::string& kind, const std::string& name);
+  void add(const UnusedFiles& others);
+  int64_t count() const;
+  // "9 files are not used: 4 .svg, 5 .mp4", or "".
+  std::string to_text() const;
+};
+
 struct DatasetInfo {
   std::string name;
   int64_t images = 0;
@@ -19,7 +37,13 @@ struct DatasetInfo {
   int64_t num_classes = 0;
   std::vector<double> mean, std;  // per channel, of training values in 0..1
   std::vector<std::string> class_names;
+  UnusedFiles unused;
+  std::vector<std::string> notes;  // sentences about other things that a user should know
 };
+
+// What to tell a user of the splits of a data set when it is opened, a sentence each: how many files are not used, and
+// the notes.
+std::vector<std::string> warnings_of(const std::vector<const DatasetInfo*>& splits);
 
 // Thread-safe: any number of threads may read at once.
 class Dataset {
@@ -28,8 +52,8 @@ class Dataset {
   virtual const DatasetInfo& info() const = 0;
   // pixels: (height, width, channels) uint8 of image `index`; returns its label.
   virtual int32_t read(int64_t index, uint8_t* pixels) const;
-  // bytes: the file of image `index` as it is stored (JPEG, PNG); returns its label. Throws Error naming the file and
-  // the system's reason when it cannot be read.
+  // bytes: the file of image `index` as it is stored (JPEG, PNG, ...); returns its label. Throws Error naming the file
+  // and the system's reason when it cannot be read.
   virtual int32_t read_file(int64_t index, std::vector<uint8_t>& bytes) const;
   // What messages call image `index`: a path, or an entry of an archive.
   virtual std::string image_name(int64_t index) const;

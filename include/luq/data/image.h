@@ -1,4 +1,5 @@
-// Image files in memory (JPEG, PNG) to RGB pixels, as PIL's Image.open(...).convert("RGB") makes them.
+// Image files in memory (JPEG, PNG, BMP, GIF, TIFF, WebP, PNM) to RGB pixels, as PIL's Image.open(...).convert("RGB")
+// makes them.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +34,9 @@ struct DecodeOptions {
 };
 
 // One image at a time; not thread-safe: each thread has its own, and reuses it. The first bytes tell the format. Grey
-// is replicated, palettes are looked up, alpha is dropped, samples of 16 bits lose their lower 8, CMYK and YCCK are
-// taken as Adobe's inverted kind; colour profiles and gamma are ignored.
+// is replicated, palettes are looked up, alpha is dropped, samples of 16 bits lose their lower 8 (those of PNM are
+// scaled by the largest that the file names), CMYK and YCCK of JPEG are taken as Adobe's inverted kind; colour profiles
+// and gamma are ignored. Of several pictures in a file (GIF, TIFF, WebP) the first is taken. docs/data.md has the list.
 class ImageDecoder {
  public:
   explicit ImageDecoder(const DecodeOptions& options = {});
@@ -43,7 +45,8 @@ class ImageDecoder {
   ImageDecoder& operator=(ImageDecoder&&) noexcept;
 
   // Reads the header; file must stay as it is until decode() is done. Throws Error `[image] ...`, which says what is
-  // wrong, for other formats, for a broken header, for a truncated JPEG and for too many pixels.
+  // wrong, for other formats, for a broken header, for a truncated JPEG and for too many pixels; std::bad_alloc, here
+  // and in decode(); and UserError when the library that reads the format cannot be loaded.
   void open(std::span<const uint8_t> file);
   // Of the opened image, turned as it will be decoded.
   int64_t height() const;
@@ -62,7 +65,12 @@ class ImageDecoder {
   std::unique_ptr<State> state_;
 };
 
-// "libjpeg-turbo 2.1.5, libpng 1.6.39": what decodes.
+// "jpg", "png", "bmp", "gif", "tif", "webp", "pnm": what the file's first bytes say it is; "" when it is none of these.
+std::string image_extension(std::span<const uint8_t> file);
+// "a JPEG, PNG, ... or PNM file", for messages.
+std::string image_formats();
+
+// "libjpeg-turbo 2.1.5, libpng 1.6.39, ...": what decodes.
 std::string image_library_versions();
 
 }  // namespace luq

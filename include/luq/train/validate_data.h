@@ -14,7 +14,7 @@ struct ValidationReport {
   int64_t train_images = 0, test_images = 0;
   std::vector<std::string> broken;  // "path: reason", training images first, in the order of the data set
   std::vector<std::string>
-      warnings;  // whole sentences: files that are no images, test images that are training images too
+      warnings;  // whole sentences: files that are not used, test images that are training images too
 };
 
 // Decodes every image of both splits of config.data (of a set of pixels, whose reader checks all of it, nothing is left
