@@ -28,6 +28,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* temporary_suffix = ".luqtmp";
+// For somebody who reads a pipe.
+constexpr int patience_milliseconds = 10000, pause_milliseconds = 20;
 constexpr int most_links = 40;              // as the kernel
 constexpr size_t most_at_a_time = 1 << 24;  // bytes written between looks for a signal
 
@@ -180,9 +182,7 @@ void OutputFile::open_target() {
   if (existed_ && S_ISDIR(status.st_mode)) refuse(EISDIR);
   if (existed_ && (!S_ISREG(status.st_mode) || is_descriptor_of_a_process(target_))) {
     way_ = Way::stream;
-    do descriptor_ = ::open(target_.c_str(), O_WRONLY | O_NOCTTY | O_CLOEXEC);
-    while (descriptor_ < 0 && errno == EINTR);
-    if (descriptor_ < 0) refuse(errno);
+    open_stream();
     return;
   }
   delay_.emplace();
@@ -191,6 +191,22 @@ void OutputFile::open_target() {
   if (open_temporary()) return;
   if (!existed_ || !must_be_written_in_place(errno)) refuse(errno);
   open_in_place();
+}
+
+void OutputFile::open_stream() {
+  // A pipe opens so only while somebody reads it (ENXIO otherwise), and nothing waits for ever.
+  for (int waited = 0;; ++waited) {
+    descriptor_ = ::open(target_.c_str(), O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+    if (descriptor_ >= 0 || errno != ENXIO || waited * pause_milliseconds >= patience_milliseconds) break;
+    ::poll(nullptr, 0, pause_milliseconds);
+  }
+  struct stat status {};
+  if (descriptor_ < 0 && errno == ENXIO && ::stat(target_.c_str(), &status) == 0 && S_ISFIFO(status.st_mode)) {
+    fail("[{}] {}: cannot be written: nobody has opened this pipe for reading in {} seconds", where_, name_,
+         patience_milliseconds / 1000);
+  }
+  if (descriptor_ < 0) refuse(errno);
+  ::fcntl(descriptor_, F_SETFL, ::fcntl(descriptor_, F_GETFL) & ~O_NONBLOCK);
 }
 
 bool OutputFile::open_temporary() {

@@ -104,6 +104,8 @@ class Outputs(Case):
             reader.join(60)
             self.assertEqual(read, [self.whole])
             self.assertTrue(stat.S_ISFIFO((self.folder / "pipe").lstat().st_mode))
+        self.assertIn(b"nobody has opened this pipe", self.quantize("pipe", code=1).stderr)
+        self.assertTrue(stat.S_ISFIFO((self.folder / "pipe").lstat().st_mode))
         self.assert_nothing_left()
 
     def test_a_device_is_written_into(self):

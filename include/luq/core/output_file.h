@@ -18,7 +18,7 @@ namespace luq {
 //   Two processes that write one output use two temporary files; one that a killed process left is removed. Where
 //   nothing can be put beside the file (a folder that is read-only, a mounted file), it is written in place.
 // - A link: what it leads to is replaced, or made; the link stays.
-// - A device or a pipe is written into. A pipe without a reader is waited for, as a shell does.
+// - A device or a pipe is written into. For somebody who reads the pipe it waits ten seconds.
 // - `-`, /dev/stdout, /dev/stderr, /dev/fd/N, /proc/self/fd/N: the descriptor is written into where it stands,
 //   whatever it is.
 // - A folder is refused.
@@ -47,6 +47,7 @@ class OutputFile {
 
   [[noreturn]] void refuse(int error) const;
   void open_target();
+  void open_stream();
   // False when the system lets nothing be made beside the target; errno says why.
   bool open_temporary();
   void open_in_place();
