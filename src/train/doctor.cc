@@ -5,6 +5,7 @@
 #include "luq/core/device.h"
 #include "luq/core/system_info.h"
 #include "luq/data/dataset.h"
+#include "luq/data/image.h"
 #include "luq/models/registry.h"
 
 namespace luq {
@@ -16,6 +17,7 @@ std::string doctor_report() {
   };
   for (const auto& [name, value] : system_info()) line(name, value);
   line("CUDA", describe_cuda());
+  line("images", image_library_versions());
   line("models", fmt::format("{}", fmt::join(model_names(), ", ")));
   text += "\ndata sets\n";
   for (const std::string& name : dataset_names()) {

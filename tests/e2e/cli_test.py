@@ -75,6 +75,7 @@ class CommandLine(Program):
         doctor = self.luqtrain("doctor").stdout
         self.assertIn("fashion_mnist", doctor)
         self.assertRegex(doctor, r"(?m)^CUDA  ")
+        self.assertRegex(doctor, r"(?m)^images  .*libjpeg-turbo .*libtiff .*giflib .*OpenCV ")
 
     def test_dry_run(self):
         words = ("--set", "data.name=synthetic", "--set", "data.synthetic.image_size=8", "--set", "seed=3", "--dry-run")
