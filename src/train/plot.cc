@@ -46,10 +46,12 @@ std::optional<double> steps_per_epoch(const Run& run) {
 Run read_run(const std::string& path) {
   const RunDirectory directory(path);
   std::error_code error;
-  if (!std::filesystem::is_directory(path, error)) {
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (!std::filesystem::is_directory(status)) {
     fail_user("[plot] {}: is no run: {}", path,
-              std::filesystem::exists(path, error) ? "it is a file, expected the folder of a run"
-                                                   : "there is no such folder");
+              status.type() == std::filesystem::file_type::none        ? "it cannot be read: " + error.message()
+              : status.type() == std::filesystem::file_type::not_found ? "there is no such folder"
+                                                                       : "it is a file, expected the folder of a run");
   }
   if (!std::filesystem::exists(directory.config(), error) && !error) {
     fail_user("[plot] {}: is no run: it holds no config.yaml", path);

@@ -29,7 +29,8 @@ constexpr size_t shown_classes = 5;
 
 std::vector<std::string> images_of(const std::string& folder, UnusedFiles& unused) {
   std::error_code error;
-  if (!std::filesystem::is_directory(folder, error)) fail_user("[predict] --images {}: is not a folder", folder);
+  if (!std::filesystem::is_directory(folder, error))
+    fail_user("[predict] --images {}: is not a folder{}", folder, error ? " that can be read: " + error.message() : "");
   std::vector<std::string> images = images_below(folder, unused);
   if (images.empty()) fail_user("[predict] --images {}: holds no image {}", folder, image_extensions);
   std::ranges::sort(images);

@@ -90,8 +90,8 @@ class Strings(Case):
 
     def test_a_stopped_run_says_how_to_go_on(self):
         name = b"it's $HOME \xe9"
-        with subprocess.Popen([LUQTRAIN, "--config", "c.yaml", *settings(run__directory=name, train__epochs=100000)],
-                              cwd=self.work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.environment,
+        with subprocess.Popen([LUQTRAIN, "--config", "c.yaml", "--log-level", "debug",
+                               *settings(run__directory=name, train__epochs=100000)], cwd=self.work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.environment,
                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
             output = b""
             for line in process.stdout:
@@ -99,6 +99,7 @@ class Strings(Case):
                 if b"step 5/" in line:
                     process.send_signal(signal.SIGINT)
         command = self.printed(output, b"Saved. To go on: ")
+        self.assertIn(b" --log-level debug --resume", command)
         again = self.paste(command + b" --set train.epochs=1 --set train.max_steps=1")
         self.assertEqual(again.returncode, 0, again.stderr)
         self.assertIn(b"step", again.stdout)

@@ -59,6 +59,9 @@ std::string resume_command(const TrainArguments& arguments, const luq::Experimen
     command += " --set " + luq::shell_quote(override_text);
   }
   if (is_gone) command += " --set " + luq::shell_quote("run.directory=" + config.run.directory);
+  if (luq::log_level() != luq::LogLevel::info) {
+    command += fmt::format(" --log-level {}", luq::log_level_names[static_cast<size_t>(luq::log_level())]);
+  }
   return command + " --resume";
 }
 
