@@ -79,16 +79,16 @@ class Stopping(Case):
 
     def test_while_it_evaluates_saves_and_ends(self):
         """At any moment of a run that mostly does these: it is saved, and goes on to the same end, or has come to it."""
-        settings = {"train__epochs": 16, "train__max_steps": 30, "train__checkpoint_every": 1, "data__synthetic__train_images": 16}
+        settings = {"train__epochs": 9, "train__max_steps": 16, "train__checkpoint_every": 1, "data__synthetic__train_images": 16}
         straight = self.subfolder("straight")
         self.train(straight, **settings)
         codes = []
-        for number, when in ((signal.SIGINT, "step 2/30  test"), (signal.SIGHUP, "step 17/30"),
-                             (signal.SIGUSR1, "step 30/30"), (signal.SIGTERM, "finished after")):
+        for number, when in ((signal.SIGINT, "step 2/16  test"), (signal.SIGHUP, "step 9/16"),
+                             (signal.SIGUSR1, "step 16/16"), (signal.SIGTERM, "finished after")):
             cwd = self.subfolder(when.split()[1].replace("/", "_"))
             code, output = run_and_signal(arguments(LUQ_CONFIG, **{**settings, "train__log_every": 1}), cwd, number, when)
             self.assertIn(code, (0, 128 + number), output)
-            self.assertEqual(code == 0, "finished after step 30" in output, output)
+            self.assertEqual(code == 0, "finished after step 16" in output, output)
             self.assertEqual(code == 0, "stopped by" not in output, output)
             codes.append(code)
             if code != 0:
@@ -244,22 +244,19 @@ class Descriptors(Case):
                 self.assertIn("standard output cannot be written", process.stderr)
 
     def test_a_descriptor_that_does_not_wait(self):
-        """Longer than a pipe holds, into one that is read late."""
+        """A pipe that is full, and is read late."""
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        with subprocess.Popen([LUQTRAIN, "--config", SOURCE / "configs/imagenet/resnet50_luq.yaml", "--dry-run", "--set",
-                               "data.name=synthetic", "--set", "data.synthetic.image_size=32", "--set", "train.batch_size=32"],
-                              cwd=self.folder, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
-            while fill(writer):
-                pass
+        while fill(writer):
+            pass
+        with subprocess.Popen([LUQTRAIN, "doctor"], stdout=writer, stderr=subprocess.PIPE, text=True) as process:
             os.close(writer)
             time.sleep(0.5)
             with os.fdopen(reader) as file:
                 text = file.read().lstrip("x")
             error = process.stderr.read()
         self.assertEqual((process.returncode, error), (0, ""))
-        self.assertIn("layer4.2.conv3", text)
-        self.assertIn("images/s in training", text.splitlines()[-2])
+        self.assertEqual(text, run([LUQTRAIN, "doctor"], self.folder).stdout)
 
 
 def fill(descriptor):
@@ -290,7 +287,7 @@ class Terminals(Case):
         return output.decode().replace("\r\n", "\n")
 
     def test_the_progress_line(self):
-        for columns in (80, 40, 1, 0):
+        for columns in (80, 1, 0):
             with self.subTest(columns=columns):
                 text = self.show({"TERM": "xterm"}, columns=columns)
                 drawn = re.findall(r"\r(\[[^\n]*?)\x1b\[K", text)
