@@ -1,14 +1,18 @@
 #include "luq/core/standard_streams.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <iostream>
 #include <streambuf>
+
+#include "luq/core/stop_signals.h"
 
 namespace luq {
 namespace {
@@ -54,14 +58,19 @@ void open_standard_streams() {
 }
 
 int write_standard(int descriptor, std::string_view text) noexcept {
+  constexpr int wait_ms = 100;
   while (!text.empty()) {
-    const ssize_t put = ::write(descriptor, text.data(), text.size());
+    pollfd room{.fd = descriptor, .events = POLLOUT, .revents = 0};
+    const int ready = ::poll(&room, 1, wait_ms);
+    if (ready == 0 || (ready < 0 && errno == EINTR)) {
+      if (is_stopping()) return EINTR;
+      continue;
+    }
+    // A pipe that has room takes so much without waiting.
+    const ssize_t put = ::write(descriptor, text.data(), std::min<size_t>(text.size(), PIPE_BUF));
     if (put >= 0) {
       text.remove_prefix(static_cast<size_t>(put));
-    } else if (errno == EAGAIN) {
-      pollfd room{.fd = descriptor, .events = POLLOUT, .revents = 0};
-      ::poll(&room, 1, -1);
-    } else if (errno != EINTR) {
+    } else if (errno != EINTR && errno != EAGAIN) {
       return errno;
     }
   }

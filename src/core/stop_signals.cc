@@ -185,8 +185,10 @@ void DelayedStopSignals::throw_if_due() const {
   if (takers == 0) stop_by(received_signal);
 }
 
+bool is_stopping() { return takers != 0 && received_signal != 0; }
+
 void throw_if_stopped() {
-  if (takers != 0) stop_by(received_signal);
+  if (is_stopping()) stop_by(received_signal);
 }
 
 }  // namespace luq

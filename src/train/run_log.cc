@@ -53,7 +53,7 @@ class OutputSink : public LineSink {
   void write(std::string_view text) {
     if (is_gone_) return;
     const int error = write_standard(STDOUT_FILENO, text);
-    if (error_ == 0) error_ = error;
+    if (error_ == 0 && error != EINTR) error_ = error;
     // A full disk may have room again; who read the pipe, or the terminal, does not come back.
     is_gone_ = error == EPIPE || error == EIO || error == EBADF;
   }

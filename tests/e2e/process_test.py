@@ -4,6 +4,7 @@ import os
 import pathlib
 import pty
 import re
+import select
 import shutil
 import struct
 import subprocess
@@ -199,6 +200,34 @@ class ClosedPipes(Case):
         log = (self.folder / "run/log.txt").read_text()
         self.assertIn("step 20/20", log)
         self.assertIn("finished after step 20", log)
+
+    def test_a_run_is_stopped_though_nobody_reads(self):
+        """A pager that waits, a terminal that was halted by Ctrl-S."""
+        reader, writer = os.pipe()
+        with subprocess.Popen(arguments(LUQ_CONFIG, train__epochs=100000, train__log_every=1), cwd=self.folder, stdout=writer,
+                              stderr=subprocess.PIPE, preexec_fn=default_signals) as process:
+            while select.select([], [writer], [], 0)[1]:  # while there is room
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=100)
+        os.close(reader)
+        os.close(writer)
+        self.assertEqual(process.returncode, 128 + signal.SIGTERM)
+        self.assertIn("stopped by SIGTERM after step", (self.folder / "run/log.txt").read_text())
+        self.assertGreater(int(Checkpoint(self.last(self.folder)).metadata["step"]), 0)
+
+    def test_a_terminal_that_is_gone(self):
+        """nohup, and the connection ends."""
+        master, terminal = pty.openpty()
+        with subprocess.Popen(arguments(LUQ_CONFIG, train__max_steps=40), cwd=self.folder, stdin=terminal, stdout=terminal,
+                              stderr=terminal, preexec_fn=lambda: default_signals([signal.SIGHUP])) as process:
+            os.close(terminal)
+            os.read(master, 1)
+            os.close(master)
+        self.assertEqual(process.returncode, 0)
+        log = (self.folder / "run/log.txt").read_text()
+        self.assertIn("warning: standard output cannot be written: Input/output error", log)
+        self.assertIn("finished after step 40", log)
 
     def test_a_short_command_ends_like_others(self):
         """luqtrain kernels | true"""

@@ -61,7 +61,10 @@ class DelayedStopSignals {
   void throw_if_due() const;
 };
 
-// Throws Stopped where StopSignals received one: for work that takes long and has written nothing yet.
+// Whether StopSignals live and received one.
+bool is_stopping();
+
+// Throws Stopped where is_stopping(): for work that takes long and has written nothing yet.
 void throw_if_stopped();
 
 }  // namespace luq
