@@ -210,7 +210,7 @@ std::vector<std::string> all_files(const KnownDataset& known) {
 // What is wrong with a folder that does not hold all files.
 std::string describe_lack(const fs::path& folder, const std::vector<std::string>& names) {
   std::error_code error;
-  if (!fs::exists(folder, error)) return "no such folder";
+  if (!fs::exists(folder, error)) return error ? error.message() : "no such folder";
   if (!fs::is_directory(folder, error)) return "not a folder";
   return fmt::format("{} missing", fmt::join(missing_files(folder, names), ", "));
 }
@@ -255,7 +255,7 @@ std::unique_ptr<Dataset> open_image_files(const KnownImageFiles& known, const st
                     : open_image_folder(known.name, root, location, split, options);
     }
     lacks.push_back(fmt::format("{} ({})", location,
-                                !fs::exists(location, error)         ? "no such folder"
+                                !fs::exists(location, error)         ? (error ? error.message() : "no such folder")
                                 : !fs::is_directory(location, error) ? "not a folder"
                                 : shards                             ? "holds no train-*.tar or val-*.tar"
                                                                      : "holds neither train/ nor val/ nor test/"));

@@ -64,6 +64,10 @@ Contents list(const fs::path& folder) {
     throw_if_stopped();
     std::error_code no_matter;  // of a broken link, which is found out when it is read
     const bool is_a_folder = entries->is_directory(no_matter);
+    // What the system cannot tell is not "a file": a class must not be left out.
+    if (no_matter == std::errc::io_error) {
+      fail_user("[data] {}: cannot be read: {}", entries->path().string(), no_matter.message());
+    }
     (is_a_folder ? contents.folders : contents.files).push_back(entries->path().filename().string());
   }
   if (error) fail_user("[data] {}: the folder cannot be read: {}", folder.string(), error.message());

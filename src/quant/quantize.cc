@@ -19,8 +19,8 @@ Stats statistics(const Kernels& kernels, const Tensor& x, const std::optional<St
   }
   if (!kernels::stats_finite(stats)) {
     fail(
-        "[quantize] {}: expected finite values, got NaN or infinity in a tensor of shape {}; lower optimizer.lr or "
-        "check the data",
+        "[quantize] {}: expected finite values, got NaN or infinity in a tensor of shape {}; after some steps of "
+        "training a lower optimizer.lr may help, before them look at the data and at model.weights",
         where, to_string(x.shape()));
   }
   return stats;

@@ -34,7 +34,7 @@ std::string make_folder() {
 bool is_missing(const DataConfig& data) {
   if (data.name == "synthetic") return false;
   std::error_code error;
-  if (!data.path.empty()) return !fs::exists(data.path, error);
+  if (!data.path.empty()) return !fs::exists(data.path, error) && !error;
   return data.train_shards.empty() && find_dataset(data.name).empty();
 }
 

@@ -1,6 +1,6 @@
-// A library to preload: it numbers what a program does to files below one folder, and lets one of these operations fail,
-// be cut short, or end the program. Also it writes down what was done, with the bytes, so that a power cut at any moment
-// can be played out on it.
+// A library to preload: it numbers what a program does to files below one folder, and lets one of these operations
+// fail, be cut short, or end the program. Also it writes down what was done, with the bytes, so that a power cut at any
+// moment can be played out on it.
 //
 // FAULTS_FOLDER  prefix of the paths that count, as the program names them
 // FAULTS_LOG     file: a line "<number of its kind> <kind> <path>" before each operation
@@ -24,7 +24,8 @@
 #include <unistd.h>
 
 enum kind { OPEN, READ, WRITE, TRUNCATE, SYNC, RENAME, LINK, REMOVE, MKDIR, KINDS };
-static const char* const kind_names[] = {"open", "read", "write", "truncate", "sync", "rename", "link", "remove", "mkdir"};
+static const char* const kind_names[] = {"open",   "read", "write",  "truncate", "sync",
+                                         "rename", "link", "remove", "mkdir"};
 static const int changes_something[] = {0, 0, 1, 1, 1, 1, 1, 1, 1};
 
 enum { FILES = 1024 };
@@ -98,7 +99,8 @@ static void trace(const char* what, const char* one, const char* other, long off
   if (trace_file < 0) return;
   char line[9000];
   pthread_mutex_lock(&lock);
-  put(trace_file, line, (size_t)snprintf(line, sizeof(line), "%s\t%s\t%s\t%ld\t%zu\n", what, one, other, offset, count));
+  put(trace_file, line,
+      (size_t)snprintf(line, sizeof(line), "%s\t%s\t%s\t%ld\t%zu\n", what, one, other, offset, count));
   if (bytes != NULL) put(trace_file, bytes, count);
   pthread_mutex_unlock(&lock);
 }
@@ -171,7 +173,8 @@ ssize_t write(int descriptor, const void* bytes, size_t count) {
   }
   struct stat status;
   fstat(descriptor, &status);
-  const long offset = fcntl(descriptor, F_GETFL) & O_APPEND ? (long)status.st_size : (long)lseek(descriptor, 0, SEEK_CUR);
+  const long offset =
+      fcntl(descriptor, F_GETFL) & O_APPEND ? (long)status.st_size : (long)lseek(descriptor, 0, SEEK_CUR);
   const long done = syscall(SYS_write, descriptor, bytes, count);
   char number[32];
   if (done > 0) trace("write", number_of(descriptor, number), "", offset, bytes, (size_t)done);
