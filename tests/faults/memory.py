@@ -3,6 +3,7 @@
 
     python3 tests/faults/memory.py            some of the requests of each command; a test
     python3 tests/faults/memory.py --full     every request of 64 KiB, 16 KiB and 4 KiB or more, of each command
+    python3 tests/faults/memory.py --full 65536    of these bytes or more alone
 
 A command must end by itself with 0 or 1, and say so where it is 1: no signal, no other code. What was saved must be
 whole. A training that goes on from there, or begins anew where nothing was saved, must end with the file that an
@@ -162,11 +163,12 @@ def is_whole(file):
 
 def main():
     full = "--full" in sys.argv[1:]
+    sizes = [int(word) for word in sys.argv[1:] if word.isdigit()] or [65536, 16384, 4096]
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(pathlib.Path(folder))
         wanted = []
         for command in [*TRAININGS, *OTHERS]:
-            for least in (65536, 16384, 4096) if full else (8192,):
+            for least in sizes if full else (8192,):
                 count = trials.requests(command, least)
                 chosen = range(1, count + 1) if full else spread(count, 6 if command in TRAININGS else 2)
                 wanted += [(command, least, k, stays) for k in chosen for stays in ((0, 1) if full else (k % 2,))]
