@@ -106,6 +106,8 @@ struct ImageDecoder::State {
   Turn turn;
   Image stored;  // before it is turned
 
+  static constexpr int64_t library_bytes = 8 << 20;  // what a library may want beside an image
+
   // Some libraries do not say whether a file is broken or memory was short. What fails is tried again: a file that is
   // broken stays so. And where there is no memory, there is none for a buffer like theirs either.
   template <typename Step>
@@ -115,7 +117,8 @@ struct ImageDecoder::State {
     } catch (const UserError&) {
       throw;
     } catch (const Error&) {
-      const int64_t bytes = 8 * std::clamp<int64_t>(header.height * header.width, 1, options.max_pixels);
+      const int64_t bytes =
+          library_bytes + 8 * std::clamp<int64_t>(header.height * header.width, 1, options.max_pixels);
       const std::unique_ptr<uint8_t[]> room(new uint8_t[static_cast<size_t>(bytes)]);  // throws std::bad_alloc
       return step();
     }

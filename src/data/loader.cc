@@ -188,11 +188,13 @@ struct Loader::Impl {
       label = dataset->read(index, buffers.image.data());
     }
     try {
-      if (options.augment) {
-        transform.training(buffers.image, {options.seed, epoch_number, index}, buffers.transform, out, at);
-      } else {
-        transform.evaluation(buffers.image, buffers.transform, out, at);
-      }
+      or_out_of_memory("[image] it is decoded:", [&] {
+        if (options.augment) {
+          transform.training(buffers.image, {options.seed, epoch_number, index}, buffers.transform, out, at);
+        } else {
+          transform.evaluation(buffers.image, buffers.transform, out, at);
+        }
+      });
     } catch (const OutOfMemory& error) {
       throw OutOfMemory(fmt::format("{}: {}", dataset->image_name(index), error.what()));
     } catch (const Error& error) {

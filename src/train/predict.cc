@@ -15,6 +15,7 @@
 #include "luq/core/text_file.h"
 #include "luq/data/image.h"
 #include "luq/data/transform.h"
+#include "src/core/no_memory.h"
 #include "src/data/image_folder.h"
 #include "src/data/image_names.h"
 #include "src/data/whole_file.h"
@@ -150,7 +151,9 @@ std::vector<Prediction> predict(const PredictOptions& options, UnusedFiles* unus
 
   // The next image is read while the current one runs.
   const auto read = [&](size_t index) {
-    return std::async([&reader, &images, index] { return reader.read(images[index]); });
+    return std::async([&reader, &images, index] {
+      return or_out_of_memory("[image] it is read:", [&] { return reader.read(images[index]); });
+    });
   };
   Tensor all_logits =
       Tensor::full({static_cast<int64_t>(images.size()), model.num_classes}, std::numeric_limits<float>::quiet_NaN());

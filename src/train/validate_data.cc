@@ -8,6 +8,7 @@
 #include "luq/core/error.h"
 #include "luq/core/threads.h"
 #include "luq/data/image.h"
+#include "src/core/no_memory.h"
 #include "src/data/parallel.h"
 #include "src/data/webdataset.h"
 #include "src/train/experiment_parts.h"
@@ -45,8 +46,10 @@ Checked check_images(const Dataset& dataset, size_t workers, const std::function
         checked.contents[i] = {
             std::hash<std::string_view>()({reinterpret_cast<const char*>(bytes.data()), bytes.size()}), bytes.size()};
         if (bytes.empty()) fail("an empty file");
-        decoder.open(bytes);
-        decoder.decode(image);
+        or_out_of_memory("[image] it is decoded:", [&] {
+          decoder.open(bytes);
+          decoder.decode(image);
+        });
       } catch (const OutOfMemory& error) {
         throw OutOfMemory(fmt::format("{}: {}", dataset.image_name(index), error.what()));
       } catch (const Error& error) {

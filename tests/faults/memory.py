@@ -3,7 +3,7 @@
 
     python3 tests/faults/memory.py            some of the requests of each command; a test
     python3 tests/faults/memory.py --full     every request of 64 KiB, 16 KiB and 4 KiB or more, of each command
-    python3 tests/faults/memory.py --full 65536    of these bytes or more alone
+    python3 tests/faults/memory.py --full 65536 train eval    of these bytes or more alone, and of these commands
 
 A command must end by itself with 0 or 1, and say so where it is 1: no signal, no other code. What was saved must be
 whole. A training that goes on from there, or begins anew where nothing was saved, must end with the file that an
@@ -21,7 +21,9 @@ import tempfile
 
 from faults import LUQTRAIN, SOURCE, preloaded, spread
 
-IMAGES = SOURCE / "tests/golden/images"
+GOLDEN = SOURCE / "tests/golden"
+IMAGES = ("images/420.jpg", "images/palette.png", "images/progressive.jpg", "images/rgba.png", "formats/lossy.webp",
+          "formats/palette.bmp", "formats/rgb_lzw.tif", "formats/p3_100.ppm", "formats/alpha.gif", "images/cmyk.jpg")
 SETTINGS = {"seed": 3, "threads": 2, "run.directory": "run", "data.augment.pad_crop": 1,
             "data.synthetic.train_images": 32, "data.synthetic.test_images": 12, "data.synthetic.image_size": 8,
             "data.synthetic.channels": 1, "data.name": "synthetic", "train.epochs": 2, "train.batch_size": 8, "train.checkpoint_every": 2,
@@ -77,13 +79,12 @@ class Trials:
         self.sound["resume"] = (resumed / LAST).read_bytes()
 
     def make_images(self):
-        names = ("420.jpg", "grey.jpg", "rgba.png", "palette.png", "progressive.jpg", "422.jpg")
         for label, kind in enumerate(("ant", "bee")):
             for split, count in (("train", 8), ("val", 3)):
                 target = self.folder / "data" / split / kind
                 target.mkdir(parents=True)
                 for i in range(count):
-                    source = IMAGES / names[(i + 3 * label) % len(names)]
+                    source = GOLDEN / IMAGES[(i + 5 * label) % len(IMAGES)]
                     shutil.copy(source, target / f"{i}{source.suffix}")
 
     def must(self, words, place):
@@ -164,10 +165,11 @@ def is_whole(file):
 def main():
     full = "--full" in sys.argv[1:]
     sizes = [int(word) for word in sys.argv[1:] if word.isdigit()] or [65536, 16384, 4096]
+    commands = [name for name in [*TRAININGS, *OTHERS] if name in sys.argv[1:]] or [*TRAININGS, *OTHERS]
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(pathlib.Path(folder))
         wanted = []
-        for command in [*TRAININGS, *OTHERS]:
+        for command in commands:
             for least in sizes if full else (8192,):
                 count = trials.requests(command, least)
                 chosen = range(1, count + 1) if full else spread(count, 6 if command in TRAININGS else 2)
@@ -175,7 +177,7 @@ def main():
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             for done in [pool.submit(trials.trial, *one) for one in wanted]:
                 done.result()
-    for command in [*TRAININGS, *OTHERS]:
+    for command in commands:
         counts = {code: n for (of, code), n in sorted(trials.counts.items(), key=str) if of == command}
         print(f"{command:20} " + ", ".join(f"{n} ended with {code}" for code, n in counts.items()))
     print(f"{len(wanted)} trials, {len(trials.failures)} failures")
