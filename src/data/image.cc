@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cstdlib>
 #include <cstring>
 #include <string_view>
 #include <utility>
 
 #include "luq/core/error.h"
+#include "src/core/no_memory.h"
 #include "src/data/image_formats.h"
 
 namespace luq {
@@ -119,7 +121,9 @@ struct ImageDecoder::State {
     } catch (const Error&) {
       const int64_t bytes =
           library_bytes + 8 * std::clamp<int64_t>(header.height * header.width, 1, options.max_pixels);
-      const std::unique_ptr<uint8_t[]> room(new uint8_t[static_cast<size_t>(bytes)]);  // throws std::bad_alloc
+      void* volatile room = std::malloc(static_cast<size_t>(bytes));  // volatile: it would be left out otherwise
+      if (room == nullptr) fail_out_of_memory("[image] it is decoded:", bytes);
+      std::free(room);
       return step();
     }
   }

@@ -17,6 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* library_name = "luq_opencv.so";
+constexpr size_t loading_bytes = size_t{64} << 20;  // more than loading takes
 
 struct Library {
   decltype(&luq_opencv_new) create = nullptr;
@@ -47,6 +48,10 @@ Library load() {
       library.problem += fmt::format("{}{} is not there", library.problem.empty() ? "" : ", ", place.string());
       continue;
     }
+    // Libraries behind OpenCV end the program when they are loaded without memory.
+    void* volatile room = std::malloc(loading_bytes);
+    if (room == nullptr) throw std::bad_alloc();
+    std::free(room);
     void* handle = dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (handle == nullptr) {
       library.problem = dlerror();
