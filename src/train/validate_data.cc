@@ -52,6 +52,8 @@ Checked check_images(const Dataset& dataset, size_t workers, const std::function
         });
       } catch (const OutOfMemory& error) {
         throw OutOfMemory(fmt::format("{}: {}", dataset.image_name(index), error.what()));
+      } catch (const UserError&) {  // a library that cannot be loaded: no image is at fault
+        throw;
       } catch (const Error& error) {
         checked.reasons[i] = path_and_reason(dataset.image_name(index), error.what());
       }

@@ -193,6 +193,9 @@ class ImageFiles(Case):
         if process.returncode != 0:  # an installed module may be there
             self.assert_exit(process, 2)
             self.assertIn("luq_opencv.so", process.stderr)
+            process = run([self.folder / "alone", "validate-data", "--path", data], self.folder)
+            self.assert_exit(process, 2)
+            self.assertNotIn("broken", process.stdout)
 
     def test_broken_files_of_every_format(self):
         """Libraries that read them write nothing of their own to the terminal."""
