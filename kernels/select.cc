@@ -1,5 +1,7 @@
 // Builds the kernel tables: ref first, then what the CPU can run, in rising order, each overwriting the entries it has.
 
+#include <cpuid.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -23,8 +25,16 @@ bool has_avx512() {
 bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi"); }
 bool has_bf16() { return has_vnni() && __builtin_cpu_supports("avx512bf16"); }
 
+// Leaf 7 of CPUID and what the system enabled; clang 14 has no name for it. Only where there is AVX-512.
+bool has_amx_bfloat16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0, enabled = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx >> 22 & 1) == 0) return false;
+  asm("xgetbv" : "=a"(enabled), "=d"(edx) : "c"(0));
+  return (enabled >> 17 & 3) == 3;
+}
+
 // Intel's CPUs without AMX take twice as long for products of bfloat16 as for those of float32.
-bool has_fast_bfloat16() { return has_bf16() && (__builtin_cpu_supports("amx-bf16") || !__builtin_cpu_is("intel")); }
+bool has_fast_bfloat16() { return has_bf16() && (has_amx_bfloat16() || !__builtin_cpu_is("intel")); }
 
 struct Level {
   const char* name;

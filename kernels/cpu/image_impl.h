@@ -50,7 +50,7 @@ inline void resize_rows(const ResizeArgs& a, uint8_t* out, int64_t out_row_bytes
       int64_t t = 0;
       for (; t < whole; t += kResizeTaps) {
         const auto bytes = Lanes::load_rows(rows, offset + t * 3);
-        for_numbers<kResizeTaps>([&] [[gnu::always_inline]] (auto tap) {
+        for_numbers<kResizeTaps>([&](auto tap) __attribute__((always_inline)) {
           sum = Lanes::multiply_add(Lanes::spread(bytes, tap.value), k[t + tap.value], sum);
         });
       }

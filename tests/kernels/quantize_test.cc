@@ -222,7 +222,7 @@ TEST_CASE("Codes follow the definition in every table, with any number of thread
         const int64_t row = i / cols, col = i % cols;
         expected[row * packed_row_bytes(cols) + col / 2] |= static_cast<uint8_t>(code << (col % 2 * 4));
       }
-      for_each_table({.elements = x.size()}, [&](const Kernels& table) {
+      for_each_table({.elements = x.size()}, [&, rows = rows, cols = cols](const Kernels& table) {
         for (const int threads : {1, 3}) {
           const Threads scope(threads);
           Guarded<uint8_t> codes(expected.size(), 0xee);
@@ -255,7 +255,7 @@ TEST_CASE("Decoding gives scale times the value of the code, in every table", "[
     Guarded<uint8_t> codes(rows * packed_row_bytes(cols));
     for (int64_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(rng());
     for (const Format format : {Format::int4, Format::uint4, Format::fp4}) {
-      for_each_table({.elements = rows * cols}, [&](const Kernels& table) {
+      for_each_table({.elements = rows * cols}, [&, rows = rows, cols = cols](const Kernels& table) {
         Guarded<float> x(rows * cols);
         table.decode({codes.data(), rows, cols, format, 0.37f, x.data()});
         for (int64_t i = 0; i < x.size(); ++i) {

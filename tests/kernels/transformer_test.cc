@@ -144,7 +144,7 @@ struct AttentionOutputs {
 
 template <typename T>
 void test_attention(const AttentionArgs& shape, float spread, std::mt19937& rng) {
-  const auto& [n, tokens, heads, dim, a, b, c] = shape;
+  const int64_t n = shape.n, tokens = shape.tokens, heads = shape.heads, dim = shape.head_dim;
   INFO(n << " images, " << tokens << " tokens, " << heads << " heads of " << dim << ", spread " << spread
          << (std::is_same_v<T, BFloat16> ? " bfloat16" : " float32"));
   AttentionOutputs<float> expected(shape);

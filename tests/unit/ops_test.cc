@@ -427,7 +427,9 @@ TEST_CASE("every op reports itself to the plan with the kernel that runs it", "[
 
 TEST_CASE("batch_norm gives the same with and without fused kernels, and as the ops one after the other",
           "[ops][batch_norm]") {
-  const auto [relu_after, ceiling] = GENERATE(std::pair{false, 0.0f}, std::pair{true, 0.0f}, std::pair{true, 6.0f});
+  const auto act = GENERATE(std::pair{false, 0.0f}, std::pair{true, 0.0f}, std::pair{true, 6.0f});
+  const bool relu_after = act.first;
+  const float ceiling = act.second;
   const bool with_residual = GENERATE(false, true);
   CAPTURE(relu_after, ceiling, with_residual);
   enum class How { fused, composed, apart };
