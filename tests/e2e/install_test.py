@@ -22,6 +22,13 @@ class Installed(Case):
             process = run([prefix / "bin/luqtrain", "--config", "resnet20_fp32.yaml", "--dry-run"], self.folder)
             self.assert_exit(process, 0)
             self.assertIn("resnet20", process.stdout)
+            # The module that reads BMP files is found beside the moved program.
+            for split in ("train", "val"):
+                (self.folder / "data" / split / "ant").mkdir(parents=True, exist_ok=True)
+                shutil.copy(SOURCE / "tests/golden/formats/rgb.bmp", self.folder / "data" / split / "ant")
+            process = run([prefix / "bin/luqtrain", "validate-data", "--path", "data"], self.folder)
+            self.assert_exit(process, 0)
+            self.assertIn("1 training and 1 test images, 0 broken", process.stdout)
             # CUDA's libraries are looked for where the build found them.
             built, installed = (run([program, "doctor"], self.folder).stdout for program in (LUQTRAIN, prefix / "bin/luqtrain"))
             self.assertEqual(*(re.search("(?m)^CUDA .*$", text)[0] for text in (built, installed)))
