@@ -10,8 +10,8 @@ namespace luq {
 // is written to standard error is lost. std::cout and std::cerr wait for a descriptor that does not (O_NONBLOCK).
 void open_standard_streams();
 
-// Writes all of it to STDOUT_FILENO or STDERR_FILENO, and waits for who reads there, but not when the program is asked to
-// stop (is_stopping()): EINTR then. Returns 0, or the system's error number.
+// Writes all of it to STDOUT_FILENO or STDERR_FILENO, and waits for who reads there, but not when the program is asked
+// to stop (is_stopping()): EINTR then. Returns 0, or the system's error number.
 int write_standard(int descriptor, std::string_view text) noexcept;
 
 // A terminal that can go back to the begin of a line (TERM is set, and not "dumb"), of whose jobs this process is the
