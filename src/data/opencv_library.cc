@@ -1,7 +1,9 @@
 #include "src/data/opencv_library.h"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <new>
@@ -35,6 +37,24 @@ std::vector<fs::path> places() {
           fs::path(LUQ_MODULE_FOLDER) / library_name};
 }
 
+// OpenCV does so when it decodes for the first time.
+void register_formats(const Library& library) {
+  constexpr uint8_t no_image[64] = {};
+  LuqOpenCvPixels pixels{};
+  char message[256];
+  void* reader = library.create();
+  if (reader == nullptr) return;
+  library.decode(reader, no_image, sizeof no_image, &pixels, message, sizeof message);
+  library.remove(reader);
+}
+
+// Libraries behind OpenCV call abort() when they are loaded or register their formats and get no memory.
+void say_and_end(int) {
+  constexpr char text[] = "luqtrain: error: [image] out of memory when OpenCV was loaded\n";
+  if (::write(STDERR_FILENO, text, sizeof text - 1) < 0) ::_exit(1);
+  ::_exit(1);
+}
+
 Library load() {
   // They are read when OpenCV is loaded: its limits are not this program's, and its log is switched off.
   for (const char* name :
@@ -48,12 +68,16 @@ Library load() {
       library.problem += fmt::format("{}{} is not there", library.problem.empty() ? "" : ", ", place.string());
       continue;
     }
-    // Libraries behind OpenCV end the program when they are loaded without memory.
     void* volatile room = std::malloc(loading_bytes);
     if (room == nullptr) throw std::bad_alloc();
     std::free(room);
+    struct sigaction saying {
+    }, before{};
+    saying.sa_handler = say_and_end;
+    sigaction(SIGABRT, &saying, &before);
     void* handle = dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (handle == nullptr) {
+      sigaction(SIGABRT, &before, nullptr);
       library.problem = dlerror();
       return library;
     }
@@ -61,6 +85,8 @@ Library load() {
     library.remove = reinterpret_cast<decltype(library.remove)>(dlsym(handle, "luq_opencv_delete"));
     library.decode = reinterpret_cast<decltype(library.decode)>(dlsym(handle, "luq_opencv_decode"));
     library.problem = library.create && library.remove && library.decode ? "" : place.string() + " is of another build";
+    if (library.problem.empty()) register_formats(library);
+    sigaction(SIGABRT, &before, nullptr);
     return library;
   }
   return library;
