@@ -283,8 +283,10 @@ Resumable CheckpointFolder::read_last() const {
                                   ? fmt::format("[checkpoint] {}: is missing; {}", last(), found_previous.problem)
                                   : fmt::format("[checkpoint] {}: there is no checkpoint to go on from", last());
   const auto advise = [&](const Candidate& other, const std::string& file, const char* what) {
-    fail_user("{}; {} is sound and of step {}: go on from that with\n  cp {} {}\nand --resume", problem, what,
-              other.sound->state.step, shell_path(file), shell_path(last()));
+    fail_user(
+        "{}; {} is sound and of step {}: go on from that with\n  cp {} {}\nand --resume (--overwrite starts the run "
+        "anew)",
+        problem, what, other.sound->state.step, shell_path(file), shell_path(last()));
   };
   if (found_next.sound) advise(found_next, next(), "the one that was being written");
   if (found_previous.sound) advise(found_previous, previous(), "the one before it");
@@ -309,9 +311,11 @@ void CheckpointFolder::remove_all() const {
     for (const char* suffix : temporary_suffixes) remove_file(file + suffix);
   };
   // The run of which these are can be resumed until its last one is gone.
-  for (const std::string& file : {probe(), next(), previous(), best()}) remove(file);
+  for (const std::string& file : {probe(), next(), previous()}) remove(file);
   sync();
   remove(last());
+  sync();
+  remove(best());
   sync();
 }
 
