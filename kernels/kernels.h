@@ -584,7 +584,8 @@ struct Kernel {
   // from call to call; what their pointers point to is neither read nor written. Null where there is nothing to get.
   void (*prepare)(const Args&) = nullptr;
   explicit operator bool() const { return run != nullptr; }
-  // Throws OutOfMemory where the kernel has no memory for itself; the results are undefined then.
+  // Throws OutOfMemory where the kernel has no memory for itself; the results are undefined then. For src/: a kernel
+  // that calls another one calls `run`, which throws nothing, and the call from outside reports for both.
   void operator()(const Args& args) const {
     try {
       run(args);

@@ -99,7 +99,7 @@ Type computed_in(ConstFloats x) {
   return kNative && x.bfloat16 ? Type::bf16 : Type::f32;
 }
 
-void convert(ConstFloats from, int64_t count, Floats to) { kernels_for({}).convert({from, count, to}); }
+void convert(ConstFloats from, int64_t count, Floats to) { kernels_for({}).convert.run({from, count, to}); }
 
 ConstFloats moved(ConstFloats x, int64_t first) {
   return x.bfloat16 ? ConstFloats(x.as<BFloat16>() + first) : ConstFloats(x.as<float>() + first);

@@ -282,7 +282,7 @@ void take_stats(const ConstFloats& x, int64_t count, Stats* stats) {
     add_quantize(table);
     return table;
   }();
-  if (stats != nullptr) quantizers.stats({.x = x, .count = count, .stats = stats});
+  if (stats != nullptr) quantizers.stats.run({.x = x, .count = count, .stats = stats});
 }
 
 template <typename T>

@@ -107,7 +107,7 @@ void forward(const QConvForwardArgs& x) {
   const ConvShape& s = x.shape;
   const Side w{x.w, x.w_format, s.o, s.c, false}, in{x.x, x.x_format, pixels(s), s.c, false};
   if (!run("qconv_forward, int8", s, w, in, qconv::sink_of(x.y, x.sums, x.scale, x.bias, false, s.y_size()))) {
-    own.qconv_forward(x);
+    own.qconv_forward.run(x);
   }
 }
 
@@ -115,14 +115,14 @@ void backward_data(const QConvBackwardDataArgs& x) {
   const ConvShape& s = x.shape;
   const Side w{x.w, x.w_format, s.o, s.c, true}, dy{x.dy, x.dy_format, pixels(s), s.o, false};
   const Sink sink = qconv::sink_of(x.dx, x.sums, x.scale, nullptr, x.accumulate, s.x_size());
-  if (!run("qconv_backward_data, int8", s, w, dy, sink)) own.qconv_backward_data(x);
+  if (!run("qconv_backward_data, int8", s, w, dy, sink)) own.qconv_backward_data.run(x);
 }
 
 void backward_weight(const QConvBackwardWeightArgs& x) {
   const ConvShape& s = x.shape;
   const Side in{x.x, x.x_format, pixels(s), s.c, true}, dy{x.dy, x.dy_format, pixels(s), s.o, true};
   const Sink sink = qconv::sink_of(x.dw, x.sums, x.scale, nullptr, false, s.w_size());
-  if (!run("qconv_backward_weight, int8", s, in, dy, sink)) own.qconv_backward_weight(x);
+  if (!run("qconv_backward_weight, int8", s, in, dy, sink)) own.qconv_backward_weight.run(x);
 }
 
 }  // namespace

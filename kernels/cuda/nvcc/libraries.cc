@@ -110,16 +110,16 @@ Pieces pieces(int64_t workspace_bytes, int64_t weights, int64_t result_bytes) {
 // The weights of float32, or rounded to `narrow`.
 const void* weights_of(const float* w, int64_t count, bool bfloat16, BFloat16* narrow) {
   if (!bfloat16) return w;
-  plain.convert({w, count, narrow});
+  plain.convert.run({w, count, narrow});
   return narrow;
 }
 
 void conv_forward(const ConvForwardArgs& a) {
   const ConvShape& s = a.shape;
   const bool bfloat16 = a.x.bfloat16, wants_floats = bfloat16 && a.bias != nullptr;
-  if (is_empty(s) || !aligned({a.x.data, a.w, a.y.data})) return plain.conv_forward(a);
+  if (is_empty(s) || !aligned({a.x.data, a.w, a.y.data})) return plain.conv_forward.run(a);
   const Plan& plan = plan_for({ConvPass::forward, s, bfloat16, wants_floats});
-  if (!plan) return plain.conv_forward(a);
+  if (!plan) return plain.conv_forward.run(a);
   const bool has_sums = wants_floats && !plan.gives_bfloat16;
   const Pieces memory = pieces(plan.workspace_bytes(), bfloat16 ? s.w_size() : 0, has_sums ? s.y_size() * 4 : 0);
   const void* w = weights_of(a.w, s.w_size(), bfloat16, memory.weights);
@@ -135,9 +135,9 @@ void conv_forward(const ConvForwardArgs& a) {
 void conv_backward_data(const ConvBackwardDataArgs& a) {
   const ConvShape& s = a.shape;
   const bool bfloat16 = a.dy.bfloat16;
-  if (is_empty(s) || !aligned({a.dy.data, a.w, a.dx.data})) return plain.conv_backward_data(a);
+  if (is_empty(s) || !aligned({a.dy.data, a.w, a.dx.data})) return plain.conv_backward_data.run(a);
   const Plan& plan = plan_for({ConvPass::backward_data, s, bfloat16, false});
-  if (!plan) return plain.conv_backward_data(a);
+  if (!plan) return plain.conv_backward_data.run(a);
   const Pieces memory = pieces(plan.workspace_bytes(), bfloat16 ? s.w_size() : 0, 0);
   const void* w = weights_of(a.w, s.w_size(), bfloat16, memory.weights);
   if (plan.matmul) {
@@ -150,9 +150,9 @@ void conv_backward_data(const ConvBackwardDataArgs& a) {
 void conv_backward_weight(const ConvBackwardWeightArgs& a) {
   const ConvShape& s = a.shape;
   const bool bfloat16 = a.dy.bfloat16;
-  if (is_empty(s) || !aligned({a.dy.data, a.x.data, a.dw})) return plain.conv_backward_weight(a);
+  if (is_empty(s) || !aligned({a.dy.data, a.x.data, a.dw})) return plain.conv_backward_weight.run(a);
   const Plan& plan = plan_for({ConvPass::backward_weight, s, bfloat16, bfloat16});
-  if (!plan) return plain.conv_backward_weight(a);
+  if (!plan) return plain.conv_backward_weight.run(a);
   const bool narrow = plan.gives_bfloat16;
   const Pieces memory = pieces(plan.workspace_bytes(), 0, narrow ? s.w_size() * 2 : 0);
   void* dw = narrow ? memory.results : static_cast<void*>(a.dw);
@@ -161,7 +161,7 @@ void conv_backward_weight(const ConvBackwardWeightArgs& a) {
   } else {
     run_plan(cudnn(), *plan.conv, a.x.data, dw, a.dy.data, memory.workspace);
   }
-  if (narrow) plain.convert({reinterpret_cast<const BFloat16*>(memory.results), s.w_size(), a.dw});
+  if (narrow) plain.convert.run({reinterpret_cast<const BFloat16*>(memory.results), s.w_size(), a.dw});
 }
 
 // Of padded operands, whose extents say all.
