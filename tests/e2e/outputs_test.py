@@ -1,6 +1,7 @@
 """Outputs go where they are sent: files are replaced whole, links are followed, devices and pipes are written into."""
 import json
 import os
+import pathlib
 import socket
 import stat
 import struct
@@ -108,17 +109,32 @@ class Outputs(Case):
         self.assertTrue(stat.S_ISFIFO((self.folder / "pipe").lstat().st_mode))
         self.assert_nothing_left()
 
+    def device(self, name, minor):
+        """A device of the test's own: a program that replaces it harms nothing. Who may make none may not replace the
+        system's either."""
+        path = self.folder / name
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, minor))
+        except PermissionError:
+            return pathlib.Path("/dev") / name
+        return path
+
     def test_a_device_is_written_into(self):
-        before = os.lstat("/dev/full")
-        self.assertIn(b"/dev/full: cannot be written: No space left on device", self.quantize("/dev/full", 1).stderr)
-        self.assertEqual(os.lstat("/dev/full").st_rdev, before.st_rdev)
-        (self.folder / "null").symlink_to("/dev/null")
-        self.quantize("null")
-        self.assertEqual(os.readlink(self.folder / "null"), "/dev/null")
-        self.assertTrue(stat.S_ISCHR(os.lstat("/dev/null").st_mode))
-        self.assertFalse(os.path.exists("/dev/full.luqtmp") or os.path.exists("/dev/null.luqtmp"))
+        full, null = self.device("full", 7), self.device("null", 3)
+        self.assertIn(f"{full}: cannot be written: No space left on device".encode(), self.quantize(str(full), 1).stderr)
+        (self.folder / "link").symlink_to(null)
+        self.quantize("link")
+        self.assertEqual(os.readlink(self.folder / "link"), str(null))
+        self.quantize(str(null))
+        for path in (full, null):
+            self.assertTrue(stat.S_ISCHR(os.lstat(path).st_mode))
+            self.assertFalse(os.path.exists(f"{path}.luqtmp"))
 
     def test_standard_output(self):
+        # Before the system's own name for it: what would replace a link replaces this one.
+        (self.folder / "stdout").symlink_to("/proc/self/fd/1")
+        self.assertEqual(self.quantize("stdout").stdout, self.whole)
+        self.assertTrue((self.folder / "stdout").is_symlink())
         for name in ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
             with self.subTest(name=name):
                 process = self.quantize(name)
