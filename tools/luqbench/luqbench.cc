@@ -75,7 +75,11 @@ constexpr int kFailure = 1, kUserMistake = 2;
 // Before minutes of measuring, not after them.
 void require_writable(const std::string& file) {
   if (file.empty()) return;
-  luq::check_output("luqbench", file);
+  try {
+    luq::check_output("luqbench", file);
+  } catch (const luq::Error& error) {  // nothing was measured yet: another name is all that it takes
+    throw luq::UserError(error.what());
+  }
   // Standard output is one JSON document then.
   if (luq::is_standard_output(file)) std::cout.rdbuf(std::cerr.rdbuf());
 }
