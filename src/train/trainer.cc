@@ -132,6 +132,7 @@ class Trainer {
   Checkpoint read_resumable();
   void check_same_data(const std::string& file) const;
   void open_files();
+  bool lacks_best() const;
   void begin_saving();
   void say_start();
   Outcome train_and_evaluate();
@@ -147,6 +148,7 @@ class Trainer {
   TrainResult stop();
   void check_state();
   void append_metrics(Metrics metrics);
+  std::string best_file() const { return directory_.checkpoints().best(); }
   ModelEma* ema() { return ema_ ? &*ema_ : nullptr; }
   int64_t epoch_number() const { return std::min(state_.epoch + 1, config_.train.epochs); }
   double current_lr(int64_t step) const {
@@ -167,6 +169,7 @@ class Trainer {
   std::vector<std::string> horizon_changes_;
   std::string start_;          // where the weights come from, "" for random ones
   std::string start_warning_;  // what is said of what the run goes on from
+  std::string lines_warning_;  // what is said of metrics.jsonl
   std::string resumed_from_;   // the file
 
   std::optional<LineFile> log_file_, metrics_file_;
@@ -226,6 +229,11 @@ void Trainer::open_files() {
     directory_.remove_run();
     log_file_->clear();
   } else {
+    std::error_code error;
+    if (state_.step > 0 && !std::filesystem::exists(directory_.metrics(), error) && !error) {
+      lines_warning_ = fmt::format("{} is not there any more: the lines up to step {} are lost, and curves begin there",
+                                   directory_.metrics(), state_.step);
+    }
     // An evaluation at this step stays only when the checkpoint was made after it.
     cut_back_metrics(directory_.metrics(), state_.step, state_.finished || state_.batch == 0);
     directory_.checkpoints().settle(resumed_from_);
@@ -236,12 +244,18 @@ void Trainer::open_files() {
   directory_.sync();
 }
 
-void Trainer::begin_saving() {
-  if (!start_warning_.empty()) log_->warning(start_warning_);
-  const std::string best = directory_.checkpoints().best();
+// The state says what best.safetensors holds, and there is none.
+bool Trainer::lacks_best() const {
   std::error_code error;
-  if (state_.best_top1 >= 0 && !std::filesystem::exists(best, error) && !error) {
-    log_->warning(fmt::format("{} is not there any more; the next evaluation makes one", best));
+  return state_.best_top1 >= 0 && !std::filesystem::exists(best_file(), error) && !error;
+}
+
+void Trainer::begin_saving() {
+  for (const std::string& warning : {start_warning_, lines_warning_}) {
+    if (!warning.empty()) log_->warning(warning);
+  }
+  if (lacks_best()) {
+    log_->warning(fmt::format("{} is not there any more; the next evaluation makes one", best_file()));
     state_.best_top1 = -1;
   }
   saver_.emplace(directory_, *parts_.model, *optimizer_, ema(), *metrics_file_, *log_);
@@ -572,6 +586,10 @@ TrainResult Trainer::run() {
       log_file_.emplace(directory_.log(), true);
       directory_.checkpoints().settle(resumed_from_);
       RunLog(&*log_file_).warning(start_warning_);
+    }
+    if (lacks_best()) {
+      RunLog(nullptr).warning(fmt::format("{} is not there any more; {} holds the state of step {}", best_file(),
+                                          directory_.checkpoints().last(), state_.step));
     }
     RunLog(nullptr).info(
         fmt::format("{}: the run is finished (step {}, best test top-1 {:.2f} %); a larger "

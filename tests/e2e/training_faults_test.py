@@ -179,6 +179,18 @@ class Checkpoints(Case):
                              **keys)
         self.assertNotIn("cp ", error)
 
+    def test_files_that_are_gone_are_named(self):
+        self.train(self.folder, train__max_steps=13)
+        (self.folder / "run/checkpoints/best.safetensors").unlink()
+        finished = self.train(self.folder, "--resume", train__max_steps=13).stdout
+        self.assertIn("warning: run/checkpoints/best.safetensors is not there any more; "
+                      "run/checkpoints/last.safetensors holds the state of step 13", finished)
+        (self.folder / "run/metrics.jsonl").unlink()
+        log = self.train(self.folder, "--resume", train__max_steps=26).stdout
+        self.assertIn("warning: run/metrics.jsonl is not there any more: the lines up to step 13 are lost", log)
+        self.assertIn("warning: run/checkpoints/best.safetensors is not there any more; the next evaluation makes one", log)
+        self.assertIn("best.safetensors", self.checkpoint_names())
+
 
 class Starts(Case):
     def test_cut_off_before_the_first_checkpoint(self):
