@@ -273,6 +273,9 @@ class Grouping {
                                      ? "a class's number, 0 or more, in .cls"
                                      : "an object with a class's number, 0 or more, as \"label\" or \"cls\" in .json"));
     }
+    if (*label >= max_classes) {
+      source_.refuse(fmt::format("{}: expected a label in 0..{}, got {}", sample.image->name, max_classes - 1, *label));
+    }
     index_.images.push_back(*sample.image);
     index_.images.back().label = *label;
   }
@@ -403,7 +406,7 @@ bool parse_shard_index(const std::string& text, ShardIndex& index) {
   read.shard_checksum = json["shard_checksum"].get<uint32_t>();
   read.images.reserve(names.size());
   for (size_t i = 0; i < names.size(); ++i) {
-    if (!names[i].is_string() || !number(labels[i], INT32_MAX) ||
+    if (!names[i].is_string() || !number(labels[i], max_classes - 1) ||
         !number(sizes[i], std::min(read.shard_bytes, max_image_bytes)) ||
         !number(offsets[i], read.shard_bytes - sizes[i].get<uint64_t>())) {
       return false;

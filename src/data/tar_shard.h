@@ -13,11 +13,14 @@
 
 namespace luq {
 
+// A data set has this many classes at most, as data.num_classes: each has a row of weights in the model's head.
+constexpr int32_t max_classes = 1000000;
+
 struct ShardImage {
   std::string name;     // of its entry in the shard
   uint64_t offset = 0;  // of the image's first byte in the shard
   uint64_t size = 0;
-  int32_t label = 0;
+  int32_t label = 0;  // in 0..max_classes - 1
 };
 
 struct ShardIndex {
@@ -30,8 +33,8 @@ struct ShardIndex {
 };
 
 // By one pass over the shard; `shard` is what messages call it. Throws UserError naming shard and entry: truncated,
-// damaged, compressed, an image without label or a label without image, a label that is no number, two of either, no
-// image at all.
+// damaged, compressed, an image without label or a label without image, a label that is no number or no class
+// (ShardImage), two of either, no image at all.
 ShardIndex scan_shard(const std::string& shard);
 ShardIndex scan_shard(std::span<const uint8_t> bytes, const std::string& shard);
 

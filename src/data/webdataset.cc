@@ -180,7 +180,27 @@ std::vector<std::string> read_class_names(const std::string& location) {
   const std::string file = (fs::path(location) / "classes.txt").string();
   std::error_code error;
   if (!fs::exists(file, error) && !error) return {};
-  return parse_lines(read_text_file(file));
+  std::vector<std::string> names = parse_lines(read_text_file(file));
+  if (names.size() > size_t{max_classes}) {
+    fail_user("[data] {}: expected at most {} classes, got {}", file, max_classes, names.size());
+  }
+  return names;
+}
+
+// "" when every class has an image.
+std::string empty_classes(const std::vector<ShardIndex>& indexes, const std::vector<std::string>& class_names) {
+  std::vector<bool> has_image(class_names.size());
+  for (const ShardIndex& index : indexes) {
+    for (const ShardImage& image : index.images) {
+      const auto label = static_cast<size_t>(image.label);
+      if (label < has_image.size()) has_image[label] = true;
+    }
+  }
+  const auto first = std::find(has_image.begin(), has_image.end(), false);
+  if (first == has_image.end()) return "";
+  return fmt::format("{} of the {} classes have no training image, the first of them label {} ({})",
+                     std::count(has_image.begin(), has_image.end(), false), has_image.size(), first - has_image.begin(),
+                     class_names[static_cast<size_t>(first - has_image.begin())]);
 }
 
 // The files asked for last, open. Called from many threads at once.
@@ -294,6 +314,10 @@ std::unique_ptr<Dataset> open_webdataset(const std::string& location, Split spli
   }
   for (int64_t i = static_cast<int64_t>(info.class_names.size()); i < info.num_classes; ++i) {
     info.class_names.push_back(fmt::format("class {}", i));
+  }
+  if (training) {
+    const std::string empty = empty_classes(indexes, info.class_names);
+    if (!empty.empty()) info.notes.push_back(empty);
   }
   return std::make_unique<WebDataset>(std::move(shards), std::move(indexes), std::move(info));
 }

@@ -245,7 +245,7 @@ TEST_CASE("Shards that cannot be used are named, with the sample", "[data][webda
     CAPTURE(json);
     CHECK_THAT(refusal({{"a.jpg", "1"}, {"a.json", json}}), contains_text("sample 'a': expected an object with"));
   }
-  CHECK(refusal({{"a.jpg", "1"}, {"a.cls", "2147483647"}}) == "");
+  CHECK(refusal({{"a.jpg", "1"}, {"a.cls", "999999"}}) == "");
   CHECK_THAT(refusal({{"a.jpg", "1"}, {"a.cls", "0"}, {"b.jpg", "", "a.jpg"}, {"b.cls", "1"}}),
              contains_text("b.jpg: is a link"));
   CHECK_THAT(refusal({{"a.jpg", "1"}, {"a.cls", std::string(900000, ' ') + "1"}}), !contains_text("at most"));
@@ -315,6 +315,34 @@ TEST_CASE("A webdataset is its shards in order", "[data][webdataset]") {
   CHECK_THROWS_WITH(open_dataset("webdataset", empty / "none", Split::test), contains_text("no such folder"));
   fs::create_directory(empty / "train-0.tar");
   CHECK_THROWS_WITH(open_shards(empty, Split::train), contains_text("train-0.tar: is not a file"));
+}
+
+TEST_CASE("A label beyond every class is refused, and classes without an image are named", "[data][webdataset]") {
+  for (const char* label : {"1000000", "10000000", "2147483647"}) {
+    const std::string reason = fmt::format("S: a.jpg: expected a label in 0..999999, got {}", label);
+    CHECK_THAT(refusal({{"a.jpg", "1"}, {"a.cls", label}}), contains_text(reason));
+    CHECK_THAT(refusal({{"a.jpg", "1"}, {"a.json", fmt::format("{{\"label\": {}}}", label)}}), contains_text(reason));
+  }
+  ShardIndex index;
+  const std::string bytes = tar_of({{"a.jpg", "1"}, {"a.cls", "999999"}});
+  const std::string kept = to_json(scan(bytes));
+  CHECK(parse_shard_index(kept, index));
+  index.images[0].label = 1000000;
+  CHECK_FALSE(parse_shard_index(to_json(index), index));
+
+  TemporaryFolder folder;
+  write_file(folder / "train-0.tar", tar_of({{"0.jpg", "x"}, {"0.cls", "0"}, {"5.jpg", "y"}, {"5.cls", "5"}}));
+  write_file(folder / "val-0.tar", tar_of({{"a.jpg", "z"}, {"a.cls", "10"}}));
+  const auto train = open_shards(folder, Split::train), test = open_shards(folder, Split::test);
+  CHECK(warnings_of({&train->info(), &test->info()}) ==
+        std::vector<std::string>{"9 of the 11 classes have no training image, the first of them label 1 (class 1)"});
+  write_shards(folder, "train", 1);
+  CHECK(open_shards(folder, Split::train, {.train_shards = "train-000.tar", .num_classes = 3})->info().notes.empty());
+  std::string names;
+  for (int64_t i = 0; i <= 1000000; ++i) names += fmt::format("{}\n", i);
+  write_file(folder / "classes.txt", names);
+  CHECK_THROWS_WITH(open_shards(folder, Split::train),
+                    contains_text("classes.txt: expected at most 1000000 classes, got 1000001"));
 }
 
 TEST_CASE("An index that does not fit its shard is made again", "[data][webdataset]") {
