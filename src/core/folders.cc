@@ -37,9 +37,14 @@ int make_folders(const std::string& path) {
 }
 
 std::optional<std::string> read_if_there(const std::string& where, const std::string& file) {
-  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0 && (errno == ENOENT || errno == ENOTDIR)) return std::nullopt;
   int error = descriptor < 0 ? errno : 0;
+  struct stat status {};
+  if (error == 0 && ::fstat(descriptor, &status) == 0 && S_ISFIFO(status.st_mode)) {
+    ::close(descriptor);
+    fail_user("[{}] {}: expected a regular file, got a pipe", where, file);
+  }
   std::string content;
   std::array<char, 1 << 16> part{};
   while (error == 0) {

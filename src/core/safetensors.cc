@@ -339,7 +339,7 @@ const Tensor* SafeTensors::find(const std::string& name) const {
 }
 
 SafeTensors load_safetensors(const std::string& file) {
-  const FileDescriptor descriptor(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  const FileDescriptor descriptor(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat status {};
   if (descriptor.get() < 0 || ::fstat(descriptor.get(), &status) != 0) {
     fail_user("[safetensors] {}: cannot be opened: {}", file, std::strerror(errno));

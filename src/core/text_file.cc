@@ -1,6 +1,7 @@
 #include "luq/core/text_file.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 #include <utility>
 
 #include "luq/core/error.h"
+#include "luq/core/stop_signals.h"
 
 namespace luq {
 namespace {
@@ -65,7 +67,8 @@ std::string plain_text(std::string bytes, const std::string& where, const std::s
 }
 
 std::string read_text_file(const std::string& where, const std::string& file) {
-  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  // A pipe opens at once so, though nobody writes into it yet, and a signal can end the wait.
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
   struct stat status {};
   if (descriptor < 0 || ::fstat(descriptor, &status) != 0) {
     const int error = errno;
@@ -81,10 +84,16 @@ std::string read_text_file(const std::string& where, const std::string& file) {
   ssize_t got = 0;
   int error = 0;
   do {
+    pollfd ready{.fd = descriptor, .events = POLLIN, .revents = 0};
+    while (!S_ISREG(status.st_mode) && ::poll(&ready, 1, 100) == 0) {
+      if (!is_stopping()) continue;
+      ::close(descriptor);
+      throw_if_stopped();
+    }
     got = ::read(descriptor, part.data(), part.size());
     error = got < 0 ? errno : 0;
     if (got > 0) bytes.append(part.data(), static_cast<size_t>(got));
-  } while ((got > 0 && bytes.size() <= max_bytes) || error == EINTR);
+  } while ((got > 0 && bytes.size() <= max_bytes) || error == EINTR || error == EAGAIN);
   ::close(descriptor);
   if (error != 0) fail("[{}] {}: cannot be read: {}", where, file, std::strerror(error));
   if (bytes.size() > max_bytes) fail_user("[{}] {}: cannot be read: it is larger than 1 GiB", where, file);

@@ -1,5 +1,7 @@
 #include "src/data/gz_file.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -10,6 +12,8 @@
 namespace luq {
 
 GzFile::GzFile(std::string name, const FileAdvice& advice) : name_(std::move(name)), advice_(advice) {
+  struct stat status {};
+  if (::stat(name_.c_str(), &status) == 0 && S_ISFIFO(status.st_mode)) fail("expected a regular file, got a pipe");
   errno = 0;
   file_ = gzopen(name_.c_str(), "rb");
   if (file_ == nullptr && (errno == 0 || errno == ENOMEM)) fail_out_of_memory(fmt::format("[data] {}:", name_));

@@ -182,7 +182,7 @@ constexpr const char* temporary_suffixes[] = {"", ".luqtmp", ".tmp"};  // the la
 
 // Throws Error when the system cannot tell, which is not "no such file".
 bool is_there(const std::string& file) {
-  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0 && (errno == ENOENT || errno == ENOTDIR)) return false;
   if (descriptor < 0) fail("[checkpoint] {}: cannot be read: {}; nothing was changed", file, std::strerror(errno));
   ::close(descriptor);

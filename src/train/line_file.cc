@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -13,7 +14,13 @@
 namespace luq {
 
 LineFile::LineFile(const std::string& file, bool exclusive)
-    : descriptor_(::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
+    : descriptor_(::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0666)) {
+  struct stat status {};
+  const bool is_there = descriptor_ >= 0 ? ::fstat(descriptor_, &status) == 0 : ::stat(file.c_str(), &status) == 0;
+  if (is_there && S_ISFIFO(status.st_mode)) {
+    if (descriptor_ >= 0) ::close(descriptor_);
+    fail_user("[train] {}: expected a regular file, got a pipe", file);
+  }
   if (descriptor_ < 0) fail_user("[train] {}: cannot be opened for writing: {}", file, std::strerror(errno));
   if (exclusive && ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
     ::close(descriptor_);
