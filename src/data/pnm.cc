@@ -55,6 +55,33 @@ class HeaderReader {
   size_t at_ = 2;
 };
 
+// OpenCV takes any text for samples, and what is too large for the largest.
+void check_text(std::span<const uint8_t> text, const PnmHeader& header) {
+  int64_t left = header.height * header.width * (header.kind == 3 ? 3 : 1);
+  int64_t value = -1;  // of the sample that is being read
+  bool comment = false;
+  for (size_t i = 0; i <= text.size() && left > 0; ++i) {
+    const uint8_t c = i < text.size() ? text[i] : ' ';
+    if (comment) {
+      comment = c != '\n' && c != '\r';
+      continue;
+    }
+    comment = c == '#';
+    if (c >= '0' && c <= '9') {
+      value = std::min<int64_t>(std::max<int64_t>(value, 0) * 10 + (c - '0'), INT32_MAX);
+      if (value > header.largest) {
+        fail("[image] broken PNM: expected samples of at most {}, got {}", header.largest, value);
+      }
+    } else if (!is_space(c) && !comment) {
+      fail("[image] broken PNM: expected numbers and blanks, got the byte {:02x}", c);
+    }
+    const bool ends = header.kind == 1 ? value >= 0 : value >= 0 && (is_space(c) || comment);
+    if (!ends) continue;
+    value = -1;
+    --left;
+  }
+}
+
 class PnmDecoder : public WholeDecoder {
  public:
   ImageHeader open(std::span<const uint8_t> file, bool) override {
@@ -75,6 +102,7 @@ class PnmDecoder : public WholeDecoder {
                                           : wide ? "65535\n"
                                                  : "255\n");
     const std::span<const uint8_t> samples = file_.subspan(header_.pixels_at);
+    if (header_.kind < 4) check_text(samples, header_);
     plain_.assign(start.begin(), start.end());
     plain_.insert(plain_.end(), samples.begin(), samples.end());
     if (header_.kind < 4) plain_.push_back('\n');

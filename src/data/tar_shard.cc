@@ -8,6 +8,7 @@
 #include <zlib.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
@@ -203,6 +204,13 @@ std::string lower(std::string text) {
   return text;
 }
 
+// Of a format that others read.
+bool is_unread_image(const std::string& extension) {
+  constexpr std::array<std::string_view, 15> known = {".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".jxr", ".exr",
+                                                      ".hdr",  ".pam",  ".pfm",  ".psd", ".tga", ".ico", ".dib"};
+  return std::ranges::find(known, extension) != known.end();
+}
+
 class Grouping {
  public:
   Grouping(const Source& source, ShardIndex& index) : source_(source), index_(index) {}
@@ -254,6 +262,10 @@ class Grouping {
     const std::string others =
         sample.others.empty() ? "" : fmt::format("; beside it are {}", fmt::join(sample.others, ", "));
     if (!sample.image) {
+      if (sample.cls && std::ranges::any_of(sample.others, is_unread_image)) {
+        index_.unused.add(".cls without an image that is read", sample.key + ".cls");
+        return;
+      }
       if (sample.cls) {
         source_.refuse(
             fmt::format("sample '{}' has a label (.cls) and no image {}{}", sample.key, image_extensions, others));

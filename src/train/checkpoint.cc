@@ -282,11 +282,16 @@ Resumable CheckpointFolder::read_last() const {
                               : !found_previous.problem.empty()
                                   ? fmt::format("[checkpoint] {}: is missing; {}", last(), found_previous.problem)
                                   : fmt::format("[checkpoint] {}: there is no checkpoint to go on from", last());
+  std::error_code no_matter;
+  // cp would copy into a folder.
+  const std::string aside = fs::is_directory(last(), no_matter)
+                                ? fmt::format("mv {} {} && ", shell_path(last()), shell_path(last() + ".aside"))
+                                : "";
   const auto advise = [&](const Candidate& other, const std::string& file, const char* what) {
     fail_user(
-        "{}; {} is sound and of step {}: go on from that with\n  cp {} {}\nand --resume (--overwrite starts the run "
+        "{}; {} is sound and of step {}: go on from that with\n  {}cp {} {}\nand --resume (--overwrite starts the run "
         "anew)",
-        problem, what, other.sound->state.step, shell_path(file), shell_path(last()));
+        problem, what, other.sound->state.step, aside, shell_path(file), shell_path(last()));
   };
   if (found_next.sound) advise(found_next, next(), "the one that was being written");
   if (found_previous.sound) advise(found_previous, previous(), "the one before it");

@@ -85,18 +85,28 @@ std::vector<Metrics> read_metrics(const std::string& file) {
   return lines;
 }
 
-void cut_back_metrics(const std::string& file, int64_t step, bool keep_eval) {
+CutBack cut_back_metrics(const std::string& file, int64_t step, bool keep_eval) {
   const std::optional<std::string> content = read_if_there("train", file);
-  if (!content) return;
+  if (!content) return {};
   std::istringstream in(*content);
   std::string kept;
+  CutBack result;
+  int64_t unreadable = 0;
   for (std::string text; std::getline(in, text);) {
     const nlohmann::json line = parse_line(text);
-    if (line.is_null()) continue;
+    if (line.is_null()) {
+      ++unreadable;
+      continue;
+    }
     const int64_t at = line["step"].get<int64_t>();
-    if (at < step || (at == step && (keep_eval || line["kind"] != "eval"))) kept += text + "\n";
+    if (at > step || (at == step && !keep_eval && line["kind"] == "eval")) continue;
+    kept += text + "\n";
+    ++result.kept;
+    result.damaged = unreadable;
   }
+  if (result.damaged > 0) write_text_file(file + ".damaged", *content);
   if (kept != *content) write_text_file(file, kept);
+  return result;
 }
 
 }  // namespace luq

@@ -57,7 +57,7 @@ std::vector<std::string> names_in(const std::string& folder) {
 
 // The file, or one that was to take its place.
 bool is_or_becomes(const std::string& name, const std::string& file) {
-  return name == file || name == file + ".tmp" || name.starts_with(file + ".luqtmp");
+  return name == file || name == file + ".tmp" || name == file + ".damaged" || name.starts_with(file + ".luqtmp");
 }
 
 void remove_file(const std::string& file) {

@@ -229,13 +229,15 @@ void Trainer::open_files() {
     directory_.remove_run();
     log_file_->clear();
   } else {
-    std::error_code error;
-    if (state_.step > 0 && !std::filesystem::exists(directory_.metrics(), error) && !error) {
-      lines_warning_ = fmt::format("{} is not there any more: the lines up to step {} are lost, and curves begin there",
-                                   directory_.metrics(), state_.step);
-    }
     // An evaluation at this step stays only when the checkpoint was made after it.
-    cut_back_metrics(directory_.metrics(), state_.step, state_.finished || state_.batch == 0);
+    const std::string file = directory_.metrics();
+    const CutBack lines = cut_back_metrics(file, state_.step, state_.finished || state_.batch == 0);
+    if (lines.kept == 0 && (state_.epoch > 0 || state_.step >= config_.train.log_every)) {
+      lines_warning_ = fmt::format("{} holds none of the lines up to step {}: curves begin there", file, state_.step);
+    } else if (lines.damaged > 0) {
+      lines_warning_ = fmt::format("{} lines of {} cannot be read and are left out; {}.damaged is the file as it was",
+                                   lines.damaged, file, file);
+    }
     directory_.checkpoints().settle(resumed_from_);
   }
   metrics_file_.emplace(directory_.metrics(), false);

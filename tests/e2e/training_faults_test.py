@@ -187,9 +187,15 @@ class Checkpoints(Case):
                       "run/checkpoints/last.safetensors holds the state of step 13", finished)
         (self.folder / "run/metrics.jsonl").unlink()
         log = self.train(self.folder, "--resume", train__max_steps=26).stdout
-        self.assertIn("warning: run/metrics.jsonl is not there any more: the lines up to step 13 are lost", log)
+        self.assertIn("warning: run/metrics.jsonl holds none of the lines up to step 13", log)
         self.assertIn("warning: run/checkpoints/best.safetensors is not there any more; the next evaluation makes one", log)
         self.assertIn("best.safetensors", self.checkpoint_names())
+        lines = (self.folder / "run/metrics.jsonl").read_text().splitlines()
+        damaged = "\n".join([lines[0], "garbage", *lines[1:]]) + "\n{half"
+        (self.folder / "run/metrics.jsonl").write_text(damaged)
+        log = self.train(self.folder, "--resume", train__max_steps=39).stdout
+        self.assertIn("warning: 1 lines of run/metrics.jsonl cannot be read and are left out", log)
+        self.assertEqual((self.folder / "run/metrics.jsonl.damaged").read_text(), damaged)
 
 
 class Starts(Case):

@@ -237,6 +237,17 @@ TEST_CASE("Damaged files of other formats are decoded or refused, and the decode
   }
 }
 
+TEST_CASE("Text of a PNM file that no writer makes is refused", "[data][image]") {
+  ImageDecoder decoder;
+  const auto text = [](const std::string& content) { return Bytes(content.begin(), content.end()); };
+  CHECK_THROWS_WITH(decode(text("P2\n2 2\n100\n0 1\n101 3\n"), decoder), contains_text("at most 100, got 101"));
+  CHECK_THROWS_WITH(decode(text("P3\n1 1\n255\n0 300 1\n"), decoder), contains_text("at most 255, got 300"));
+  CHECK_THROWS_WITH(decode(text("P1\n2 2\n0 1 2 1\n"), decoder), contains_text("at most 1, got 2"));
+  CHECK_THROWS_WITH(decode(text("P2\n2 1\n255\n0 x1\n"), decoder), contains_text("got the byte 78"));
+  decode(text("P1\n2 2\n01\n10"), decoder);
+  decode(text("P2\n2 1\n7\n7 0 "), decoder);
+}
+
 TEST_CASE("What a file holds is told by its first bytes", "[data][image]") {
   for (const auto& [name, extension] :
        std::vector<std::pair<const char*, const char*>>{{"rgb.bmp", "bmp"},

@@ -150,6 +150,9 @@ TEST_CASE("Reasons for refusing a shard are true", "[data][webdataset]") {
                                                                        ".json right beside it); beside it are .txt"));
   CHECK_THAT(refusal({{"a.cls", "1"}, {"a.svg", ""}}),
              contains_text("sample 'a' has a label (.cls) and no image") && contains_text("beside it are .svg"));
+  // A format that others read is counted, not an error.
+  CHECK(scan(tar_of({{"a.cls", "1"}, {"a.avif", "x"}, {"b.cls", "1"}, {"b.jpg", "x"}})).unused.to_text() ==
+        "2 files are not used: 1 .avif, 1 .cls without an image that is read");
   CHECK_THAT(refusal({{"a.b.jpg", ""}, {"a.b.cls", "1"}}), contains_text("holds no image") &&
                                                                contains_text("1 .jpg with two dots") &&
                                                                contains_text("a sample's name ends at the first dot"));
