@@ -233,10 +233,16 @@ Tensor read_tensor(const FileDescriptor& descriptor, const std::string& file, ui
   return tensor;
 }
 
-// By the first bytes: a zip archive, or a pickle of protocol 2 or later.
-bool is_pytorch_file(const std::string& beginning) {
-  return beginning.starts_with("PK\x03\x04") ||
-         (beginning.size() > 1 && beginning[0] == '\x80' && beginning[1] >= 2 && beginning[1] <= 5);
+// A zip archive with a member data.pkl, or a pickle of protocol 2 or later.
+bool is_pytorch_file(const FileDescriptor& descriptor, const std::string& file, uint64_t file_bytes,
+                     const std::string& beginning) {
+  if (beginning.starts_with("PK\x03\x04")) {
+    // Names of members stand at the end of an archive, each as it is.
+    std::string end(std::min<uint64_t>(file_bytes, 1 << 16), '\0');
+    read_bytes(descriptor, file, file_bytes - end.size(), end.data(), end.size());
+    return beginning.find("data.pkl") != std::string::npos || end.find("data.pkl") != std::string::npos;
+  }
+  return beginning.size() > 1 && beginning[0] == '\x80' && beginning[1] >= 2 && beginning[1] <= 5;
 }
 
 std::string conversion_command(const std::string& file) {
@@ -263,9 +269,13 @@ std::string conversion_command(const std::string& file) {
 void refuse_other_kind(const FileDescriptor& descriptor, const std::string& file, uint64_t file_bytes) {
   std::string beginning(std::min<uint64_t>(file_bytes, 512), '\0');
   read_bytes(descriptor, file, 0, beginning.data(), beginning.size());
-  if (is_pytorch_file(beginning)) {
+  if (is_pytorch_file(descriptor, file, file_bytes, beginning)) {
     fail_user("[safetensors] {}: is a PyTorch file, not safetensors; convert it with\n  {}", file,
               conversion_command(file));
+  }
+  if (beginning.starts_with("version https://git-lfs")) {
+    fail_user("[safetensors] {}: expected a safetensors file, got a pointer of git-lfs to it; git lfs pull fetches it",
+              file);
   }
   const std::string kind = kind_of_file(beginning);
   if (!kind.empty() && !kind.starts_with("a safetensors")) {
@@ -350,12 +360,16 @@ SafeTensors load_safetensors(const std::string& file) {
   uint64_t header_bytes = 0;
   if (file_bytes == 0) fail_user("[safetensors] {}: is empty, as a file is that was truncated", file);
   if (file_bytes < sizeof(header_bytes)) {
-    fail_user("[safetensors] {}: truncated: {} bytes, shorter than the header's length field", file, file_bytes);
+    fail_user(
+        "[safetensors] {}: is truncated, or no safetensors file: {} bytes are less than the header's length takes",
+        file, file_bytes);
   }
   read_bytes(descriptor, file, 0, &header_bytes, sizeof(header_bytes));
   if (header_bytes > max_header_bytes || header_bytes > file_bytes - sizeof(header_bytes)) {
     refuse_other_kind(descriptor, file, file_bytes);
-    fail_user("[safetensors] {}: truncated, or no safetensors file: a header of {} bytes in a file of {}", file,
+    fail_user("[safetensors] {}: {}: its first bytes say that the header has {} bytes, and the file has {}", file,
+              header_bytes > max_header_bytes ? "is no safetensors file, or its begin is damaged"
+                                              : "is truncated, or no safetensors file",
               header_bytes, file_bytes);
   }
   std::string header(header_bytes, '\0');

@@ -30,8 +30,13 @@ constexpr std::pair<std::string_view, const char*> beginnings[] = {
     {"MM\0*"sv, "a TIFF image"},
     {"\x1f\x8b"sv, "a gzip file"},
     {"%PDF"sv, "a PDF file"},
-    {"PK\x03\x04"sv, "a zip archive (a PyTorch or Excel file is one)"},
+    {"PK\x03\x04"sv, "a zip archive"},
     {"\x80\x02"sv, "a pickle of Python, as old PyTorch files are"},
+    {"\x89HDF\r\n"sv, "an HDF5 file"},
+    {"\x93NUMPY"sv, "an array of NumPy"},
+    {"<!DOCTYPE html"sv, "a web page"},
+    {"<!doctype html"sv, "a web page"},
+    {"<html"sv, "a web page"},
 };
 
 }  // namespace
@@ -39,6 +44,11 @@ constexpr std::pair<std::string_view, const char*> beginnings[] = {
 std::string kind_of_file(const std::string& bytes) {
   for (const auto& [beginning, kind] : beginnings) {
     if (bytes.starts_with(beginning)) return kind;
+  }
+  // The version of the format, and the name of the program that wrote it.
+  if (bytes.size() > 4 && bytes[0] == 8 && bytes[1] > 0 && bytes[1] < 32 && bytes[2] == 0x12 && bytes[3] > 0 &&
+      bytes[4] > ' ') {
+    return "an ONNX model";
   }
   if (bytes.size() > 257 + 5 && bytes.compare(257, 5, "ustar") == 0) return "a tar file";
   if (bytes.size() > 9 && bytes[8] == '{' && bytes.compare(4, 4, "\0\0\0\0"sv) == 0) {

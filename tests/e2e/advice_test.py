@@ -151,7 +151,7 @@ class Advice(Case):
             with self.subTest(name=name):
                 # Recognised by its first bytes, and then read by the stand-in.
                 path = self.folder / f"{name}.pth"
-                path.write_bytes(b"PK\x03\x04" + bytes(30))
+                path.write_bytes(b"PK\x03\x04" + bytes(26) + b"model/data.pkl" + bytes(30))
                 error = run([LUQTRAIN, "eval", "--checkpoint", path.name], self.folder)
                 self.assert_exit(error, 2)
                 command = error.stderr.splitlines()[1]

@@ -157,7 +157,16 @@ TEST_CASE("safetensors: what is wrong with a file is said", "[safetensors]") {
   CHECK_THAT(refusal(""), contains_text("truncated"));
   CHECK_THAT(refusal("1234567"), contains_text("truncated"));
   CHECK_THAT(refusal(std::string("\x10\0\0\0\0\0\0\0{", 9)), contains_text("truncated"));
-  CHECK_THAT(refusal(std::string(8, '\xff')), contains_text("truncated"));
+  CHECK_THAT(refusal(std::string(8, '\xff')), contains_text("is no safetensors file, or its begin is damaged"));
+  const std::string rest(100, '\0');
+  CHECK_THAT(refusal("PK\x03\x04 arr_0.npy" + rest), contains_text("expected a safetensors file, got a zip archive"));
+  CHECK_THAT(refusal("PK\x03\x04 m/data.pkl" + rest), contains_text("is a PyTorch file"));
+  CHECK_THAT(refusal("PK\x03\x04" + std::string(100000, 'x') + "m/data.pkl" + rest),
+             contains_text("is a PyTorch file"));
+  CHECK_THAT(refusal("\x89HDF\r\n\x1a\n" + rest), contains_text("got an HDF5 file"));
+  CHECK_THAT(refusal("\x08\x07\x12\x07pytorch" + rest), contains_text("got an ONNX model"));
+  CHECK_THAT(refusal("<!DOCTYPE html>\n<p>\xff"), contains_text("got a web page"));
+  CHECK_THAT(refusal("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"), contains_text("git lfs pull"));
   CHECK_THAT(refusal(with_length("", "")), contains_text("not JSON"));
   CHECK_THAT(refusal(with_length("{\"a\":", "")), contains_text("not JSON"));
   CHECK_THAT(refusal(with_length("{\"\xff\":1}", "")), contains_text("not JSON"));
