@@ -17,6 +17,7 @@
 #include "src/data/image_names.h"
 #include "src/data/label_file.h"
 #include "src/data/parallel.h"
+#include "src/data/passed_over.h"
 #include "src/data/whole_file.h"
 
 namespace luq {
@@ -322,6 +323,12 @@ std::unique_ptr<Dataset> open_image_folder(const std::string& name, const std::s
   if (const std::string alike = first_alike(classes, classes, false); !alike.empty()) {
     info.notes.push_back(fmt::format("classes {}; they are different classes here", alike));
   }
+
+  std::vector<std::string> used;
+  if (has_train) used.push_back("train");
+  if (!test.empty()) used.push_back(test.filename().string());
+  if (name == "imagenet") used.push_back("test");  // published without classes
+  add_unused_images(root, split, split_by_name(has_train, !test.empty()), used, unused);
 
   if (split == Split::test && !of_test.empty()) {
     for (const auto& [key, file] :

@@ -13,6 +13,7 @@
 #include "luq/core/error.h"
 #include "src/data/label_file.h"
 #include "src/data/parallel.h"
+#include "src/data/passed_over.h"
 #include "src/data/tar_shard.h"
 #include "src/data/whole_file.h"
 
@@ -160,6 +161,22 @@ std::vector<std::string> shards_of(const std::string& location, Split split, con
                   : "");
   }
   return files;
+}
+
+// Where the user has named the shards, the others are none of this data set's.
+void add_unused(const std::string& location, Split split, const ImageFileOptions& options, UnusedFiles& unused) {
+  if (!(split == Split::train ? options.train_shards : options.val_shards).empty()) return;
+  std::vector<std::string> used;
+  bool there[2] = {};
+  for (const Split each : {Split::train, Split::test}) {
+    const bool training = each == Split::train;
+    const std::string& pattern = training ? options.train_shards : options.val_shards;
+    const std::vector<std::string> files =
+        pattern.empty() ? usual_shards(location, training ? "train-" : "val-") : expand_braces(pattern);
+    there[training ? 0 : 1] = !files.empty();
+    for (const std::string& file : files) used.push_back(fs::path(file).filename().string());
+  }
+  add_unused_shards(location, split, split_by_name(there[0], there[1]), used, unused);
 }
 
 std::vector<ShardIndex> load_indexes(const std::vector<std::string>& shards) {
@@ -315,6 +332,7 @@ std::unique_ptr<Dataset> open_webdataset(const std::string& location, Split spli
   for (int64_t i = static_cast<int64_t>(info.class_names.size()); i < info.num_classes; ++i) {
     info.class_names.push_back(fmt::format("class {}", i));
   }
+  add_unused(location, split, options, info.unused);
   if (training) {
     const std::string empty = empty_classes(indexes, info.class_names);
     if (!empty.empty()) info.notes.push_back(empty);

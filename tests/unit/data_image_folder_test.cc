@@ -99,6 +99,30 @@ TEST_CASE("Folders of classes give torchvision's order, whatever the files are c
   CHECK_THROWS_WITH(train->read(0, &pixel), contains_text("holds image files, not pixels"));
 }
 
+TEST_CASE("Folders and images beside those of the splits are counted once", "[data][image_folder]") {
+  TemporaryFolder folder;
+  for (const char* path : {"train/a/1.jpg", "val/a/1.jpg", "README", "LICENSE", "labels.csv", "notes/a/b.txt",
+                           "__MACOSX/a/1.jpg", "._x.jpg"}) {
+    put(folder, path);
+  }
+  const auto warnings = [&] {
+    const auto train = open_folder(folder, Split::train), test = open_folder(folder, Split::test);
+    return warnings_of({&train->info(), &test->info()});
+  };
+  CHECK(warnings().empty());
+  for (const char* path : {"test/a/z.jpg", "valid/a/z.jpg", "train2/z.png", "photo.jpg"}) put(folder, path);
+  CHECK(warnings() ==
+        std::vector<std::string>{"4 files are not used: 1 .jpg beside train/, 1 folder test, 1 folder train2, 1 folder "
+                                 "valid; luqtrain validate-data lists them"});
+  CHECK(open_folder(folder, Split::test)->info().unused.kinds.at("folder test").names ==
+        std::vector<std::string>{folder / "test"});
+  fs::remove_all(folder.path / "val");
+  CHECK(open_folder(folder, Split::test)->info().unused.to_text() == "1 file is not used: 1 folder valid");
+  fs::remove_all(folder.path / "train");
+  CHECK(open_folder(folder, Split::test)->info().unused.to_text() ==
+        "3 files are not used: 1 .jpg beside test/, 1 folder train2, 1 folder valid");
+}
+
 TEST_CASE("Links are followed, and a loop of links is named", "[data][image_folder]") {
   TemporaryFolder folder;
   put(folder, "elsewhere/cats/1.jpg");

@@ -174,6 +174,41 @@ TEST_CASE("A set of shards says what it passes over", "[data][webdataset]") {
   }
 }
 
+TEST_CASE("Files beside the shards that look like some are counted once", "[data][webdataset]") {
+  TemporaryFolder folder;
+  write_shards(folder, "train", 1);
+  write_shards(folder, "val", 1);
+  for (const char* name : {"classes.txt", "README", "README.md", "LICENSE", "train-000.tar.md5", "._train-000.tar",
+                           "train-000.tar.index.json.x1", "config.yaml"}) {
+    write_file(folder / name, std::string(name) == "classes.txt" ? "a\nb\nc\n" : "");
+  }
+  fs::create_directories(folder / "notes/shards");
+  const auto warnings = [&](const ImageFileOptions& options = {}) {
+    const auto train = open_shards(folder, Split::train, options), test = open_shards(folder, Split::test, options);
+    return warnings_of({&train->info(), &test->info()});
+  };
+  CHECK(warnings().empty());
+  for (const char* name :
+       {"train-1.tar.gz", "train-3.TAR", "train_2.tar", "test-0.tar", "val-1.tar.part", "x.tgz", "photo.jpg"}) {
+    write_file(folder / name, "");
+  }
+  fs::create_directories(folder / "more");
+  write_file(folder / "more/train-1.tar", "");
+  const std::string expected =
+      "8 files are not used: 1 .TAR, 1 .jpg beside the shards, 2 .tar called neither train-* nor val-*, 1 .tar.gz, 1 "
+      ".tar.part, 1 .tgz, 1 folder more; luqtrain validate-data lists them";
+  for (int round = 0; round < 2; ++round) CHECK(warnings() == std::vector<std::string>{expected});
+  CHECK(open_shards(folder, Split::train)->info().unused.kinds.at(".TAR").names ==
+        std::vector<std::string>{folder / "train-3.TAR"});
+  // The user has chosen.
+  CHECK(warnings({.train_shards = "train-000.tar", .val_shards = "val-000.tar"}).empty());
+  CHECK(warnings({.train_shards = "train-000.tar"}) ==
+        std::vector<std::string>{"2 files are not used: 1 .tar called neither train-* nor val-*, 1 .tar.part; luqtrain "
+                                 "validate-data lists them"});
+  fs::remove(folder / "train-000.tar");
+  CHECK(open_shards(folder, Split::test)->info().unused.count() == 8);  // there is no other split to name them
+}
+
 TEST_CASE("An index that was changed does not go unnoticed", "[data][webdataset]") {
   TemporaryFolder folder;
   write_shards(folder, "train", 1);
