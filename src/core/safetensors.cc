@@ -245,15 +245,6 @@ bool is_pytorch_file(const FileDescriptor& descriptor, const std::string& file, 
   return beginning.size() > 1 && beginning[0] == '\x80' && beginning[1] >= 2 && beginning[1] <= 5;
 }
 
-std::string conversion_command(const std::string& file) {
-  std::string script = "tools/convert_checkpoint.py";  // of the source tree
-  for (const std::string& folder : shipped_folders("tools")) {
-    const std::string found = folder + "/convert_checkpoint.py";
-    if (::access(found.c_str(), R_OK) == 0) script = found;
-  }
-  return fmt::format("python3 {} {} OUTPUT.safetensors", shell_path(script), shell_path(file));
-}
-
 [[noreturn]] void refuse_folder(const std::string& folder) {
   for (const char* name :
        {"checkpoints/best.safetensors", "checkpoints/last.safetensors", "best.safetensors", "last.safetensors"}) {
@@ -271,7 +262,7 @@ void refuse_other_kind(const FileDescriptor& descriptor, const std::string& file
   read_bytes(descriptor, file, 0, beginning.data(), beginning.size());
   if (is_pytorch_file(descriptor, file, file_bytes, beginning)) {
     fail_user("[safetensors] {}: is a PyTorch file, not safetensors; convert it with\n  {}", file,
-              conversion_command(file));
+              pytorch_conversion_command(file));
   }
   if (beginning.starts_with("version https://git-lfs")) {
     fail_user("[safetensors] {}: expected a safetensors file, got a pointer of git-lfs to it; git lfs pull fetches it",

@@ -1,6 +1,10 @@
 #include "luq/core/shipped.h"
 
+#include <unistd.h>
+
 #include <filesystem>
+
+#include "luq/core/shell.h"
 
 namespace luq {
 
@@ -17,6 +21,15 @@ std::vector<std::string> shipped_folders(const std::string& name) {
     if (!error) folders.push_back(whole.string());
   }
   return folders;
+}
+
+std::string pytorch_conversion_command(const std::string& file) {
+  std::string script = "tools/convert_checkpoint.py";  // of the source tree
+  for (const std::string& folder : shipped_folders("tools")) {
+    const std::string found = folder + "/convert_checkpoint.py";
+    if (::access(found.c_str(), R_OK) == 0) script = found;
+  }
+  return "python3 " + shell_path(script) + " " + shell_path(file) + " OUTPUT.safetensors";
 }
 
 }  // namespace luq

@@ -12,6 +12,7 @@
 #include "luq/core/convert.h"
 #include "luq/core/error.h"
 #include "luq/core/output_file.h"
+#include "luq/core/shell.h"
 #include "luq/core/text_file.h"
 #include "luq/data/image.h"
 #include "luq/data/transform.h"
@@ -136,6 +137,12 @@ std::vector<Prediction> predict(const PredictOptions& options, UnusedFiles* unus
     if (unused != nullptr) *unused = std::move(others);
   }
   if (images.empty()) fail_user("[predict] expected image files, or --images FOLDER");
+  for (const std::string& image : options.images) {
+    if (std::error_code error; std::filesystem::is_directory(image, error)) {
+      fail_user("[predict] {}: expected an image file, got a folder; its images are given with --images {}", image,
+                shell_path(image));
+    }
+  }
   if (!options.logits.empty()) {
     check_other_file("predict", "--logits", options.checkpoint, options.logits);
     for (const std::string& image : images) check_other_file("predict", "--logits", image, options.logits);

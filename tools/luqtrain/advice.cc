@@ -11,11 +11,14 @@
 #include "luq/core/error.h"
 #include "luq/core/nearest.h"
 #include "luq/core/shell.h"
+#include "luq/core/shipped.h"
 
 namespace luqtrain {
 namespace {
 
 namespace fs = std::filesystem;
+
+using std::string_literals::operator""s;
 
 using Words = std::vector<std::string>;
 
@@ -87,6 +90,13 @@ Words replaced(Words words, size_t index, size_t count, const Words& by) {
   return words;
 }
 
+bool is_option(const std::string& word) { return word.starts_with('-') && word.size() > 1; }
+
+bool is_pytorch_name(const std::string& word) {
+  return std::ranges::any_of(std::initializer_list<const char*>{".pth", ".pt", ".bin", ".ckpt", ".tar"},
+                             [&](const char* end) { return word.ends_with(end); });
+}
+
 bool is_experiment(const std::string& word) { return word.ends_with(".yaml") || word.ends_with(".yml"); }
 
 bool exists(const std::string& path) {
@@ -108,7 +118,7 @@ std::string checkpoint_of(const std::string& word) {
 std::string run_of(const std::string& word) {
   const fs::path path(word);
   for (const fs::path& folder : {path, path.parent_path(), path.parent_path().parent_path()}) {
-    if (!folder.empty() && exists((folder / "config.yaml").string())) return folder.string();
+    if (!folder.empty() && exists((folder / "config.yaml").string())) return (folder / "").parent_path().string();
   }
   return "";
 }
@@ -126,6 +136,7 @@ class Adviser {
   Adviser(const CLI::App& app, const Words& words) : app_(app), words_(words), current_(&app) {}
 
   Advice advice() {
+    std::vector<size_t> operands;
     for (size_t i = 0; i < words_.size(); ++i) {
       const std::string& word = words_[i];
       if (word.starts_with('-') && word.size() > 1) {
@@ -139,9 +150,11 @@ class Adviser {
         current_ = command;
       } else if (!takes_words(*current_)) {
         return {word, of_word(i)};
+      } else {
+        operands.push_back(i);
       }
     }
-    return {};
+    return {"", of_missing_checkpoint(operands)};
   }
 
  private:
@@ -164,11 +177,39 @@ class Adviser {
     return nullptr;
   }
 
+  bool is_given(const std::string& option) const {
+    return std::ranges::any_of(
+        words_, [&](const std::string& word) { return word == option || word.starts_with(option + "="); });
+  }
+
+  // The first word from `i` on that is neither an option of training nor its value; the number of words without one.
+  size_t first_operand(const Words& words, size_t i) const {
+    while (i < words.size() && is_option(words[i])) {
+      const CLI::Option* option = find(app_, words[i]);
+      i += option != nullptr && option->get_expected_max() > 0 ? 2 : 1;
+    }
+    return std::min(i, words.size());
+  }
+
+  static Words resumption(const std::string& run) {
+    return {"--config", run + "/config.yaml", "--set", "run.directory=" + run, "--resume"};
+  }
+
+  // Of a command that takes words, when nothing stands where it is not expected.
+  std::string of_missing_checkpoint(const std::vector<size_t>& operands) const {
+    if (find(*current_, "--checkpoint") == nullptr || is_given("--checkpoint")) return "";
+    for (const size_t i : operands) {
+      const std::string checkpoint = checkpoint_of(words_[i]);
+      if (!checkpoint.ends_with(".safetensors") && !is_pytorch_name(checkpoint)) continue;
+      return "did you mean " + joined(replaced(words_, i, 1, {"--checkpoint", checkpoint})) + "?";
+    }
+    return "";
+  }
+
   std::string of_flag_value(size_t index, const std::string& flag, const std::string& value, size_t end) const {
     const std::string run = flag == "--resume" ? run_of(value) : "";
     if (!run.empty()) {
-      return "--resume takes no value, it goes on with the run in run.directory: " +
-             joined({"--config", run + "/config.yaml", "--set", "run.directory=" + run, "--resume"});
+      return "--resume takes no value, it goes on with the run in run.directory: " + joined(resumption(run));
     }
     return flag +
            (flag == "--resume" ? " takes no value, it goes on with the run in run.directory: " : " takes no value: ") +
@@ -193,9 +234,20 @@ class Adviser {
   // A word where a command is expected.
   std::string of_command(size_t i) const {
     const std::string& word = words_[i];
-    const bool has_config = std::ranges::any_of(words_, [](const std::string& w) { return w.starts_with("--config"); });
+    const bool has_config = is_given("--config");
     if (word == "train" || word == "fit" || word == "run" || word == "resume") {
       Words rest = without(words_, i);
+      const size_t operand = first_operand(rest, i);
+      if (operand < rest.size() && !is_experiment(rest[operand])) {
+        const std::string run = run_of(rest[operand]);
+        rest = without(rest, operand);
+        if (!run.empty()) {
+          std::erase(rest, "--resume");
+          const Words goes_on = resumption(run);
+          rest.insert(rest.begin() + static_cast<int64_t>(i), goes_on.begin() + (has_config ? 2 : 0), goes_on.end());
+          return "it trains without a command, and goes on with --resume: " + joined(rest);
+        }
+      }
       if (!has_config) {
         if (i < rest.size() && is_experiment(rest[i])) {
           rest.insert(rest.begin() + static_cast<int64_t>(i), "--config");
@@ -214,6 +266,9 @@ class Adviser {
     if (is_experiment(word) && !has_config) {
       return "an experiment is given with --config: " + joined(replaced(words_, i, 1, {"--config", word}));
     }
+    if (word == "convert" && i + 1 < words_.size() && is_pytorch_name(words_[i + 1])) {
+      return "a file of PyTorch is converted with\n  " + luq::pytorch_conversion_command(words_[i + 1]);
+    }
     if (const auto found = other_commands.find(word); found != other_commands.end()) {
       return "the command is " + joined(replaced(words_, i, 1, {found->second}));
     }
@@ -222,22 +277,34 @@ class Adviser {
     if (const std::string near = luq::nearest(word, names); !near.empty()) {
       return "did you mean " + joined(replaced(words_, i, 1, {near})) + "?";
     }
+    if (const std::string run = run_of(word); !run.empty() && is_given("--resume") && !has_config) {
+      return "did you mean " + joined(resumption(run)) + "?";
+    }
     if (exists(word)) return "did you mean " + joined({"eval", "--checkpoint", checkpoint_of(word)}) + "?";
     return "the commands are " + fmt::format("{}", fmt::join(names, ", ")) + "; without one it trains";
   }
 
-  // A word behind a command that takes none.
+  // A word behind a command that takes none, and those that follow it: each gets the next option that is not given.
   std::string of_operand(size_t i) const {
-    const std::string& word = words_[i];
-    const std::string option = is_experiment(word) && find(*current_, "--config") != nullptr ? "--config"
-                               : find(*current_, "--checkpoint") != nullptr                  ? "--checkpoint"
-                               : find(*current_, "--input") != nullptr                       ? "--input"
-                               : find(*current_, "--path") != nullptr                        ? "--path"
-                               : find(*current_, "--config") != nullptr                      ? "--config"
-                                                                                             : "";
-    if (option.empty() || std::ranges::find(words_, option) != words_.end()) return "";
-    return "did you mean " +
-           joined(replaced(words_, i, 1, {option, option == "--checkpoint" ? checkpoint_of(word) : word})) + "?";
+    Words options;
+    size_t count = 0;
+    for (; i + count < words_.size() && !is_option(words_[i + count]); ++count) {
+      const std::string& word = words_[i + count];
+      const auto is_free = [&](const std::string& option) {
+        return find(*current_, option) != nullptr && !is_given(option) &&
+               std::ranges::find(options, option) == options.end();
+      };
+      std::string option = is_experiment(word) && is_free("--config") ? "--config" : "";
+      for (const char* other : {"--checkpoint", "--input", "--path", "--config", "--output"}) {
+        const bool is_other_way = (other == "--config"s && find(*current_, "--checkpoint") != nullptr) ||
+                                  (other == "--path"s && is_given("--config"));
+        if (option.empty() && is_free(other) && !is_other_way) option = other;
+      }
+      if (option.empty()) break;
+      options.push_back(option);
+      options.push_back(option == "--checkpoint" ? checkpoint_of(word) : word);
+    }
+    return count == 0 ? "" : "did you mean " + joined(replaced(words_, i, count, options)) + "?";
   }
 
   std::string of_option(size_t i, const std::string& name) const {

@@ -10,4 +10,7 @@ namespace luq {
 // installation. Empty where there is none.
 std::vector<std::string> shipped_folders(const std::string& name);
 
+// What turns a file of PyTorch into one that can be read here, for a shell.
+std::string pytorch_conversion_command(const std::string& file);
+
 }  // namespace luq
