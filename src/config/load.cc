@@ -8,6 +8,7 @@
 #include <functional>
 #include <optional>
 #include <set>
+#include <sstream>
 
 #include "luq/core/error.h"
 #include "luq/core/nearest.h"
@@ -56,13 +57,35 @@ class Reader {
  public:
   explicit Reader(std::vector<Field> fields) : fields_(std::move(fields)) {}
 
-  void read(const YAML::Node& node, const std::string& path, const Source& source) {
+  void read(const YAML::Node& node, const std::string& path, const Source& source) { read(node, path, source, node); }
+
+  // A list of one type: its name ("list of strings"); "" for other keys.
+  std::string list_type(const std::string& path) const {
+    const std::string type = type_of(path);
+    return type.starts_with("list") ? type : "";
+  }
+
+  // The key takes one value: no section, no list.
+  bool is_scalar(const std::string& path) const {
+    const std::string type = type_of(path);
+    return !type.empty() && !type.starts_with("list");
+  }
+  bool is_integer(const std::string& path) const { return type_of(path) == "integer"; }
+  // The key takes a text of any form.
+  bool is_text(const std::string& path) const {
+    const auto found = std::ranges::find(fields_, path, &Field::key);
+    return found != fields_.end() && (found->type == "path" || (found->type == "string" && found->range.empty()));
+  }
+
+ private:
+  // `place` is where messages say that the value stands: the parser puts one that is missing on the line after it.
+  void read(const YAML::Node& node, const std::string& path, const Source& source, const YAML::Node& place) {
     check_tag(node, path, source);
     for (const Field& field : fields_) {
       if (field.key != path) continue;
       const std::string expected = field.read(node);
       if (!expected.empty()) {
-        fail_user("[config] {}: {}: expected {}, got {}", source.at(node), path, expected, shown(node));
+        fail_user("[config] {}: {}: expected {}, got {}", source.at(place), path, expected, shown(node));
       }
       return;
     }
@@ -83,23 +106,10 @@ class Reader {
         fail_user("[config] {}: {}: expected a section and a key in it, got a path, which only --set takes",
                   source.at(pair.first), key);
       }
-      read(pair.second, key, source);
+      read(pair.second, key, source, pair.second.IsNull() ? pair.first : pair.second);
     }
   }
 
-  // The key takes one value: no section, no list.
-  bool is_scalar(const std::string& path) const {
-    const std::string type = type_of(path);
-    return !type.empty() && !type.starts_with("list");
-  }
-  bool is_integer(const std::string& path) const { return type_of(path) == "integer"; }
-  // The key takes a text of any form.
-  bool is_text(const std::string& path) const {
-    const auto found = std::ranges::find(fields_, path, &Field::key);
-    return found != fields_.end() && (found->type == "path" || (found->type == "string" && found->range.empty()));
-  }
-
- private:
   std::string type_of(const std::string& path) const {
     const auto found = std::ranges::find(fields_, path, &Field::key);
     return found != fields_.end() ? found->type : "";
@@ -206,6 +216,36 @@ YAML::Node parsed(const std::string& given, const Source& source) {
   }
 }
 
+// Says how a list is typed, where words or numbers were given that are none: a, a,b or [*.a].
+void refuse_what_is_no_list(const std::string& type, const std::string& key, const std::string& given,
+                            const Source& source) {
+  std::string inside = given, list;
+  if (inside.starts_with('[')) inside.erase(0, 1);
+  if (inside.ends_with(']')) inside.pop_back();
+  std::istringstream parts(inside);
+  for (std::string part; std::getline(parts, part, ',');) {
+    std::erase_if(part, [](char c) { return c == '"' || c == '\'' || c == ' ' || c == '\t'; });
+    if (part.empty()) continue;
+    const bool is_number = part.find_first_not_of("0123456789+-.eE") == std::string::npos;
+    if (type == "list of numbers" && !is_number) return;
+    list += (list.empty() ? "" : ", ") + (type == "list of strings" ? "\"" + part + "\"" : part);
+  }
+  if (list.empty() || list.find_first_of("\\{}\n") != std::string::npos) return;
+  fail_user("[config] {}: expected a {}: --set {}", source.name, type, shell_quote(key + "=[" + list + "]"));
+}
+
+YAML::Node typed_list(const std::string& type, const std::string& key, const std::string& given, const Source& source) {
+  YAML::Node node;
+  try {
+    node = parse_document(given, source.name);
+  } catch (const YAML::Exception&) {
+    refuse_what_is_no_list(type, key, given, source);
+    return parsed(given, source);
+  }
+  if (node.IsScalar()) refuse_what_is_no_list(type, key, given, source);
+  return node;
+}
+
 // A value as it was typed: what a comment, a type or an anchor would be in YAML belongs to it, and integers are
 // decimal.
 YAML::Node typed(const Reader& reader, const std::string& key, const std::string& given, const Source& source) {
@@ -229,7 +269,11 @@ void apply_overrides(Reader& reader, const std::vector<std::string>& overrides) 
     const size_t equals = text.find('=');
     if (equals == std::string::npos || equals == 0) fail_user("[config] {}: expected key.path=value", source.name);
     const std::string key = text.substr(0, equals), given = text.substr(equals + 1);
-    reader.read(reader.is_scalar(key) ? typed(reader, key, given, source) : parsed(given, source), key, source);
+    const std::string list = reader.list_type(key);
+    reader.read(reader.is_scalar(key) ? typed(reader, key, given, source)
+                : !list.empty()       ? typed_list(list, key, given, source)
+                                      : parsed(given, source),
+                key, source);
   }
 }
 

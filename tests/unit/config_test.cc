@@ -284,6 +284,9 @@ TEST_CASE("Numbers and words from the command line are what was typed", "[config
   CHECK(parse(kRequired, {"seed=010"}).seed == 10);
   CHECK(parse(kRequired, {"seed=0"}).seed == 0);
   CHECK(parse(kRequired, {"seed=000"}).seed == 0);
+  const auto lines = std::ranges::count(kRequired, '\n');
+  CHECK_THAT(refusal(kRequired + "seed:\n# a comment\n\ntrain: {}\n"),
+             contains_text(":" + std::to_string(lines + 1) + ": seed: expected an integer"));
   CHECK(parse(kRequired, {"seed='3'"}).seed == 3);
   CHECK(parse(kRequired, {"optimizer.lr=1e-2"}).optimizer.lr == 0.01);
   CHECK(parse(kRequired, {"optimizer.nesterov=yes"}).optimizer.nesterov);
@@ -297,6 +300,11 @@ TEST_CASE("Numbers and words from the command line are what was typed", "[config
            {"train.epochs=[1]", "got a list"},
            {"train={epochs: 2} {epochs: 3}", "expected one YAML document"},
            {"quantization.exempt=[a]\n---\n[b]", "expected one YAML document"},
+           {"quantization.exempt=*.down.*", R"(expected a list of strings: --set 'quantization.exempt=["*.down.*"]')"},
+           {"quantization.exempt=[*.a, b]", R"(--set 'quantization.exempt=["*.a", "b"]')"},
+           {"quantization.exempt=a,b", R"(--set 'quantization.exempt=["a", "b"]')"},
+           {"lr_scheduler.milestones=30,60", "--set 'lr_scheduler.milestones=[30, 60]'"},
+           {"lr_scheduler.milestones=soon", "expected a list of numbers"},
            {"lr_scheduler.name=", "one of constant"},
            {"lr_scheduler.milestones=[1, 2] x", "expected one YAML document"}}) {
     INFO(text);
