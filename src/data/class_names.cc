@@ -93,6 +93,17 @@ std::string escaped(const std::string& name) {
   return text + "'";
 }
 
+std::string first_twice(const std::vector<std::string>& names) {
+  std::map<std::string, size_t> seen;
+  for (size_t i = 0; i < names.size(); ++i) {
+    const auto [found, is_new] = seen.emplace(names[i], i);
+    if (is_new) continue;
+    return fmt::format("the class {} stands twice, as {} and as {}; they are different classes here", escaped(names[i]),
+                       found->second, i);
+  }
+  return "";
+}
+
 std::string why_alike(const std::string& a, const std::string& b) {
   if (a == b) return "";
   const std::vector<Letter> of_a = letters(trimmed(a)), of_b = letters(trimmed(b));

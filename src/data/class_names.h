@@ -15,6 +15,9 @@ std::string escaped(const std::string& name);
 // compared by their parts.
 std::string why_alike(const std::string& a, const std::string& b);
 
+// "the class 'x' stands twice, as 0 and as 1; they are different classes here" for the first such name, or "".
+std::string first_twice(const std::vector<std::string>& names);
+
 // "'caf\u00e9' and 'cafe\u0301' differ in ... alone" for the first names, one of `a` and one of `b`, that look alike;
 // "" where there are none. With capitals false, names that differ in these too are different ones ('A' and 'a').
 std::string first_alike(const std::vector<std::string>& a, const std::vector<std::string>& b, bool capitals = true);

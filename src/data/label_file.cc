@@ -254,10 +254,16 @@ std::vector<int32_t> parse_label_file(std::string_view text, const std::string& 
   return Parser(file, image_names, class_names, devkit_classes).parse(text);
 }
 
-std::vector<std::string> parse_lines(std::string_view text) {
-  std::vector<std::string> lines;
-  for (const Line& line : lines_of(text)) lines.emplace_back(line.text);
-  return lines;
+std::vector<std::string> parse_class_names(std::string_view text, const std::string& file) {
+  std::vector<std::string> names;
+  for (const Line& line : lines_of(text)) {
+    const auto expected = static_cast<int64_t>(names.size()) + 1;
+    if (line.number != expected) {
+      fail_user("[data] {}:{}: expected the name of class {}, got an empty line", file, expected, expected - 1);
+    }
+    names.emplace_back(line.text);
+  }
+  return names;
 }
 
 std::vector<std::string> parse_class_list(std::string_view text, const std::string& file) {

@@ -22,8 +22,9 @@ std::vector<int32_t> parse_label_file(std::string_view text, const std::string& 
                                       const std::vector<std::string>& class_names,
                                       const std::vector<std::string>& devkit_classes);
 
-// Lines without white space around them; empty ones are left out.
-std::vector<std::string> parse_lines(std::string_view text);
+// A name on each line, without white space around it: "bee eater". Several classes may have one name. Throws UserError
+// naming `file` and the line for an empty line that is not at the end.
+std::vector<std::string> parse_class_names(std::string_view text, const std::string& file);
 
 // Names of classes, one to a line: "n01440764", or "n01440764 tench, Tinca tinca", of which the first word is taken.
 // Throws UserError for an empty list and for a name that stands twice.

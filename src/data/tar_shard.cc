@@ -16,6 +16,7 @@
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -280,10 +281,10 @@ class Grouping {
     if (sample.cls && sample.json) index_.unused.add(".json beside .cls", sample.key + ".json");
     const std::optional<int32_t> label = sample.cls ? parse_cls_label(*sample.cls) : parse_json_label(*sample.json);
     if (!label) {
-      source_.refuse(fmt::format("sample '{}': expected {}", sample.key,
-                                 sample.cls
-                                     ? "a class's number, 0 or more, in .cls"
-                                     : "an object with a class's number, 0 or more, as \"label\" or \"cls\" in .json"));
+      source_.refuse(fmt::format(
+          "sample '{}': expected {}", sample.key,
+          sample.cls ? "a class's number, 0 or more, in .cls"
+                     : "an object with a class's number, 0 or more, once as \"label\" or \"cls\" in .json"));
     }
     if (*label >= max_classes) {
       source_.refuse(fmt::format("{}: expected a label in 0..{}, got {}", sample.image->name, max_classes - 1, *label));
@@ -344,8 +345,13 @@ std::optional<int32_t> parse_cls_label(const std::string& text) {
 }
 
 std::optional<int32_t> parse_json_label(const std::string& text) {
-  const Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object()) return std::nullopt;
+  std::map<std::string, int> times;
+  const auto count = [&](int depth, Json::parse_event_t event, const Json& parsed) {
+    if (event == Json::parse_event_t::key && depth == 1) ++times[parsed.get<std::string>()];
+    return true;
+  };
+  const Json json = Json::parse(text, count, false);
+  if (!json.is_object() || times["label"] > 1 || times["cls"] > 1) return std::nullopt;
   for (const char* key : {"label", "cls"}) {
     const auto found = json.find(key);
     if (found == json.end()) continue;

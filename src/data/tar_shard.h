@@ -39,7 +39,7 @@ ShardIndex scan_shard(const std::string& shard);
 ShardIndex scan_shard(std::span<const uint8_t> bytes, const std::string& shard);
 
 // The label in a .cls file (digits, white space around them, a byte order mark before them) or a .json file (an object
-// with "label", or else "cls"); nothing where there is none in 0..2^31-1.
+// with "label", or else "cls", neither of them twice); nothing where there is none in 0..2^31-1.
 std::optional<int32_t> parse_cls_label(const std::string& text);
 std::optional<int32_t> parse_json_label(const std::string& text);
 

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "luq/core/error.h"
+#include "src/data/class_names.h"
 #include "src/data/label_file.h"
 #include "src/data/parallel.h"
 #include "src/data/passed_over.h"
@@ -197,7 +198,7 @@ std::vector<std::string> read_class_names(const std::string& location) {
   const std::string file = (fs::path(location) / "classes.txt").string();
   std::error_code error;
   if (!fs::exists(file, error) && !error) return {};
-  std::vector<std::string> names = parse_lines(read_text_file(file));
+  std::vector<std::string> names = parse_class_names(read_text_file(file), file);
   if (names.size() > size_t{max_classes}) {
     fail_user("[data] {}: expected at most {} classes, got {}", file, max_classes, names.size());
   }
@@ -316,6 +317,9 @@ std::unique_ptr<Dataset> open_webdataset(const std::string& location, Split spli
   info.std = {0.229, 0.224, 0.225};
   std::vector<ShardIndex> indexes = load_indexes(shards);
   info.class_names = read_class_names(location);
+  if (const std::string twice = first_twice(info.class_names); !twice.empty()) {
+    info.notes.push_back(fmt::format("{}: {}", (fs::path(location) / "classes.txt").string(), twice));
+  }
   info.num_classes = static_cast<int64_t>(info.class_names.size());
   if (options.num_classes > 0) {
     if (info.num_classes > 0 && info.num_classes != options.num_classes) {

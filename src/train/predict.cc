@@ -55,6 +55,11 @@ std::vector<std::string> class_names(const std::string& file, const InferenceMod
   if (names.size() != classes) {
     fail_user("[predict] --labels {}: expected {} lines, a class each, got {}", file, classes, names.size());
   }
+  for (size_t i = 0; i < classes; ++i) {
+    if (names[i].find_first_not_of(" \t") == std::string::npos) {
+      fail_user("[predict] --labels {}:{}: expected the name of class {}, got an empty line", file, i + 1, i);
+    }
+  }
   return names;
 }
 

@@ -140,7 +140,8 @@ class Strings(Case):
                                       "labels", "i.png").stdout)
         self.assertEqual(len(outputs), 1)
         self.assertRegex(outputs.pop().decode(), r"name \d\n")
-        for wrong, words in (("i.png", "a PNG image"), ("run", "is a folder"), ("missing", "No such file"),
+        (self.work / "gap").write_text(labels.replace("name 3\n", "\n"))
+        for wrong, words in (("gap", "gap:4: expected the name of class 3, got an empty line"), ("i.png", "a PNG image"), ("run", "is a folder"), ("missing", "No such file"),
                              ("run/checkpoints/last.safetensors", "a safetensors file")):
             error = self.luqtrain("predict", "--checkpoint", "run/checkpoints/last.safetensors", "--labels", wrong,
                                   "i.png", code=2).stderr.decode()

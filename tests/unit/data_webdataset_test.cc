@@ -278,8 +278,11 @@ TEST_CASE("Shards that cannot be used are named, with the sample", "[data][webda
     CAPTURE(cls);
     CHECK_THAT(refusal({{"a.jpg", "1"}, {"a.cls", cls}}), contains_text("sample 'a': expected a class's number"));
   }
+  CHECK_THAT(refusal({{"a.jpg", "1"}, {"a.json", "{\"x\": {\"label\": 1}, \"x\": 2, \"cls\": 1}"}}),
+             !contains_text("expected"));
   for (const char* json :
-       {"", "{", "[1]", "{}", "{\"label\": -1}", "{\"label\": \"cat\"}", "{\"label\": 2147483648}"}) {
+       {"{\"label\": 1, \"label\": 2}", "{\"label\": 1, \"label\": 1}", "{\"cls\": 1, \"x\": 3, \"cls\": 2}", "", "{",
+        "[1]", "{}", "{\"label\": -1}", "{\"label\": \"cat\"}", "{\"label\": 2147483648}"}) {
     CAPTURE(json);
     CHECK_THAT(refusal({{"a.jpg", "1"}, {"a.json", json}}), contains_text("sample 'a': expected an object with"));
   }
@@ -341,6 +344,13 @@ TEST_CASE("A webdataset is its shards in order", "[data][webdataset]") {
         std::vector<std::string>{"cat", "bee eater", "dog", "ant"});
   CHECK_THROWS_WITH(open_shards(folder, Split::test, {.num_classes = 5}),
                     contains_text("data.num_classes: expected the 4"));
+  write_file(folder / "classes.txt", "crane\nant\ncrane\r\nbee\n\n");
+  CHECK(open_shards(folder, Split::test)->info().notes ==
+        std::vector<std::string>{
+            folder / "classes.txt: the class 'crane' stands twice, as 0 and as 2; they are different classes here"});
+  write_file(folder / "classes.txt", "cat\n \ndog\nant\nbee\n");
+  CHECK_THROWS_WITH(open_shards(folder, Split::test),
+                    contains_text("classes.txt:2: expected the name of class 1, got an empty line"));
   write_file(folder / "classes.txt", "cat\n");
   CHECK_THROWS_WITH(open_shards(folder, Split::train), contains_text("expected a label in 0..0, got 1"));
 
