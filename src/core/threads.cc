@@ -134,7 +134,6 @@ std::string check_thread_environment() {
   if (text == nullptr || is_given()) return "";
   const std::string given = text;
   unsetenv("OMP_NUM_THREADS");
-  if (given.empty()) return "";
   return fmt::format(
       "OMP_NUM_THREADS: expected a number of threads, 1 or more, or a list of them, got '{}'; it is not used", given);
 }

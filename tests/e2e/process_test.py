@@ -376,7 +376,7 @@ class Threads(Case):
         plain, reason, error = self.doctor()
         self.assertLessEqual(plain, len(os.sched_getaffinity(0)))
         self.assertEqual(error, "")
-        for text in ("none", "0", "-1", "4x", "2;3", "3,", "1e9"):
+        for text in ("", "none", "0", "-1", "4x", "2;3", "3,", "1e9"):
             number, why, error = self.doctor(text)
             self.assertEqual((number, why), (plain, reason))
             self.assertEqual(error.count(f"luqtrain: warning: OMP_NUM_THREADS: expected a number of threads, 1 or more, or a "

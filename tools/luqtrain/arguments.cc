@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <map>
 
 #include "luq/core/error.h"
 #include "luq/core/log.h"
@@ -21,6 +20,21 @@ std::string check_unsigned(const std::string& text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error == std::errc() && end == text.data() + text.size()) return "";
   return "expected an integer in 0..2^64-1, got " + text;
+}
+
+std::string check_integer(const std::string& text) {
+  int64_t value = 0;
+  const char* begin = text.data() + (text.starts_with('+') && !text.starts_with("+-") ? 1 : 0);
+  const auto [end, error] = std::from_chars(begin, text.data() + text.size(), value);
+  if (error == std::errc() && end == text.data() + text.size()) return "";
+  return "expected an integer, got '" + text + "'";
+}
+
+// To the number that CLI11 makes an axis of.
+std::string read_axis(std::string& text) {
+  if (text != "epochs" && text != "steps") return "expected epochs or steps, got '" + text + "'";
+  text = std::to_string(static_cast<int>(text == "epochs" ? luq::PlotAxis::epochs : luq::PlotAxis::steps));
+  return "";
 }
 
 // Shells expand the ~ of a word of its own, and not that of --checkpoint=~/x.
@@ -66,6 +80,7 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
       ->excludes(resume)
       ->excludes("--smoke");
 
+  const CLI::Validator integer(check_integer, "", "integer");
   const CLI::IsMember device_name({"cpu", "cuda"});
   luq::EvaluationOptions& evaluated = arguments.eval.options;
   ExperimentArguments& eval_experiment = arguments.eval.experiment;
@@ -119,15 +134,14 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
   profile_command->add_option("--config", profiled.config, "Experiment, as for training")->required();
   profile_command->add_option("--set", profiled.overrides, "key.path=value, wins over the file; repeatable")
       ->allow_extra_args(false);
-  profile_command->add_option("--steps", profile.steps, "Steps to record (5)");
+  profile_command->add_option("--steps", profile.steps, "Steps to record (5)")->check(integer);
   profile_command->add_flag("--shapes", profile.shapes, "A row for each shape");
 
   auto* plot = app.add_subcommand("plot", "Draw loss, top-1 and learning rate of several runs over each other");
   plot->add_option("run", arguments.plot.runs, "Folders of runs")->required();
   plot->add_option("--output", arguments.plot.output, "SVG file to write (curves.svg)");
   plot->add_option("--x", arguments.plot.axis, "epochs or steps; without it epochs, where their length is known")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, luq::PlotAxis>{{"epochs", luq::PlotAxis::epochs}, {"steps", luq::PlotAxis::steps}}));
+      ->transform(CLI::Validator(read_axis, "", "axis"));
 
   app.add_subcommand("kernels", "List what implements each kernel on this machine");
   app.add_subcommand("doctor", "Show processor, libraries and data sets, and what is missing");
@@ -156,7 +170,8 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
       ->needs(validate_config);
   validate_command->add_option("--path", arguments.validate.path, "Instead: a folder of classes, or of tar shards")
       ->excludes(validate_config);
-  validate_command->add_option("--workers", arguments.validate.workers, "Threads (0: OMP_NUM_THREADS, else all cores)");
+  validate_command->add_option("--workers", arguments.validate.workers, "Threads (0: OMP_NUM_THREADS, else all cores)")
+      ->check(integer);
 
   luq::PackOptions& pack = arguments.pack;
   auto* pack_command = app.add_subcommand(
@@ -166,10 +181,10 @@ std::optional<int> parse(int argc, char** argv, Arguments& arguments) {
   pack_command->add_option("--output", pack.output, "Folder to make")->required();
   pack_command->add_option("--val-labels", pack.val_labels,
                            "File of the classes of test images that lie in one folder");
-  pack_command->add_option("--shard-size", pack.shard_size, "Images in a shard (1000)");
+  pack_command->add_option("--shard-size", pack.shard_size, "Images in a shard (1000)")->check(integer);
   pack_command->add_option("--shuffle", pack.shuffle, "Seed of a random order of the training images (none: by class)")
       ->check(unsigned_integer);
-  pack_command->add_option("--workers", pack.workers, "Shards written at a time (4)");
+  pack_command->add_option("--workers", pack.workers, "Shards written at a time (4)")->check(integer);
 
   std::string log_level = "info";
   const std::vector<std::string> levels(std::begin(luq::log_level_names), std::end(luq::log_level_names));

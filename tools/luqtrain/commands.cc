@@ -149,9 +149,12 @@ int run_evaluation(const EvalArguments& arguments) {
 int run_pack(const luq::PackOptions& options) {
   const luq::PackReport report = luq::pack_shards(options);
   for (const std::string& warning : report.warnings) luq::log_warning(warning);
-  print(fmt::format("{}: {} training images in {} shards, {} test images in {} shards, {} MiB\n", options.output,
-                    report.train_images, report.train_shards, report.val_images, report.val_shards,
-                    report.bytes >> 20));
+  const auto part = [](int64_t images, const char* kind, int64_t shards) {
+    return fmt::format("{} {} image{} in {} shard{}", images, kind, images == 1 ? "" : "s", shards,
+                       shards == 1 ? "" : "s");
+  };
+  print(fmt::format("{}: {}, {}, {} MiB\n", options.output, part(report.train_images, "training", report.train_shards),
+                    part(report.val_images, "test", report.val_shards), report.bytes >> 20));
   return 0;
 }
 
