@@ -1,3 +1,6 @@
+#include <sys/stat.h>
+
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
@@ -5,6 +8,7 @@
 
 #include "luq/core/error.h"
 #include "luq/core/shell.h"
+#include "luq/core/stop_signals.h"
 #include "luq/core/text_file.h"
 #include "tests/catch.h"
 #include "tests/temporary_folder.h"
@@ -73,6 +77,10 @@ TEST_CASE("text_file: what Windows and Excel write is the same text", "[text_fil
   CHECK_THROWS_WITH(read_text_file("here", folder.path), contains_text("it is a folder"));
   // What opens and cannot be read is an error, no empty text.
   CHECK_THROWS_AS(read_text_file("here", "/proc/self/mem"), Error);
+  REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
+  const StopSignals signals;
+  std::raise(SIGTERM);
+  CHECK_THROWS_AS(read_text_file("here", folder / "pipe"), Stopped);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ int sync_folder(const std::string& folder);
 int make_folders(const std::string& path);
 
 // All bytes of a file; nullopt when there is none of this name. What cannot be read is not empty: throws Error
-// `[where] <file>: cannot be read: <the system's reason>`.
+// `[where] <file>: cannot be read: <the system's reason>`, UserError for a pipe.
 std::optional<std::string> read_if_there(const std::string& where, const std::string& file);
 
 }  // namespace luq
