@@ -106,7 +106,7 @@ class Stopping(Case):
         self.assertIn("luqtrain: stopped by SIGTERM\n", output)
         write_large_png(self.folder / "image.png", 4000)
         code, output = self.stop([LUQTRAIN, "predict", "--checkpoint", self.last(self.folder), "--logits", "logits",
-                                  *["image.png"] * 2000], 0.3)
+                                  *["image.png"] * 50000], 0.3)
         self.assertEqual(code, 128 + signal.SIGINT, output)
         self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["image.png", "run"])
 
