@@ -233,14 +233,16 @@ Tensor read_tensor(const FileDescriptor& descriptor, const std::string& file, ui
   return tensor;
 }
 
-// A zip archive with a member data.pkl, or a pickle of protocol 2 or later.
+// A zip archive with a member data.pkl, or called as PyTorch calls its own; or a pickle of protocol 2 or later.
 bool is_pytorch_file(const FileDescriptor& descriptor, const std::string& file, uint64_t file_bytes,
                      const std::string& beginning) {
   if (beginning.starts_with("PK\x03\x04")) {
     // Names of members stand at the end of an archive, each as it is.
     std::string end(std::min<uint64_t>(file_bytes, 1 << 16), '\0');
     read_bytes(descriptor, file, file_bytes - end.size(), end.data(), end.size());
-    return beginning.find("data.pkl") != std::string::npos || end.find("data.pkl") != std::string::npos;
+    const auto is_called = [&file](const char* ending) { return file.ends_with(ending); };
+    return beginning.find("data.pkl") != std::string::npos || end.find("data.pkl") != std::string::npos ||
+           is_called(".pth") || is_called(".pt");  // broken off, perhaps
   }
   return beginning.size() > 1 && beginning[0] == '\x80' && beginning[1] >= 2 && beginning[1] <= 5;
 }
@@ -359,8 +361,9 @@ SafeTensors load_safetensors(const std::string& file) {
   if (header_bytes > max_header_bytes || header_bytes > file_bytes - sizeof(header_bytes)) {
     refuse_other_kind(descriptor, file, file_bytes);
     fail_user("[safetensors] {}: {}: its first bytes say that the header has {} bytes, and the file has {}", file,
-              header_bytes > max_header_bytes ? "is no safetensors file, or its begin is damaged"
-                                              : "is truncated, or no safetensors file",
+              header_bytes > max_header_bytes
+                  ? "is no safetensors file, or one that is truncated or damaged at its beginning"
+                  : "is truncated, or no safetensors file",
               header_bytes, file_bytes);
   }
   std::string header(header_bytes, '\0');

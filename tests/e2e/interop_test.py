@@ -129,7 +129,7 @@ class Weights(Interop):
         refused({"module." + name: tensor for name, tensor in plain.items()}, "every name begins with 'module.'")
 
     def test_a_pytorch_file_is_recognised(self):
-        (self.folder / "a.pth").write_bytes(b"PK\x03\x04" + bytes(26) + b"a/data.pkl" + bytes(100))
+        (self.folder / "a.pth").write_bytes(b"PK\x03\x04\x00\x00\x08\x08" + bytes(100))
         self.assertIn("is a PyTorch file", self.luqtrain("eval", "--checkpoint", "a.pth", code=2).stderr)
 
 

@@ -157,7 +157,7 @@ TEST_CASE("safetensors: what is wrong with a file is said", "[safetensors]") {
   CHECK_THAT(refusal(""), contains_text("truncated"));
   CHECK_THAT(refusal("1234567"), contains_text("truncated"));
   CHECK_THAT(refusal(std::string("\x10\0\0\0\0\0\0\0{", 9)), contains_text("truncated"));
-  CHECK_THAT(refusal(std::string(8, '\xff')), contains_text("is no safetensors file, or its begin is damaged"));
+  CHECK_THAT(refusal(std::string(8, '\xff')), contains_text("truncated"));
   const std::string rest(100, '\0');
   CHECK_THAT(refusal("PK\x03\x04 arr_0.npy" + rest), contains_text("expected a safetensors file, got a zip archive"));
   CHECK_THAT(refusal("PK\x03\x04 m/data.pkl" + rest), contains_text("is a PyTorch file"));
