@@ -3,7 +3,10 @@
  * LUQ_MEMORY_LEAST   bytes of the requests that count
  * LUQ_MEMORY_FAILS   number of the one that fails, from 1; 0: none
  * LUQ_MEMORY_STAYS   1: those after it fail too
- * LUQ_MEMORY_COUNT   file that gets the number of requests that counted, at the end */
+ * LUQ_MEMORY_COUNT   file that gets the number of requests that counted, at the end
+ *
+ * Requests count from where the program itself begins: what initialises the libraries that it is linked to comes before
+ * it, and where that gets no memory no program can say anything. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -15,6 +18,7 @@
 #include <sys/mman.h>
 
 static atomic_long requests;
+static atomic_int has_begun;
 static long least, fails, stays;
 
 static void* (*next_malloc)(size_t);
@@ -61,11 +65,20 @@ static void find(void) {
 __attribute__((constructor)) static void begin(void) { find(); }
 
 static int refused(size_t size) {
-  if (size < (size_t)least || least == 0) return 0;
+  if (size < (size_t)least || least == 0 || !has_begun) return 0;
   const long now = ++requests;
   if (fails == 0 || now < fails || (now > fails && !stays)) return 0;
   errno = ENOMEM;
   return 1;
+}
+
+/* The first that a program calls, behind the initialisation of its libraries and before its own. */
+int __libc_start_main(int (*main)(int, char**, char**), int count, char** words, void (*start)(void),
+                      void (*finish)(void), void (*leave)(void), void* stack) {
+  int (*next)(int (*)(int, char**, char**), int, char**, void (*)(void), void (*)(void), void (*)(void), void*) =
+      dlsym(RTLD_NEXT, "__libc_start_main");
+  has_begun = 1;
+  return next(main, count, words, start, finish, leave, stack);
 }
 
 void* malloc(size_t size) {
