@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import socket
 import stat
 import struct
@@ -214,10 +215,9 @@ class Outputs(Case):
         os.chmod(closed, 0o555)
         options = {}
         if os.geteuid() == 0:
-            options = {"user": 65534, "group": 65534, "extra_groups": []}
-            probe = subprocess.run([LUQTRAIN, "--version"], capture_output=True, check=False, cwd=self.folder, **options)
-            if probe.returncode != 0:
-                self.skipTest("another user cannot run the program where it lies")
+            # A copy: another user need not be able to go where the program lies.
+            copy = shutil.copy(LUQTRAIN, self.folder / "luqtrain")
+            options = {"user": 65534, "group": 65534, "extra_groups": [], "executable": str(copy)}
         try:
             self.quantize("closed/out", **options)
             self.assert_written("closed/out")
