@@ -32,13 +32,13 @@ std::string to_json(const Metrics& metrics);
 // Throws Error naming the file when it cannot be read.
 std::vector<Metrics> read_metrics(const std::string& file);
 
-// Takes out of metrics.jsonl, if there is one, what a run going on from `step` will write again: later lines, an
-// unfinished last line and, unless keep_eval, evaluations at `step`. Throws Error naming the file when it cannot
-// be read or written; then it is as it was.
 struct CutBack {
   int64_t kept = 0;     // lines
   int64_t damaged = 0;  // lines in front of a kept one that are none; the file as it was is kept as <file>.damaged
 };
+// Takes out of metrics.jsonl, if there is one, what a run going on from `step` will write again: later lines, an
+// unfinished last line and, unless keep_eval, evaluations at `step`. Throws Error naming the file when it cannot
+// be read or written; then it is as it was.
 CutBack cut_back_metrics(const std::string& file, int64_t step, bool keep_eval);
 
 }  // namespace luq
