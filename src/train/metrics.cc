@@ -1,5 +1,8 @@
 #include "src/train/metrics.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -99,14 +102,35 @@ CutBack cut_back_metrics(const std::string& file, int64_t step, bool keep_eval) 
       continue;
     }
     const int64_t at = line["step"].get<int64_t>();
-    if (at > step || (at == step && !keep_eval && line["kind"] == "eval")) continue;
+    const bool is_eval = line["kind"] == "eval";
+    if (at > step || (at == step && !keep_eval && is_eval)) continue;
     kept += text + "\n";
     ++result.kept;
+    result.last = std::max(result.last, {at, is_eval});
     result.damaged = unreadable;
   }
   if (result.damaged > 0) write_text_file(file + ".damaged", *content);
   if (kept != *content) write_text_file(file, kept);
   return result;
+}
+
+std::vector<std::string> warnings_of(const CutBack& lines, const std::string& file, int64_t step,
+                                     const LinePosition& expected) {
+  std::vector<std::string> warnings;
+  if (lines.damaged > 0) {
+    warnings.push_back(fmt::format("{} lines of {} cannot be read and are left out; {}.damaged is the file as it was",
+                                   lines.damaged, file, file));
+  }
+  if (lines.last >= expected) return warnings;
+  if (lines.kept == 0) {
+    warnings.push_back(fmt::format("{} holds none of the lines up to step {}: curves begin there", file, step));
+  } else {
+    warnings.push_back(
+        fmt::format("{} ends at step {}, and the run goes on from step {}: {} missing, and curves have a gap there",
+                    file, lines.last.step, step,
+                    lines.last.step < expected.step ? "lines in between are" : "the evaluation of that step is"));
+  }
+  return warnings;
 }
 
 }  // namespace luq

@@ -32,13 +32,24 @@ std::string to_json(const Metrics& metrics);
 // Throws Error naming the file when it cannot be read.
 std::vector<Metrics> read_metrics(const std::string& file);
 
+// Where a line stands: lines of a step are a train line, then an evaluation.
+struct LinePosition {
+  int64_t step = 0;
+  bool is_eval = false;
+  auto operator<=>(const LinePosition&) const = default;
+};
+
 struct CutBack {
   int64_t kept = 0;     // lines
   int64_t damaged = 0;  // lines in front of a kept one that are none; the file as it was is kept as <file>.damaged
+  LinePosition last;    // of the kept lines; of none: step 0
 };
 // Takes out of metrics.jsonl, if there is one, what a run going on from `step` will write again: later lines, an
 // unfinished last line and, unless keep_eval, evaluations at `step`. Throws Error naming the file when it cannot
 // be read or written; then it is as it was.
 CutBack cut_back_metrics(const std::string& file, int64_t step, bool keep_eval);
+// What a user is told of the lines of `file` when a run goes on from `step`, at which the last line was `expected`.
+std::vector<std::string> warnings_of(const CutBack& lines, const std::string& file, int64_t step,
+                                     const LinePosition& expected);
 
 }  // namespace luq

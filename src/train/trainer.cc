@@ -67,6 +67,16 @@ struct Timing {
   int64_t images = 0, steps = 0;
 };
 
+// The last line that metrics.jsonl had when the checkpoint was made.
+LinePosition last_line_at(const Checkpoint& checkpoint) {
+  const TrainState& state = checkpoint.state;
+  const LinePosition evaluated{state.finished ? state.step : state.step - state.batch, true};
+  LinePosition line = evaluated.step > 0 ? evaluated : LinePosition{};
+  const bool has_window = checkpoint.content.metadata.contains("window");  // unless it is of the first versions
+  if (has_window) line = std::max(line, {state.step - state.window.steps, false});
+  return line;
+}
+
 // The error, what helps, and what the experiment needs by its plan.
 std::string with_memory_plan(const OutOfMemory& error, const ExperimentConfig& config) {
   const std::string text = fmt::format(
@@ -112,6 +122,7 @@ class Trainer {
     if (checkpoint) {
       restore(*checkpoint, *parts_.model, *optimizer_, ema());
       state_ = checkpoint->state;
+      last_line_ = last_line_at(*checkpoint);
       check_same_data(checkpoint->file);
       already_finished_ = state_.finished && state_.step >= last_step_;
       horizon_changes_ = describe_horizon_change(parse_experiment(state_.config, checkpoint->file, {}), config_,
@@ -169,8 +180,9 @@ class Trainer {
   std::vector<std::string> horizon_changes_;
   std::string start_;          // where the weights come from, "" for random ones
   std::string start_warning_;  // what is said of what the run goes on from
-  std::string lines_warning_;  // what is said of metrics.jsonl
   std::string resumed_from_;   // the file
+  LinePosition last_line_;     // that metrics.jsonl had there
+  std::vector<std::string> lines_warnings_;
 
   std::optional<LineFile> log_file_, metrics_file_;
   std::optional<TensorBoardFile> tensorboard_;
@@ -232,12 +244,7 @@ void Trainer::open_files() {
     // An evaluation at this step stays only when the checkpoint was made after it.
     const std::string file = directory_.metrics();
     const CutBack lines = cut_back_metrics(file, state_.step, state_.finished || state_.batch == 0);
-    if (lines.kept == 0 && (state_.epoch > 0 || state_.step >= config_.train.log_every)) {
-      lines_warning_ = fmt::format("{} holds none of the lines up to step {}: curves begin there", file, state_.step);
-    } else if (lines.damaged > 0) {
-      lines_warning_ = fmt::format("{} lines of {} cannot be read and are left out; {}.damaged is the file as it was",
-                                   lines.damaged, file, file);
-    }
+    lines_warnings_ = warnings_of(lines, file, state_.step, last_line_);
     directory_.checkpoints().settle(resumed_from_);
   }
   metrics_file_.emplace(directory_.metrics(), false);
@@ -253,9 +260,8 @@ bool Trainer::lacks_best() const {
 }
 
 void Trainer::begin_saving() {
-  for (const std::string& warning : {start_warning_, lines_warning_}) {
-    if (!warning.empty()) log_->warning(warning);
-  }
+  if (!start_warning_.empty()) log_->warning(start_warning_);
+  for (const std::string& warning : lines_warnings_) log_->warning(warning);
   if (lacks_best()) {
     log_->warning(fmt::format("{} is not there any more; the next evaluation makes one", best_file()));
     state_.best_top1 = -1;

@@ -197,6 +197,36 @@ class Checkpoints(Case):
         self.assertIn("warning: 1 lines of run/metrics.jsonl cannot be read and are left out", log)
         self.assertEqual((self.folder / "run/metrics.jsonl.damaged").read_text(), damaged)
 
+    def test_lines_that_are_missing_at_the_end(self):
+        """They are said once, with what is there; a run that stopped between two of its lines misses none."""
+        keys = {"train__checkpoint_every": 4, "train__max_steps": 18}
+        whole = self.subfolder("whole")
+        self.train(whole, **keys)  # lines at 5, 10, 13 (an evaluation), 15, and two at 18; checkpoints at 16 and 18
+        lines = (whole / "run/metrics.jsonl").read_text().splitlines(keepends=True)
+        self.assertEqual([json.loads(line)["step"] for line in lines], [5, 10, 13, 15, 18, 18])
+        for kept, step, missing in ((6, 18, ""), (6, 16, ""), (4, 16, ""),
+                                    (5, 18, "ends at step 18, and the run goes on from step 18: the evaluation of that "
+                                            "step is missing"),
+                                    (4, 18, "ends at step 15, and the run goes on from step 18: lines in between are"),
+                                    (3, 16, "ends at step 13, and the run goes on from step 16: lines in between are"),
+                                    (0, 16, "holds none of the lines up to step 16")):
+            with self.subTest(kept=kept, step=step):
+                cwd = self.folder / f"kept_{kept}_of_{step}"
+                shutil.copytree(whole, cwd)
+                (cwd / "run/metrics.jsonl").write_text("".join(lines[:kept]))
+                if step == 16:
+                    self.last(cwd).unlink()
+                log = self.train(cwd, "--resume", **{**keys, "train__max_steps": 19}).stdout
+                self.assertIn(f"resumed at step {step}", log)
+                self.assertEqual(log.count("warning: run/metrics.jsonl"), 1 if missing else 0, log)
+                self.assertIn(f"warning: run/metrics.jsonl {missing}" if missing else "", log)
+        # Nor does one that stopped before its first line, whatever train.log_every is now.
+        self.train(self.folder, train__checkpoint_every=4, train__max_steps=6)
+        self.last(self.folder).unlink()
+        log = self.train(self.folder, "--resume", train__checkpoint_every=4, train__max_steps=6, train__log_every=2).stdout
+        self.assertIn("resumed at step 4", log)
+        self.assertNotIn("warning: run/metrics.jsonl", log)
+
 
 class Starts(Case):
     def test_cut_off_before_the_first_checkpoint(self):

@@ -84,6 +84,21 @@ TEST_CASE("metrics: cut back to a step", "[metrics]") {
   CHECK(read_file(file + ".damaged") == damaged);
 }
 
+TEST_CASE("metrics: lines that are missing at the end are said", "[metrics]") {
+  const auto words = [](const CutBack& lines, const LinePosition& expected) {
+    return fmt::format("{}", fmt::join(warnings_of(lines, "m", 60, expected), "|"));
+  };
+  CHECK(words({.kept = 3, .last = {50, true}}, {50, true}).empty());
+  CHECK(words({.kept = 3, .last = {60, false}}, {50, true}).empty());
+  CHECK(words({}, {}).empty());
+  CHECK_THAT(words({}, {50, false}), contains_text("m holds none of the lines up to step 60"));
+  CHECK_THAT(words({.kept = 3, .last = {40, true}}, {50, false}),
+             contains_text("m ends at step 40, and the run goes on from step 60: lines in between are missing"));
+  CHECK_THAT(words({.kept = 3, .last = {60, false}}, {60, true}), contains_text("the evaluation of that step is"));
+  CHECK_THAT(words({.kept = 3, .damaged = 2, .last = {40, true}}, {50, false}),
+             contains_text("2 lines of m cannot be read") && contains_text("|m ends at step 40"));
+}
+
 TEST_CASE("metrics: what cannot be read is not empty, and stays", "[metrics]") {
   const TemporaryFolder folder;
   std::filesystem::create_directory(folder / "metrics.jsonl");  // EISDIR, for root too
