@@ -21,6 +21,7 @@ namespace {
 using namespace std::string_view_literals;
 
 constexpr size_t max_bytes = size_t{1} << 30;
+constexpr int patience_milliseconds = 10000, pause_milliseconds = 100;
 
 constexpr std::pair<std::string_view, const char*> beginnings[] = {
     {"\x89PNG"sv, "a PNG image"},
@@ -93,18 +94,26 @@ std::string read_text_file(const std::string& where, const std::string& file) {
   std::array<char, 1 << 16> part{};
   ssize_t got = 0;
   int error = 0;
+  bool nobody_writes = false;
   do {
     pollfd ready{.fd = descriptor, .events = POLLIN, .revents = 0};
-    while (!S_ISREG(status.st_mode) && ::poll(&ready, 1, 100) == 0) {
+    int waited = 0;
+    while (!S_ISREG(status.st_mode) && waited < patience_milliseconds && ::poll(&ready, 1, pause_milliseconds) == 0) {
+      waited += pause_milliseconds;
       if (!is_stopping()) continue;
       ::close(descriptor);
       throw_if_stopped();
     }
     got = ::read(descriptor, part.data(), part.size());
-    error = got < 0 ? errno : 0;
+    error = got < 0 ? errno : 0;  // EAGAIN: somebody has a pipe open for writing, and takes the time
     if (got > 0) bytes.append(part.data(), static_cast<size_t>(got));
+    nobody_writes = got == 0 && waited >= patience_milliseconds;
   } while ((got > 0 && bytes.size() <= max_bytes) || error == EINTR || error == EAGAIN);
   ::close(descriptor);
+  if (nobody_writes) {
+    fail_user("[{}] {}: cannot be read: nobody has opened this pipe for writing in {} seconds", where, file,
+              patience_milliseconds / 1000);
+  }
   if (error != 0) fail("[{}] {}: cannot be read: {}", where, file, std::strerror(error));
   if (bytes.size() > max_bytes) fail_user("[{}] {}: cannot be read: it is larger than 1 GiB", where, file);
   return plain_text(std::move(bytes), where, file);

@@ -9,6 +9,7 @@
 
 #include "luq/config/load.h"
 #include "luq/core/error.h"
+#include "luq/core/folders.h"
 #include "luq/core/output_file.h"
 #include "luq/core/text_file.h"
 #include "src/train/metrics.h"
@@ -53,10 +54,9 @@ Run read_run(const std::string& path) {
               : status.type() == std::filesystem::file_type::not_found ? "there is no such folder"
                                                                        : "it is a file, expected the folder of a run");
   }
-  if (!std::filesystem::exists(directory.config(), error) && !error) {
-    fail_user("[plot] {}: is no run: it holds no config.yaml", path);
-  }
-  const std::string yaml = read_text_file("plot", directory.config());
+  const std::optional<std::string> bytes = read_if_there("plot", directory.config());
+  if (!bytes) fail_user("[plot] {}: is no run: it holds no config.yaml", path);
+  const std::string yaml = plain_text(*bytes, "plot", directory.config());
   Run run{.path = path, .config = {}, .lines = read_metrics(directory.metrics()), .steps_per_epoch = {}};
   for (const KeyDescription& key : describe_keys()) run.config[key.key] = key.default_value;
   for (const auto& [key, value] : flat_values(yaml, directory.config())) run.config[key] = value;

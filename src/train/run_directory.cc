@@ -98,6 +98,10 @@ void RunDirectory::check(StartMode mode) const {
     if (is_empty || (!holds_run() && holds_other_things())) {
       fail_user("[train] run.directory {}: there is no run to resume", path_);
     }
+    for (const std::string& file : {config(), log(), metrics()}) {
+      std::error_code error;
+      if (fs::is_fifo(file, error)) fail_user("[train] {}: expected a regular file, got a pipe", file);
+    }
     return;
   }
   if (!is_empty && !holds_run() && holds_other_things()) {

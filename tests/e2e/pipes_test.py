@@ -32,7 +32,7 @@ class Pipes(Case):
         settings = {"train.max_steps": 1, "run.directory": "r"}
         self.train(self.folder, **settings)
         settings["train.max_steps"] = 2
-        for name in ("log.txt", "metrics.jsonl", "checkpoints/last.safetensors", "checkpoints/next.safetensors"):
+        for name in ("config.yaml", "log.txt", "metrics.jsonl", "checkpoints/last.safetensors", "checkpoints/next.safetensors"):
             path = self.folder / "r" / name
             kept = path.read_bytes() if path.exists() else None
             path.unlink(missing_ok=True)
@@ -40,7 +40,9 @@ class Pipes(Case):
             if name.endswith("next.safetensors"):
                 self.train(self.folder, "--resume", **settings)  # the last one is sound
                 continue
-            self.refused(self.folder, f"{name}: ", flags=["--resume"], **settings)
+            self.refused(self.folder, f"{name}: ", "regular file", flags=["--resume"], **settings)
+            if name in ("config.yaml", "metrics.jsonl"):
+                self.assert_refused(f"r/{name}: expected a regular file, got a pipe", "plot", "r", "--output", "x.svg")
             path.unlink()
             path.write_bytes(kept)
 
@@ -63,6 +65,17 @@ class Pipes(Case):
         process = subprocess.run([LUQTRAIN, "--config", "/dev/stdin"], input="", text=True, capture_output=True,
                                  timeout=30, check=False)
         self.assert_exit(process, 2)
+
+    def test_text_that_nobody_writes(self):
+        self.assert_refused("pipe: cannot be read: nobody has opened this pipe for writing in 10 seconds",
+                            "--config", "pipe")
+
+    def test_process_substitution(self):
+        command = '"$0" --config <(sleep 0.5; cat "$1") --set run.directory=new --dry-run'
+        process = subprocess.run(["bash", "-c", command, LUQTRAIN, str(LUQ_CONFIG)], cwd=self.folder, text=True,
+                                 capture_output=True, timeout=30, check=False)
+        self.assert_exit(process, 0)
+        self.assertIn("directory: new", process.stdout)
 
     def test_a_signal_ends_the_wait(self):
         process = subprocess.Popen([LUQTRAIN, "--config", "pipe"], cwd=self.folder, stderr=subprocess.PIPE,
