@@ -1,6 +1,6 @@
 // OpenCV reads BMP files, behind a header and a palette that are written anew: so files of OS/2, palettes with entries
-// missing and unusual headers are read as PIL reads them. Only the colours of 16 bits are made 8 bits here, as PIL
-// does.
+// missing and unusual headers are read as PIL reads them. Run lengths are spread to pixels of 8 bits, and colours of 16
+// bits made 8 bits, here, as PIL does both. A .dib file may be one without the 14 bytes of the file's header.
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -49,23 +49,23 @@ class Bytes {
 BmpHeader parse(std::span<const uint8_t> file) {
   const Bytes bytes(file);
   BmpHeader header;
-  const uint32_t size = bytes.u32(14);
-  header.pixels_at = bytes.u32(10);
-  header.palette_at = size_t{14} + size;
+  const size_t start = file[0] == 'B' ? 14 : 0;
+  const uint32_t size = bytes.u32(start);
+  header.palette_at = start + size;
   uint32_t colours = 0;
   if (size == 12) {
-    header.width = bytes.u16(18);
-    header.height = bytes.u16(20);
-    header.bits = bytes.u16(24);
+    header.width = bytes.u16(start + 4);
+    header.height = bytes.u16(start + 6);
+    header.bits = bytes.u16(start + 10);
     header.entry_bytes = 3;
   } else if (size == 40 || size == 52 || size == 56 || size == 64 || size == 108 || size == 124) {
-    header.width = static_cast<int32_t>(bytes.u32(18));
-    header.height = static_cast<int32_t>(bytes.u32(22));
+    header.width = static_cast<int32_t>(bytes.u32(start + 4));
+    header.height = static_cast<int32_t>(bytes.u32(start + 8));
     header.top_down = header.height < 0;
     header.height = std::abs(header.height);
-    header.bits = bytes.u16(28);
-    header.compression = bytes.u32(30);
-    colours = bytes.u32(46);
+    header.bits = bytes.u16(start + 14);
+    header.compression = bytes.u32(start + 16);
+    colours = bytes.u32(start + 32);
   } else {
     fail("[image] BMP: expected a header of 12, 40, 52, 56, 64, 108 or 124 bytes, got {}", size);
   }
@@ -82,8 +82,8 @@ BmpHeader parse(std::span<const uint8_t> file) {
         header.compression, header.bits);
   }
   if (header.compression == masks) {
-    for (size_t i = 0; i < 3; ++i) header.masks[i] = bytes.u32(54 + 4 * i);
-    if (size >= 56 && header.bits == 32) header.masks[3] = bytes.u32(66);
+    for (size_t i = 0; i < 3; ++i) header.masks[i] = bytes.u32(start + 40 + 4 * i);
+    if (size >= 56 && header.bits == 32) header.masks[3] = bytes.u32(start + 52);
     if (size == 40) header.palette_at += 12;
     if (header.bits == 32 && header.masks == Masks{}) header.compression = plain;
   }
@@ -100,6 +100,7 @@ BmpHeader parse(std::span<const uint8_t> file) {
     }
     if (header.bits == 24) header.compression = plain;
   }
+  header.pixels_at = start == 0 ? header.palette_at : bytes.u32(10);
   if (palette) {
     header.palette_entries = colours == 0 ? size_t{1} << header.bits : colours;
     if (header.palette_entries > 65536) fail("[image] broken BMP: a palette of {} colours", header.palette_entries);
@@ -109,7 +110,7 @@ BmpHeader parse(std::span<const uint8_t> file) {
       header.palette_entries = (header.pixels_at - header.palette_at) / header.entry_bytes;
     }
   }
-  if (header.pixels_at < 14 + size || header.pixels_at >= file.size()) fail("[image] broken BMP: no pixels");
+  if (header.pixels_at < start + size || header.pixels_at >= file.size()) fail("[image] broken BMP: no pixels");
   return header;
 }
 
@@ -159,7 +160,53 @@ class BmpDecoder : public WholeDecoder {
     }
   }
 
+  // Appends pixels of 8 bits. A run ends where its row does, and single pixels go on in the next one.
+  void spread_run_lengths() {
+    const auto width = static_cast<size_t>(header_.width), pixels = width * static_cast<size_t>(header_.height);
+    const size_t padded = (width + 3) / 4 * 4, begin = plain_.size();
+    const bool four_bits = header_.compression == rle4;
+    const auto put = [&](size_t pixel, uint32_t colour) {
+      plain_[begin + pixel / width * padded + pixel % width] = static_cast<uint8_t>(colour);
+    };
+    const auto half = [](uint32_t byte, size_t i) { return i % 2 == 0 ? byte >> 4 : byte & 15; };
+    plain_.resize(begin + padded * static_cast<size_t>(header_.height));
+    const Bytes bytes(file_);
+    size_t at = header_.pixels_at, pixel = 0, x = 0;
+    bool row_begins = true;
+    while (pixel < pixels) {
+      const uint32_t count = bytes.u8(at), value = bytes.u8(at + 1);
+      at += 2;
+      if (count == 0 && value == 1) break;
+      if (count == 0 && value == 0) {
+        pixel = row_begins ? pixel + width : (pixel + width - 1) / width * width;
+        x = 0;
+        row_begins = true;
+      } else if (count == 0 && value == 2) {  // a jump
+        const size_t right = bytes.u8(at), rows = bytes.u8(at + 1);
+        at += 2;
+        pixel = std::min(pixels, pixel + right + rows * width);
+        x = pixel % width;
+        row_begins = row_begins && right == 0;
+      } else {
+        const size_t run =
+            count > 0 ? std::min<size_t>(count, width - std::min(x, width)) : std::min<size_t>(value, pixels - pixel);
+        for (size_t i = 0; i < run; ++i) {
+          const uint32_t byte = count > 0 ? value : bytes.u8(at + (four_bits ? i / 2 : i));
+          put(pixel + i, four_bits ? half(byte, i) : byte);
+        }
+        if (count == 0) {
+          at += four_bits ? (run + 1) / 2 : run;
+          at += at % 2;
+        }
+        pixel += run;
+        x += count > 0 ? run : value;
+        row_begins = false;
+      }
+    }
+  }
+
   void write_plain_file() {
+    const bool run_lengths = header_.compression == rle8 || header_.compression == rle4;
     const bool with_masks = header_.compression == masks;
     const size_t colours = header_.bits <= 8 ? size_t{1} << header_.bits : 0;
     const uint32_t header_bytes = with_masks && header_.bits == 32 ? 108 : 40;  // as OpenCV looks for masks
@@ -175,8 +222,8 @@ class BmpDecoder : public WholeDecoder {
     put32(plain_, static_cast<uint32_t>(header_.width));
     put32(plain_, static_cast<uint32_t>(header_.top_down ? -header_.height : header_.height));
     put16(plain_, 1);
-    put16(plain_, header_.bits);
-    put32(plain_, header_.compression);
+    put16(plain_, run_lengths ? 8 : header_.bits);
+    put32(plain_, run_lengths ? plain : header_.compression);
     put32(plain_, static_cast<uint32_t>(pixels.size()));
     put32(plain_, 0);
     put32(plain_, 0);
@@ -187,8 +234,11 @@ class BmpDecoder : public WholeDecoder {
       plain_.resize(begin);
     }
     write_palette(colours);
+    if (run_lengths) {
+      spread_run_lengths();
+      return;
+    }
     plain_.insert(plain_.end(), pixels.begin(), pixels.end());
-    if (header_.compression == rle8 || header_.compression == rle4) return;
     // The last row's padding is left out now and then.
     const size_t row = (static_cast<size_t>(header_.width) * header_.bits + 7) / 8, padded = (row + 3) / 4 * 4;
     const size_t needed = (static_cast<size_t>(header_.height) - 1) * padded + row;

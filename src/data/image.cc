@@ -23,10 +23,13 @@ struct Format {
   std::unique_ptr<WholeDecoder> (*make)();
 };
 constexpr size_t kJpeg = 0;
-const std::array<Format, 11> kFormats = {{
+const std::array<Format, 14> kFormats = {{
     {"JPEG", "\xff\xd8\xff"sv, "jpg", nullptr},
     {"PNG", "\x89PNG"sv, "png", [] { return std::unique_ptr<WholeDecoder>(new PngDecoder); }},
     {"BMP", "BM"sv, "bmp", make_bmp_decoder},
+    {"BMP", "\x28\0\0\0"sv, "dib", make_bmp_decoder},  // the length of the header
+    {"BMP", "\x6c\0\0\0"sv, "dib", make_bmp_decoder},
+    {"BMP", "\x7c\0\0\0"sv, "dib", make_bmp_decoder},
     {"GIF", "GIF87a"sv, "gif", make_gif_decoder},
     {"GIF", "GIF89a"sv, "gif", make_gif_decoder},
     {"TIFF", "II*\0"sv, "tif", make_tiff_decoder},

@@ -22,7 +22,7 @@ std::string extension_of(std::string_view name) {
 const char* const image_extensions = "(.jpg, .png, .bmp, .gif, .tif, .webp, .ppm ...)";
 
 bool has_image_extension(std::string_view name) {
-  constexpr std::array<std::string_view, 14> known = {".jpg", ".jpeg", ".jpe",  ".jfif", ".png", ".bmp", ".gif",
+  constexpr std::array<std::string_view, 15> known = {".jpg", ".jpeg", ".jpe",  ".jfif", ".png", ".bmp", ".dib", ".gif",
                                                       ".tif", ".tiff", ".webp", ".pbm",  ".pgm", ".ppm", ".pnm"};
   return std::find(known.begin(), known.end(), extension_of(last_component(name))) != known.end();
 }

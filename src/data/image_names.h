@@ -8,7 +8,7 @@
 
 namespace luq {
 
-// The name ends as an image's does, in capitals or not: .jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .pbm
+// The name ends as an image's does, in capitals or not: .jpg .jpeg .jpe .jfif .png .bmp .dib .gif .tif .tiff .webp .pbm
 // .pgm .ppm .pnm. What the file holds is told by its first bytes.
 bool has_image_extension(std::string_view name);
 // "(.jpg, .png, .bmp, .gif, .tif, .webp, .ppm ...)": for messages.

@@ -119,6 +119,48 @@ def write_bmp():
     bmp_os2("os2_8.bmp", 8, rows(GREY), PALETTE[:, :3].tobytes())
 
 
+def jumps(bits):
+    """Runs that may be longer than their row, stretches that may go on in the next one, jumps."""
+    out, at, x, row_begins = b"", 0, 0, True
+    while at < HEIGHT * WIDTH:
+        kind = RANDOM.integers(0, 4)
+        if kind == 0:
+            count = int(RANDOM.integers(1, WIDTH))
+            out += bytes([count, int(noise(1)[0])])
+            count = min(count, max(WIDTH - x, 0))
+            at, x, row_begins = at + count, x + count, False
+        elif kind == 1:
+            count = int(RANDOM.integers(3, 12))
+            stretch = noise(count if bits == 8 else (count + 1) // 2).tobytes()
+            out += bytes([0, count]) + stretch + b"\0" * (len(stretch) % 2)
+            at, x, row_begins = at + count, x + count, False
+        elif kind == 2:
+            right, rows_up = int(RANDOM.integers(0, WIDTH // 2)), int(RANDOM.integers(0, 2))
+            out += bytes([0, 2, right, rows_up])
+            at, row_begins = at + right + rows_up * WIDTH, row_begins and right == 0
+            x = at % WIDTH
+        elif not row_begins:  # PIL passes over rows without a pixel
+            out += b"\0\0"
+            at, x, row_begins = -(-at // WIDTH) * WIDTH, 0, True
+    return out + b"\0\1"
+
+
+def write_jumps():
+    for bits in (8, 4):
+        bmp(f"rle{bits}_jumps.bmp", bits, jumps(bits), PALETTE[:1 << bits].tobytes(), compression=1 if bits == 8 else 2)
+        bmp(f"rle{bits}_jumps_top_down.bmp", bits, jumps(bits), PALETTE[:1 << bits].tobytes(), compression=1 if bits == 8 else 2,
+            top_down=True)
+    # Two rows without a pixel, and an end before the last row, which PIL does not take: the first colour.
+    bmp("rle8_empty_rows.bmp", 8, b"\0\0" * 2 + bytes([7, 200, 0, 0]) + b"\0\1", PALETTE.tobytes(), compression=1)
+    indexes = numpy.zeros((HEIGHT, WIDTH), int)
+    indexes[HEIGHT - 3, :7] = 200
+    OURS["rle8_empty_rows.bmp"] = PALETTE[indexes][..., 2::-1]
+    IMAGE.save(FOLDER / "rgb.dib")
+    IMAGE.quantize(60).save(FOLDER / "palette.dib")
+    bmp("rgb_32.dib", 32, rows(RGBA.reshape(HEIGHT, -1)), compression=3, masks=(0xff0000, 0xff00, 0xff))
+    put("rgb_32.dib", (FOLDER / "rgb_32.dib").read_bytes()[14:])
+
+
 # ---- PNM ----------------------------------------------------------------------------------------------------------
 
 def write_pnm():
@@ -328,7 +370,7 @@ def main():
     FOLDER.mkdir(exist_ok=True)
     for path in FOLDER.iterdir():
         path.unlink()
-    for write in (write_bmp, write_pnm, write_gif, write_tiff, write_webp):
+    for write in (write_bmp, write_pnm, write_gif, write_tiff, write_webp, write_jumps):
         write()
     put("p7.pam", b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\nabc")
     pixels = {}

@@ -43,8 +43,8 @@ void put_imagenet(const TemporaryFolder& folder, const std::string& prefix, int6
 TEST_CASE("Images of every format are taken by their names, test images in one folder too", "[data][image_folder]") {
   TemporaryFolder folder;
   std::vector<std::string> expected, flat;
-  for (const char* name : {"a.bmp", "c.gif", "d.JFIF", "e.jpe", "f.jpeg", "g.jpg", "h.pbm", "i.pgm", "j.png", "k.pnm",
-                           "l.PPM", "m.tif", "n.TIFF", "o.WebP"}) {
+  for (const char* name : {"a.bmp", "b.dib", "c.gif", "d.JFIF", "e.jpe", "f.jpeg", "g.jpg", "h.pbm", "i.pgm", "j.png",
+                           "k.pnm", "l.PPM", "m.tif", "n.TIFF", "o.WebP"}) {
     put(folder, std::string("train/ant/") + name);
     put(folder, std::string("val/") + name);
     expected.push_back(std::string("train/ant/") + name + ":0");

@@ -163,6 +163,8 @@ TEST_CASE("A truncated file of another format is an error wherever it is cut", "
   for (const char* name : {"rgb.bmp",
                            "palette_8.bmp",
                            "rle8.bmp",
+                           "rle4_jumps.bmp",
+                           "rgb.dib",
                            "555.bmp",
                            "os2_24.bmp",
                            "p6_255.ppm",
@@ -251,6 +253,7 @@ TEST_CASE("Text of a PNM file that no writer makes is refused", "[data][image]")
 TEST_CASE("What a file holds is told by its first bytes", "[data][image]") {
   for (const auto& [name, extension] :
        std::vector<std::pair<const char*, const char*>>{{"rgb.bmp", "bmp"},
+                                                        {"rgb.dib", "dib"},
                                                         {"p6_255.ppm", "pnm"},
                                                         {"palette.gif", "gif"},
                                                         {"big_endian_big.tif", "tif"},
