@@ -104,6 +104,23 @@ class Strings(Case):
         self.assertEqual(again.returncode, 0, again.stderr)
         self.assertIn(b"step", again.stdout)
 
+    def test_a_folder_where_the_last_checkpoint_was(self):
+        """The command moves it aside, and the run goes on from the one before it."""
+        for name in (b"it's $HOME \xe9", b"-x"):
+            words = ("--config", "c.yaml", *settings(run__directory=name, train__max_steps=8, train__checkpoint_every=4))
+            self.luqtrain(*words)
+            last = self.work / os.fsdecode(name) / "checkpoints/last.safetensors"
+            whole = last.read_bytes()
+            last.unlink()
+            last.mkdir()
+            (last / "notes.txt").write_text("mine")
+            refused = self.luqtrain(*words, "--resume", code=2).stderr
+            process = self.paste(b"mv " + self.printed(refused, b"  mv "))
+            self.assertEqual((process.returncode, process.stderr), (0, b""))
+            self.assertEqual((last.with_name("last.safetensors.aside") / "notes.txt").read_text(), "mine")
+            self.assertIn(b"resumed at step 4", self.luqtrain(*words, "--resume").stdout)
+            self.assertEqual(last.read_bytes(), whole)
+
     def test_a_configuration_from_a_pipe_is_taken_from_the_run(self):
         read, write = os.pipe()
         os.write(write, (self.work / "c.yaml").read_bytes())
