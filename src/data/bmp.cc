@@ -133,12 +133,12 @@ class BmpDecoder : public WholeDecoder {
 
   void decode(const Region& region, Image& image) override {
     write_plain_file();
-    const LuqOpenCvPixels pixels = reader_.decode(plain_, "BMP");
     const bool five_bits = header_.bits == 16, six_bits = five_bits && header_.masks == masks_565;
-    copy_region(pixels, header_.height, header_.width, region, image, [&](uint32_t sample, int c) {
-      if (!five_bits) return static_cast<uint8_t>(sample);
-      return static_cast<uint8_t>(six_bits && c == 1 ? (sample >> 2) * 255 / 63 : (sample >> 3) * 255 / 31);
-    });
+    copy_region(reader_.decode(plain_, "BMP"), header_.height, header_.width, region, image,
+                [&](uint32_t sample, int c) {
+                  if (!five_bits) return static_cast<uint8_t>(sample);
+                  return static_cast<uint8_t>(six_bits && c == 1 ? (sample >> 2) * 255 / 63 : (sample >> 3) * 255 / 31);
+                });
   }
 
  private:

@@ -106,18 +106,12 @@ class PnmDecoder : public WholeDecoder {
     plain_.assign(start.begin(), start.end());
     plain_.insert(plain_.end(), samples.begin(), samples.end());
     if (header_.kind < 4) plain_.push_back('\n');
-    const LuqOpenCvPixels pixels = reader_.decode(plain_, "PNM");
-    const auto largest = static_cast<uint32_t>(header_.largest);
-    if (bits || largest == 255) {
-      copy_region(pixels, header_.height, header_.width, region, image,
-                  [](uint32_t sample, int) { return static_cast<uint8_t>(sample); });
-      return;
-    }
+    const double largest = bits ? 255 : static_cast<double>(header_.largest);
     std::vector<uint8_t> scaled(wide ? 65536 : 256);
     for (uint32_t i = 0; i < scaled.size(); ++i) {
       scaled[i] = static_cast<uint8_t>(std::min(255.0, std::nearbyint(static_cast<double>(i) / largest * 255)));
     }
-    copy_region(pixels, header_.height, header_.width, region, image,
+    copy_region(reader_.decode(plain_, "PNM"), header_.height, header_.width, region, image,
                 [&](uint32_t sample, int) { return scaled[sample]; });
   }
 

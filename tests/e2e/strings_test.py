@@ -3,7 +3,7 @@ import os
 import signal
 import subprocess
 
-from harness import Case, LUQTRAIN, SMALL, main, write_png
+from harness import Case, LUQTRAIN, SMALL, default_signals, main, write_png
 
 # Names of folders that a shell, YAML or an option's parser may take for something else.
 NAMES = [b"my run", b"it's", b'"', b"$HOME", b"a;b", b"!x", b"-x", b"#x", b"a: b", b"caf\xc3\xa9", b"caf\xe9", b"a\nb",
@@ -38,6 +38,18 @@ class Strings(Case):
                                  env={**self.environment, "PROGRAM": LUQTRAIN}, cwd=cwd or self.work,
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, check=False)
         return process
+
+    def interrupted(self, *words, pass_fds=(), **changed):
+        """The command that is printed when Ctrl-C ends a training at its fifth step."""
+        with subprocess.Popen([LUQTRAIN, *words, *settings(train__epochs=100000, **changed)], cwd=self.work,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.environment, pass_fds=pass_fds,
+                              preexec_fn=default_signals) as process:
+            output = b""
+            for line in process.stdout:
+                output += line
+                if b"step 5/" in line:
+                    process.send_signal(signal.SIGINT)
+        return self.printed(output, b"Saved. To go on: ")
 
     def printed(self, output, beginning):
         """The command behind these words; a name with a line break is quoted without one."""
@@ -90,15 +102,7 @@ class Strings(Case):
 
     def test_a_stopped_run_says_how_to_go_on(self):
         name = b"it's $HOME \xe9"
-        with subprocess.Popen([LUQTRAIN, "--config", "c.yaml", "--log-level", "debug",
-                               *settings(run__directory=name, train__epochs=100000)], cwd=self.work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.environment,
-                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
-            output = b""
-            for line in process.stdout:
-                output += line
-                if b"step 5/" in line:
-                    process.send_signal(signal.SIGINT)
-        command = self.printed(output, b"Saved. To go on: ")
+        command = self.interrupted("--config", "c.yaml", "--log-level", "debug", run__directory=name)
         self.assertIn(b" --log-level debug --resume", command)
         again = self.paste(command + b" --set train.epochs=1 --set train.max_steps=1")
         self.assertEqual(again.returncode, 0, again.stderr)
@@ -125,16 +129,8 @@ class Strings(Case):
         read, write = os.pipe()
         os.write(write, (self.work / "c.yaml").read_bytes())
         os.close(write)
-        with subprocess.Popen([LUQTRAIN, "--config", f"/dev/fd/{read}", *settings(train__epochs=100000)], cwd=self.work,
-                              pass_fds=[read], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.environment,
-                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
-            output = b""
-            for line in process.stdout:
-                output += line
-                if b"step 5/" in line:
-                    process.send_signal(signal.SIGINT)
+        command = self.interrupted("--config", f"/dev/fd/{read}", pass_fds=[read])
         os.close(read)
-        command = self.printed(output, b"Saved. To go on: ")
         self.assertIn(b"--config run/config.yaml", command)
         self.assertEqual(self.paste(command + b" --set train.epochs=1 --set train.max_steps=1").returncode, 0)
 

@@ -95,6 +95,12 @@ static int begin(enum kind kind, const char* path) {
   return (int)kind == fail_kind && number == fail_at;
 }
 
+static int fails(enum kind kind, const char* path) {
+  if (!begin(kind, path)) return 0;
+  errno = fail_errno;
+  return 1;
+}
+
 static void trace(const char* what, const char* one, const char* other, long offset, const void* bytes, size_t count) {
   if (trace_file < 0) return;
   char line[9000];
@@ -115,10 +121,7 @@ static const char* number_of(int descriptor, char text[32]) {
 
 static int open_file(const char* path, int flags, int mode) {
   if (!counts_path(path)) return plain_open(path, flags, mode);
-  if (begin(OPEN, path)) {
-    errno = fail_errno;
-    return -1;
-  }
+  if (fails(OPEN, path)) return -1;
   struct stat before;
   const int existed = stat(path, &before) == 0;
   const int descriptor = plain_open(path, flags, mode);
@@ -145,16 +148,7 @@ int open(const char* path, int flags, ...) {
   return open_file(path, flags, mode);
 }
 
-int open64(const char* path, int flags, ...) {
-  int mode = 0;
-  if (flags & (O_CREAT | O_TMPFILE)) {
-    va_list list;
-    va_start(list, flags);
-    mode = va_arg(list, int);
-    va_end(list);
-  }
-  return open_file(path, flags, mode);
-}
+int open64(const char* path, int flags, ...) __attribute__((alias("open")));
 
 int close(int descriptor) {
   if (descriptor >= 0 && descriptor < FILES) files[descriptor].known = 0;
@@ -207,10 +201,7 @@ ssize_t pread64(int descriptor, void* bytes, size_t count, off64_t offset) {
 
 int ftruncate(int descriptor, off_t length) {
   const char* path = path_of(descriptor);
-  if (path != NULL && begin(TRUNCATE, path)) {
-    errno = fail_errno;
-    return -1;
-  }
+  if (path != NULL && fails(TRUNCATE, path)) return -1;
   const int result = (int)syscall(SYS_ftruncate, descriptor, length);
   char number[32];
   if (path != NULL && result == 0) trace("truncate", number_of(descriptor, number), "", length, NULL, 0);
@@ -223,10 +214,7 @@ int ftruncate64(int descriptor, off64_t length) { return ftruncate(descriptor, l
 int fsync(int descriptor) {
   const char* path = path_of(descriptor);
   if (path == NULL) return (int)syscall(SYS_fsync, descriptor);
-  if (begin(SYNC, path)) {
-    errno = fail_errno;
-    return -1;
-  }
+  if (fails(SYNC, path)) return -1;
   char number[32];
   if (files[descriptor].is_folder) {
     trace("sync_folder", path, "", 0, NULL, 0);
@@ -238,55 +226,27 @@ int fsync(int descriptor) {
 
 int fdatasync(int descriptor) { return fsync(descriptor); }
 
-int rename(const char* from, const char* to) {
-  if (!counts_path(to)) return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
-  if (begin(RENAME, to)) {
-    errno = fail_errno;
-    return -1;
-  }
-  const int result = (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
-  if (result == 0) trace("rename", from, to, 0, NULL, 0);
-  return result;
+// rename and link of a file, remove and mkdir of one without `to`.
+static int change_names(enum kind kind, const char* from, const char* to, int mode) {
+  const char* path = *to != '\0' ? to : from;
+  const int counts = counts_path(path);
+  if (counts && fails(kind, path)) return -1;
+  const long result = kind == RENAME   ? syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0)
+                      : kind == LINK   ? syscall(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0)
+                      : kind == REMOVE ? syscall(SYS_unlinkat, AT_FDCWD, from, mode)
+                                       : syscall(SYS_mkdirat, AT_FDCWD, from, mode);
+  if (counts && result == 0) trace(kind_names[kind], from, to, 0, NULL, 0);
+  return (int)result;
 }
 
-int link(const char* from, const char* to) {
-  if (!counts_path(to)) return (int)syscall(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0);
-  if (begin(LINK, to)) {
-    errno = fail_errno;
-    return -1;
-  }
-  const int result = (int)syscall(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0);
-  if (result == 0) trace("link", from, to, 0, NULL, 0);
-  return result;
-}
-
-static int remove_name(const char* path, int flags) {
-  if (!counts_path(path)) return (int)syscall(SYS_unlinkat, AT_FDCWD, path, flags);
-  if (begin(REMOVE, path)) {
-    errno = fail_errno;
-    return -1;
-  }
-  const int result = (int)syscall(SYS_unlinkat, AT_FDCWD, path, flags);
-  if (result == 0) trace("remove", path, "", 0, NULL, 0);
-  return result;
-}
-
-int unlink(const char* path) { return remove_name(path, 0); }
-int rmdir(const char* path) { return remove_name(path, AT_REMOVEDIR); }
+int rename(const char* from, const char* to) { return change_names(RENAME, from, to, 0); }
+int link(const char* from, const char* to) { return change_names(LINK, from, to, 0); }
+int mkdir(const char* path, mode_t mode) { return change_names(MKDIR, path, "", (int)mode); }
+int unlink(const char* path) { return change_names(REMOVE, path, "", 0); }
+int rmdir(const char* path) { return change_names(REMOVE, path, "", AT_REMOVEDIR); }
 int remove(const char* path) {
   struct stat status;
-  return remove_name(path, lstat(path, &status) == 0 && S_ISDIR(status.st_mode) ? AT_REMOVEDIR : 0);
-}
-
-int mkdir(const char* path, mode_t mode) {
-  if (!counts_path(path)) return (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);
-  if (begin(MKDIR, path)) {
-    errno = fail_errno;
-    return -1;
-  }
-  const int result = (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);
-  if (result == 0) trace("mkdir", path, "", 0, NULL, 0);
-  return result;
+  return change_names(REMOVE, path, "", lstat(path, &status) == 0 && S_ISDIR(status.st_mode) ? AT_REMOVEDIR : 0);
 }
 
 int clock_gettime(clockid_t clock, struct timespec* time) {
