@@ -9,9 +9,13 @@ from harness import Case, Checkpoint, LUQTRAIN, SOURCE, main, run, write_png
 
 # What was typed, and what must be in the answer.
 MISTYPED = [
-    ("train", "luqtrain --config FILE.yaml"),
+    ("train", "luqtrain --config resnet20_luq.yaml\n"),
+    ("train none --set seed=1", "no experiment or run none; it trains without a command, for example: "
+     "luqtrain --config resnet20_luq.yaml --set seed=1\n"),
+    ("train none --resume", "there is no run in none; that in runs/a goes on with luqtrain --config runs/a/config.yaml"),
     ("train --config c.yaml --set seed=1", "luqtrain --config c.yaml --set seed=1"),
     ("train c.yaml", "luqtrain --config c.yaml"),
+    ("train --set seed=1 c.yaml", "luqtrain --set seed=1 --config c.yaml\n"),
     ("c.yaml", "luqtrain --config c.yaml"),
     ("resume --config c.yaml", "luqtrain --config c.yaml --resume"),
     ("resume runs/a", "luqtrain --config runs/a/config.yaml --set run.directory=runs/a --resume\n"),
@@ -19,7 +23,11 @@ MISTYPED = [
     ("fit runs/a/checkpoints/last.safetensors --set seed=1",
      "luqtrain --config runs/a/config.yaml --set run.directory=runs/a --resume --set seed=1\n"),
     ("resume --config c.yaml runs/a", "luqtrain --set run.directory=runs/a --resume --config c.yaml\n"),
-    ("resume none", "luqtrain --config FILE.yaml --resume\n"),
+    ("resume", "luqtrain --config runs/a/config.yaml --set run.directory=runs/a --resume\n"),
+    ("resume none --set seed=1", "there is no run in none; that in runs/a goes on with "
+     "luqtrain --config runs/a/config.yaml --set run.directory=runs/a --resume --set seed=1\n"),
+    ("resume --config c.yaml none", "there is no run in none; it trains without a command: "
+     "luqtrain --config c.yaml --resume\n"),
     ("runs/a --resume", "luqtrain --config runs/a/config.yaml --set run.directory=runs/a --resume?\n"),
     ("eval --checkpoint f word", "word is not expected here\nRun with"),
     ("pack data out", "luqtrain pack --input data --output out?\n"),
@@ -134,6 +142,9 @@ class Advice(Case):
                 self.assert_exit(process, 2)
                 self.assertIn(answer, process.stderr)
                 self.assertTrue(process.stderr.startswith("luqtrain: error: "), process.stderr)
+        process = run([LUQTRAIN, "resume"], self.subfolder("elsewhere"))
+        self.assertIn("there is no run in runs; it trains without a command, for example: "
+                      "luqtrain --config resnet20_luq.yaml\n", process.stderr)
 
     def test_a_resume_with_another_end_says_how_the_learning_rate_moves(self):
         self.train(self.folder, train__epochs=1, lr_scheduler__name="cosine", lr_scheduler__warmup_epochs=0)

@@ -123,6 +123,20 @@ std::string run_of(const std::string& word) {
   return "";
 }
 
+// The run in the folder that they are made in at first whose last checkpoint is the newest; "" when there is none.
+std::string newest_run() {
+  std::error_code error;
+  std::string newest;
+  fs::file_time_type of_newest = fs::file_time_type::min();
+  for (const fs::directory_entry& entry : fs::directory_iterator("runs", error)) {
+    const fs::file_time_type time = fs::last_write_time(entry.path() / "checkpoints/last.safetensors", error);
+    if (error || time < of_newest || run_of(entry.path().string()).empty()) continue;
+    newest = entry.path().string();
+    of_newest = time;
+  }
+  return newest;
+}
+
 std::string letters(const std::string& name) {
   std::string only;
   for (const char c : name) {
@@ -231,32 +245,49 @@ class Adviser {
     return current_ == &app_ ? of_command(i) : of_operand(i);
   }
 
+  // A word for training, which is no command here, and what follows it: an experiment, a run, or neither.
+  std::string of_training(size_t i) const {
+    Words rest = without(words_, i);
+    const bool has_config = is_given("--config"), resumes = words_[i] == "resume" || is_given("--resume");
+    const size_t operand = first_operand(rest, i);
+    std::string run, missing;
+    if (operand < rest.size() && !is_experiment(rest[operand])) {
+      run = run_of(rest[operand]);
+      if (run.empty()) {
+        missing = fmt::format("there is no {} {}; ", resumes ? "run in" : "experiment or run",
+                              luq::shell_quote(rest[operand]));
+      }
+      rest = without(rest, operand);
+    } else if (operand < rest.size() && !has_config) {
+      rest.insert(rest.begin() + static_cast<int64_t>(operand), "--config");
+      if (words_[i] == "resume") rest.push_back("--resume");
+      return "it trains without a command: " + joined(rest);
+    }
+    if (run.empty() && resumes && !has_config) run = newest_run();
+    if (!run.empty()) {
+      std::erase(rest, "--resume");
+      const Words goes_on = resumption(run);
+      rest.insert(rest.begin() + static_cast<int64_t>(i), goes_on.begin() + (has_config ? 2 : 0), goes_on.end());
+      return missing.empty()
+                 ? "it trains without a command, and goes on with --resume: " + joined(rest)
+                 : fmt::format("{}that in {} goes on with {}", missing, luq::shell_quote(run), joined(rest));
+    }
+    if (has_config) {
+      if (words_[i] == "resume") rest.push_back("--resume");
+      return missing + "it trains without a command: " + joined(rest);
+    }
+    std::erase(rest, "--resume");
+    rest.insert(rest.begin(), {"--config", "resnet20_luq.yaml"});
+    return fmt::format("{}it trains without a command, for example: {}",
+                       missing.empty() && resumes ? "there is no run in runs; " : missing, joined(rest));
+  }
+
   // A word where a command is expected.
   std::string of_command(size_t i) const {
     const std::string& word = words_[i];
     const bool has_config = is_given("--config");
     if (word == "train" || word == "fit" || word == "run" || word == "resume") {
-      Words rest = without(words_, i);
-      const size_t operand = first_operand(rest, i);
-      if (operand < rest.size() && !is_experiment(rest[operand])) {
-        const std::string run = run_of(rest[operand]);
-        rest = without(rest, operand);
-        if (!run.empty()) {
-          std::erase(rest, "--resume");
-          const Words goes_on = resumption(run);
-          rest.insert(rest.begin() + static_cast<int64_t>(i), goes_on.begin() + (has_config ? 2 : 0), goes_on.end());
-          return "it trains without a command, and goes on with --resume: " + joined(rest);
-        }
-      }
-      if (!has_config) {
-        if (i < rest.size() && is_experiment(rest[i])) {
-          rest.insert(rest.begin() + static_cast<int64_t>(i), "--config");
-        } else {
-          rest.insert(rest.begin(), {"--config", "FILE.yaml"});
-        }
-      }
-      if (word == "resume") rest.push_back("--resume");
-      return "it trains without a command: " + joined(rest);
+      return of_training(i);
     }
     if (word == "help") {
       const bool of_one = i + 1 < words_.size() && find_command(words_[i + 1]) != nullptr;
