@@ -19,7 +19,7 @@ constexpr int kWarmUp = 2;
 struct Row {
   std::string phase = {}, kernel = {}, shape = {};
   int64_t calls = 0;
-  double seconds = 0, bytes = 0, operations = 0, limit = 0;
+  double seconds = 0, bytes = 0, operations = 0, limit = 0, computing = 0;
 
   void add(const Row& other) {
     calls += other.calls;
@@ -27,6 +27,7 @@ struct Row {
     bytes += other.bytes;
     operations += other.operations;
     limit += other.limit;
+    computing += other.computing;
   }
 };
 
@@ -43,7 +44,8 @@ std::vector<Row> collect(const std::vector<KernelRecord>& records, const Machine
              .seconds = record.seconds,
              .bytes = record.bytes,
              .operations = record.operations,
-             .limit = machine.seconds(record)});
+             .limit = machine.seconds(record),
+             .computing = machine.seconds(record.unit, record.operations, 0)});
   }
   std::vector<Row> sorted;
   for (auto& [key, row] : rows) sorted.push_back(std::move(row));
@@ -72,6 +74,10 @@ std::string profile_report(const ExperimentConfig& config, const ProfileOptions&
   double step_seconds = 0;
   for (const double seconds : times) step_seconds += seconds / steps;
   limit.set_work(profile.records());
+  limit.measure_while([&](const MachineLimits& machine) {
+    return std::ranges::any_of(collect(profile.records(), machine, options.shapes),
+                               [](const Row& row) { return row.limit > row.seconds; });
+  });
   const std::optional<double> percent = limit.percent(step_seconds * steps);
   const MachineLimits& machine = limit.machine();
   std::vector<Row> rows = collect(profile.records(), machine, options.shapes);
@@ -104,17 +110,22 @@ std::string profile_report(const ExperimentConfig& config, const ProfileOptions&
                     row.phase, row.kernel, name, where, row.calls / options.steps, row.seconds / steps * 1e3,
                     100 * row.seconds / steps / step_seconds, row.bytes / steps * 1e-6, row.operations / steps * 1e-9,
                     row.bytes / seconds * 1e-9, row.operations / seconds * 1e-9,
-                    machine.known() ? fmt::format("{:.0f}", 100 * row.limit / seconds) : "-");
+                    limit_column(row.limit, row.computing, row.seconds));
   }
   const double outside = step_seconds - total.seconds / steps;
   text += fmt::format("{:<8}  {:<{}}{}  {:>5}  {:>8.2f}  {:>4.1f} %\n", "", "outside kernels", name,
                       options.shapes ? fmt::format("  {:<{}}", "", shape) : "", "", outside * 1e3,
                       100 * outside / step_seconds);
   text += "\nOne step on average. MB: operands read and results written, once each. GOP: a multiply-accumulate is two.";
-  text += machine.known()
-              ? " % of\nlimit: the longer of bytes over the read rate and operations over the unit's rate, over the "
-                "time taken; more than\n100 where tensors stayed in a cache.\n"
-              : "\n";
+  text += "\n";
+  if (machine.known()) {
+    text +=
+        "% of limit: the longer of bytes over the read rate and operations over the unit's rate, over the time taken.\n"
+        "cache: faster than memory was read when it was measured: tensors stayed in a cache (or other programs read "
+        "then).\n"
+        "beaten: faster than the units computed when they were measured (or the products of padding, which count as\n"
+        "operations, were left out). Where a kernel is faster the limits are measured again, three times at most.\n";
+  }
   if (!on_cpu) text += "Each call was waited for, which adds some microseconds to it and to the step.\n";
   return text;
 }

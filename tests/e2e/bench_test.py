@@ -93,6 +93,11 @@ class Profile(Case):
         for word in ("machine", "% of limit", "forward", "backward", "update", "encode_fp4", "qconv_backward_weight",
                      "sgd", "images/s", "8x8x8x16 -> 16, 3x3"):
             self.assertIn(word, process.stdout)
+        rows = [line.split() for line in process.stdout.splitlines()
+                if line.startswith(("forward ", "backward ", "update ", "total "))]
+        self.assertGreater(len(rows), 20)
+        for row in rows:  # the tensors of these shapes fit into any cache
+            self.assertTrue(row[-1] in ("-", "cache", "beaten") or 0 <= int(row[-1]) <= 100, row)
         self.assertFalse((self.folder / "run").exists())
 
 

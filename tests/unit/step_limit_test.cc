@@ -39,6 +39,24 @@ TEST_CASE("step_limit: limits that a step beats are measured again", "[step_limi
   CHECK(probes == 4);
 }
 
+TEST_CASE("step_limit: what is faster than its limit has no percentage above 100", "[step_limit]") {
+  CHECK(limit_column(0.5, 0.25, 1) == "50");
+  CHECK(limit_column(1, 0.25, 1) == "100");
+  CHECK(limit_column(1.36, 0.25, 1) == "cache");
+  CHECK(limit_column(1.36, 1.36, 1) == "beaten");
+  CHECK(limit_column(0, 0, 1) == "-");
+  int probes = 0;
+  StepLimit limit([&] {
+    MachineLimits machine;
+    machine.read = ++probes;
+    return machine;
+  });
+  limit.measure_while([](const MachineLimits& machine) { return machine.read < 2.5; });
+  CHECK(probes == 3);
+  limit.measure_while([](const MachineLimits&) { return true; });
+  CHECK(probes == 4);
+}
+
 TEST_CASE("step_limit: a machine without limits has no percentage", "[step_limit]") {
   StepLimit limit([] { return MachineLimits(); });
   CHECK_FALSE(limit.wants_work());
