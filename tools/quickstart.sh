@@ -43,7 +43,7 @@ kinds=(build) again=tools/quickstart.sh
 if ((with_tests)); then kinds+=(test optional) again=tools/test.sh; fi
 
 installed() { [[ $(dpkg-query -W -f '${Status}' "$1" 2>/dev/null || true) == "install ok installed" ]]; }
-offered() { LC_ALL=C apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [^(]'; }
+offered() { [[ $(LC_ALL=C apt-cache policy "$1" 2>/dev/null) =~ Candidate:\ [^\(] ]]; }
 # Packages that are not installed; those of the kind optional only where the system has them.
 find_missing() {
   local package

@@ -8,7 +8,9 @@ TOOLS = ("bash", "cat", "chmod", "dirname", "grep", "id", "mkdir", "nproc", "sed
 # What a stand-in is called with is written to the file calls, beside it.
 CMAKE = '#!/bin/sh\necho "cmake $*" >>"$CALLS"\nif [ "$1" = --build ]; then exit 3; fi\n'
 DPKG_QUERY = '#!/bin/sh\nfor package; do :; done\ngrep -qxF "$package" "$INSTALLED" && printf "install ok installed"\n'
-APT_CACHE = '#!/bin/sh\necho "$2:"\nif grep -qxF "$2" "$OFFERED"; then echo "  Candidate: 1.0"; else echo "  Candidate: (none)"; fi\n'
+# What follows the candidate is more than a pipe holds, so that one who stops reading there is noticed.
+APT_CACHE = ('#!/bin/sh\necho "$2:"\nif grep -qxF "$2" "$OFFERED"; then echo "  Candidate: 1.0"; else echo "  Candidate: (none)"; fi\n'
+             'printf "%0100000d\\n" 0\n')
 APT_GET = '#!/bin/sh\necho "apt-get $*" >>"$CALLS"\nif [ "$1" = install ]; then for p; do echo "$p" >>"$INSTALLED"; done; fi\n'
 OPTIONAL = ["clang", "libclang-rt-dev", "clang-format-14"]
 
