@@ -160,30 +160,14 @@ TEST_CASE("Damaged files are decoded or refused, and the decoder goes on", "[dat
 
 TEST_CASE("A truncated file of another format is an error wherever it is cut", "[data][image]") {
   ImageDecoder decoder;
-  for (const char* name : {"rgb.bmp",
-                           "palette_8.bmp",
-                           "rle8.bmp",
-                           "rle4_jumps.bmp",
-                           "rgb.dib",
-                           "555.bmp",
-                           "os2_24.bmp",
-                           "p6_255.ppm",
-                           "p5_1023.pgm",
-                           "p3_255.ppm",
-                           "p4.pbm",
-                           "palette.gif",
-                           "interlaced.gif",
-                           "small_frame.gif",
-                           "rgb.tif",
-                           "rgb_lzw.tif",
-                           "deflate.tif",
-                           "jpeg_420.tif",
-                           "palette_8.tif",
-                           "big.tif",
-                           "rgb_tiles_separate.tif",
-                           "lossy.webp",
-                           "lossless.webp",
-                           "alpha_lossy.webp"}) {
+  for (const char* name : {"rgb.bmp",        "palette_8.bmp",   "rle8.bmp",
+                           "rle4_jumps.bmp", "rgb.dib",         "555.bmp",
+                           "os2_24.bmp",     "p6_255.ppm",      "p5_1023.pgm",
+                           "p3_255.ppm",     "p4.pbm",          "palette.gif",
+                           "interlaced.gif", "small_frame.gif", "rgb.tif",
+                           "rgb_lzw.tif",    "deflate.tif",     "jpeg_420.tif",
+                           "palette_8.tif",  "big.tif",         "rgb_tiles_separate.tif",
+                           "lossy.webp",     "lossless.webp",   "alpha_lossy.webp"}) {
     INFO(name);
     const Bytes file = read_file(kFormats + name);
     CHECK_NOTHROW(decode(file, decoder));
