@@ -8,8 +8,6 @@
 // evaluation the epoch advances and batch becomes 0. So a checkpoint always says by itself what comes next.
 #include "luq/train/trainer.h"
 
-#include <unistd.h>
-
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -19,11 +17,9 @@
 
 #include "luq/config/load.h"
 #include "luq/core/allocator.h"
-#include "luq/core/denormals.h"
 #include "luq/core/error.h"
 #include "luq/core/output_file.h"
 #include "luq/core/stop_signals.h"
-#include "luq/core/threads.h"
 #include "luq/train/checkpoint.h"
 #include "luq/train/ema.h"
 #include "luq/train/lr_scheduler.h"
@@ -32,13 +28,16 @@
 #include "src/core/no_memory.h"
 #include "src/train/batch_feeder.h"
 #include "src/train/dataset_json.h"
+#include "src/train/denormal_warning.h"
 #include "src/train/experiment_parts.h"
 #include "src/train/line_file.h"
 #include "src/train/metrics.h"
 #include "src/train/prepare_steps.h"
+#include "src/train/resumption.h"
 #include "src/train/run_directory.h"
 #include "src/train/run_log.h"
 #include "src/train/run_saver.h"
+#include "src/train/run_start.h"
 #include "src/train/step_limit.h"
 #include "src/train/tensorboard.h"
 #include "src/train/training_step.h"
@@ -48,34 +47,16 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kDenormalSteps = 8;  // of every so many one is looked at
-
 // Seconds since 1970.
 double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-// What may change between the parts of one run: nothing that decides its numbers, but for the end, and the device,
-// whose floats are rounded otherwise.
-const std::vector<std::string> changeable_keys = {
-    "device",          "threads",       "train.epochs",       "train.max_steps", "data.path",    "train.log_every",
-    "train.recompute", "run.directory", "data.broken_images", "data.workers",    "data.prefetch"};
 
 // What the steps of this process since the last train line took.
 struct Timing {
   double data_seconds = 0, seconds = 0;
   int64_t images = 0, steps = 0;
 };
-
-// The last line that metrics.jsonl had when the checkpoint was made.
-LinePosition last_line_at(const Checkpoint& checkpoint) {
-  const TrainState& state = checkpoint.state;
-  const LinePosition evaluated{state.finished ? state.step : state.step - state.batch, true};
-  LinePosition line = evaluated.step > 0 ? evaluated : LinePosition{};
-  const bool has_window = checkpoint.content.metadata.contains("window");  // unless it is of the first versions
-  if (has_window) line = std::max(line, {state.step - state.window.steps, false});
-  return line;
-}
 
 // The error, what helps, and what the experiment needs by its plan.
 std::string with_memory_plan(const OutOfMemory& error, const ExperimentConfig& config) {
@@ -123,7 +104,7 @@ class Trainer {
       restore(*checkpoint, *parts_.model, *optimizer_, ema());
       state_ = checkpoint->state;
       last_line_ = last_line_at(*checkpoint);
-      check_same_data(checkpoint->file);
+      check_same_data(*checkpoint, parts_.train_set->info(), horizon_.steps_per_epoch);
       already_finished_ = state_.finished && state_.step >= last_step_;
       horizon_changes_ = describe_horizon_change(parse_experiment(state_.config, checkpoint->file, {}), config_,
                                                  horizon_.steps_per_epoch, state_.step);
@@ -141,7 +122,6 @@ class Trainer {
   enum class Outcome { done, interrupted };
 
   Checkpoint read_resumable();
-  void check_same_data(const std::string& file) const;
   void open_files();
   bool lacks_best() const;
   void begin_saving();
@@ -153,7 +133,6 @@ class Trainer {
   void report(const std::vector<BrokenImage>& images);
   bool counts_broken_images() const { return config_.data.broken_images != "error"; }
   void train_step(const Batch& batch);
-  void look_for_denormals();
   void write_train_line();
   bool save_last(bool must_succeed);
   TrainResult stop();
@@ -190,7 +169,7 @@ class Trainer {
   SaveClock save_clock_;
   std::optional<RunLog> log_;
   Timing timing_;
-  DenormalWatch denormals_;
+  DenormalWarning denormals_;
   std::optional<StepLimit> limit_;
   double train_seconds_ = 0;        // in steps of this process
   std::set<std::string> reported_;  // broken images
@@ -204,34 +183,8 @@ Checkpoint Trainer::read_resumable() {
   Checkpoint& checkpoint = found.checkpoint;
   start_warning_ = found.warning;
   resumed_from_ = checkpoint.file;
-  const ExperimentConfig before = parse_experiment(checkpoint.state.config, checkpoint.file, {});
-  const std::vector<std::string> differing = differing_keys(before, config_, changeable_keys);
-  if (!differing.empty()) {
-    std::string list;
-    for (const std::string& key : differing) list += "\n  " + key;
-    fail_user("[train] {}: a resumed run may not change{}\n(only {} may change; --overwrite starts the run anew)",
-              directory_.path(), list, fmt::format("{}", fmt::join(changeable_keys, ", ")));
-  }
+  check_same_experiment(checkpoint, config_, directory_.path());
   return std::move(checkpoint);
-}
-
-void Trainer::check_same_data(const std::string& file) const {
-  const DatasetInfo& now = parts_.train_set->info();
-  if (state_.step != state_.epoch * horizon_.steps_per_epoch + state_.batch) {
-    fail_user(
-        "[train] {}: step {} is not batch {} of epoch {} with {} steps an epoch: {} has another number of images than "
-        "the data the run began with (data.path)",
-        file, state_.step, state_.batch, state_.epoch, horizon_.steps_per_epoch, now.name);
-  }
-  if (state_.data.empty()) return;  // of an older version
-  const DatasetInfo before = parse_dataset_info(state_.data, file);
-  std::string difference = differing_classes(before, now);
-  if (before.images != now.images) {
-    difference = fmt::format("it had {} training images and has {}", before.images, now.images);
-  }
-  if (difference.empty()) return;
-  fail_user("[train] {}: {} is not the data the run began with (data.path): {}; --overwrite starts the run anew", file,
-            now.name, difference);
 }
 
 void Trainer::open_files() {
@@ -271,42 +224,7 @@ void Trainer::begin_saving() {
 }
 
 void Trainer::say_start() {
-  log_->debug(fmt::format("process  {}; without the key threads it has {}", ::getpid(), describe_default_threads()));
-  for (const std::string& warning : keys_without_effect(config_)) log_->warning(warning);
-  const DatasetInfo& info = parts_.train_set->info();
-  int64_t parameters = 0, quantized = 0;
-  for (const Parameter* parameter : parts_.model->parameters()) parameters += parameter->var.value().numel();
-  const std::vector<MatmulLayer> layers = parts_.model->matmul_layers();
-  for (const MatmulLayer& layer : layers) quantized += parts_.plan[layer.name].quantized() ? 1 : 0;
-  const auto spec = [](const QuantSpec& operand) {
-    if (!is_4bit(operand.format)) return std::string("float32");
-    return fmt::format("{} {} {}", to_string(operand.format), to_string(operand.scale_method),
-                       to_string(operand.rounding));
-  };
-  const LayerQuant& quant = config_.quantization.spec;
-  std::string kernels;
-  for (const auto& [entry, implementation] : describe(*parts_.kernels)) {
-    if (entry == "qconv_forward" || entry == "encode_fp4" || entry == "conv_forward") {
-      kernels += fmt::format("{}{} {}", kernels.empty() ? "" : ", ", entry, implementation);
-    }
-  }
-  log_->info(fmt::format("run      {}", directory_.path()));
-  log_->info(fmt::format("model    {}, {} parameters, {} of {} convolutions and linear layers in 4 bits",
-                         config_.model.name, format_count(parameters), quantized, layers.size()));
-  if (!start_.empty()) log_->info("weights  " + start_);
-  log_->info(fmt::format("data     {}, {} training and {} test images of {}x{}x{}, {} classes", info.name,
-                         format_count(info.images), format_count(parts_.test_set->info().images), parts_.image[0],
-                         parts_.image[1], parts_.image[2], info.num_classes));
-  for (const std::string& text : warnings_of({&info, &parts_.test_set->info()})) log_->warning(text);
-  if (info.encoded) log_->info(fmt::format("images   decoded by {}", image_library_versions()));
-  if (quantized > 0) {
-    log_->info(fmt::format("formats  weights {}, activations {}, gradients {}; elsewhere {}", spec(quant.weights),
-                           spec(quant.activations), spec(quant.gradients), config_.precision));
-  } else {
-    log_->info(fmt::format("formats  {}", config_.precision));
-  }
-  log_->info(fmt::format("kernels  {}; {} thread{}", kernels, parts_.threads, parts_.threads == 1 ? "" : "s"));
-  if (parts_.device.type == DeviceType::cuda) log_->info("device   " + describe_cuda());
+  say_parts(*log_, config_, parts_, start_);
   limit_.emplace([this] { return probe_machine(*parts_.kernels); });
   if (limit_->machine().known()) log_->info(fmt::format("limits   {}", to_string(limit_->machine())));
   log_->info(fmt::format("plan     {} epochs of {} steps of {} images{}", horizon_.epochs, horizon_.steps_per_epoch,
@@ -368,8 +286,7 @@ void Trainer::train_step(const Batch& batch) {
   Ctx ctx = parts_.context(config_);
   ctx.step = static_cast<uint64_t>(state_.step);
   ctx.training = true;
-  const bool looks = !denormals_.found() && state_.step % kDenormalSteps == 0;
-  if (looks) ctx.denormals = &denormals_;
+  ctx.denormals = denormals_.watch(state_.step);
   std::optional<KernelProfile> profile;
   if (limit_->wants_work()) {
     profile.emplace(*parts_.kernels, parts_.device);
@@ -380,7 +297,7 @@ void Trainer::train_step(const Batch& batch) {
     const StepOutcome outcome = or_out_of_memory(
         "[allocate]", [&] { return training_step(config_, parts_, ctx, *optimizer_, batch, current_lr(state_.step)); });
     if (ema_) ema_->update(state_.step + 1);
-    if (looks) look_for_denormals();
+    if (ctx.denormals != nullptr) denormals_.look(state_.step, *parts_.model, *optimizer_, *log_);
     TrainWindow& window = state_.window;
     window.loss_sum += outcome.loss * static_cast<double>(batch.size());
     window.correct += outcome.correct;
@@ -398,22 +315,6 @@ void Trainer::train_step(const Batch& batch) {
   } catch (const Error& error) {
     fail("[train] step {}: {}", state_.step + 1, error.what());
   }
-}
-
-// What the layers did not show; and says once what was found.
-void Trainer::look_for_denormals() {
-  for (const Parameter* parameter : parts_.model->parameters()) {
-    denormals_.look("the parameter", parameter->name, parameter->var.value());
-  }
-  for (const Buffer* buffer : parts_.model->buffers()) denormals_.look("the buffer", buffer->name, buffer->value);
-  for (const auto& [name, tensor] : optimizer_->state()) denormals_.look("the optimiser's state", name, tensor);
-  if (!denormals_.found()) return;
-  log_->warning(
-      fmt::format("step {}: {} is mostly below 2^-126 (denormal): processors compute with such values up to 100 times "
-                  "slower, so a step may take very long, and training gains nothing from them; where gradients vanish, "
-                  "end the run or set train.label_smoothing above 0; where weights or inputs do, lower "
-                  "optimizer.weight_decay or check model.weights and the scale of the data. This is said once",
-                  state_.step + 1, denormals_.what()));
 }
 
 // A broken image stops the run where it stands, so that it goes on from there when the image is repaired.
