@@ -13,6 +13,7 @@
 
 #include "luq/core/error.h"
 #include "luq/core/stop_signals.h"
+#include "src/core/folder_entries.h"
 #include "src/data/class_names.h"
 #include "src/data/image_names.h"
 #include "src/data/label_file.h"
@@ -59,18 +60,17 @@ struct Contents {
 
 Contents list(const fs::path& folder) {
   Contents contents;
-  std::error_code error;
-  fs::directory_iterator entries(folder, error);
-  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+  const std::error_code error = for_folder_entries(folder, [&](const fs::directory_entry& entry) {
     throw_if_stopped();
     std::error_code no_matter;  // of a broken link, which is found out when it is read
-    const bool is_a_folder = entries->is_directory(no_matter);
+    const bool is_a_folder = entry.is_directory(no_matter);
     // What the system cannot tell is not "a file": a class must not be left out.
     if (no_matter == std::errc::io_error) {
-      fail_user("[data] {}: cannot be read: {}", entries->path().string(), no_matter.message());
+      fail_user("[data] {}: cannot be read: {}", entry.path().string(), no_matter.message());
     }
-    (is_a_folder ? contents.folders : contents.files).push_back(entries->path().filename().string());
-  }
+    (is_a_folder ? contents.folders : contents.files).push_back(entry.path().filename().string());
+    return true;
+  });
   if (error) fail_user("[data] {}: the folder cannot be read: {}", folder.string(), error.message());
   std::sort(contents.files.begin(), contents.files.end());
   std::sort(contents.folders.begin(), contents.folders.end());

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "luq/core/error.h"
+#include "src/core/folder_entries.h"
 #include "src/data/image_names.h"
 
 namespace luq {
@@ -47,12 +48,11 @@ struct Entry {
 
 std::vector<Entry> entries_of(const fs::path& folder, size_t most) {
   std::vector<Entry> found;
-  std::error_code error;
-  fs::directory_iterator entries(folder, error);
-  for (; !error && entries != fs::directory_iterator() && found.size() < most; entries.increment(error)) {
+  for_folder_entries(folder, [&](const fs::directory_entry& entry) {
     std::error_code no_matter;
-    found.push_back({entries->path().filename().string(), entries->is_directory(no_matter)});
-  }
+    found.push_back({entry.path().filename().string(), entry.is_directory(no_matter)});
+    return found.size() < most;
+  });
   std::sort(found.begin(), found.end(), [](const Entry& a, const Entry& b) { return a.name < b.name; });
   return found;
 }

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "luq/core/error.h"
+#include "src/core/folder_entries.h"
 #include "src/data/class_names.h"
 #include "src/data/label_file.h"
 #include "src/data/parallel.h"
@@ -124,17 +125,15 @@ class Braces {
   size_t at_ = 0;
 };
 
-// ---- The data set
-// ----------------------------------------------------------------------------------------------------
+// ---- The data set ---------------------------------------------------------------------------------------------------
 
 std::vector<std::string> usual_shards(const std::string& location, const std::string& prefix) {
   std::vector<std::string> files;
-  std::error_code error;
-  fs::directory_iterator entries(location, error);
-  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
-    const std::string name = entries->path().filename().string();
-    if (name.starts_with(prefix) && name.ends_with(".tar")) files.push_back(entries->path().string());
-  }
+  const std::error_code error = for_folder_entries(location, [&](const fs::directory_entry& entry) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(prefix) && name.ends_with(".tar")) files.push_back(entry.path().string());
+    return true;
+  });
   if (error && error != std::errc::no_such_file_or_directory && error != std::errc::not_a_directory) {
     fail_user("[data] {}: the folder cannot be read: {}", location, error.message());
   }

@@ -10,6 +10,7 @@
 
 #include "luq/core/error.h"
 #include "luq/core/folders.h"
+#include "src/core/folder_entries.h"
 #include "src/train/tensorboard.h"
 
 namespace luq {
@@ -44,11 +45,10 @@ bool is_there(const std::string& path) {
 // Names in a folder; none when there is no folder.
 std::vector<std::string> names_in(const std::string& folder) {
   std::vector<std::string> names;
-  std::error_code error;
-  fs::directory_iterator entries(folder, error);
-  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
-    names.push_back(entries->path().filename().string());
-  }
+  const std::error_code error = for_folder_entries(folder, [&](const fs::directory_entry& entry) {
+    names.push_back(entry.path().filename().string());
+    return true;
+  });
   if (error && error != std::errc::no_such_file_or_directory) {
     fail("[train] {}: cannot be read: {}", folder, error.message());
   }

@@ -8,6 +8,7 @@
 
 #include "luq/core/error.h"
 #include "luq/core/output_file.h"
+#include "src/core/folder_entries.h"
 #include "src/train/tensorboard_event.pb.h"
 
 namespace luq {
@@ -64,11 +65,10 @@ std::string header(double time) {
 
 std::vector<fs::path> event_files(const std::string& folder) {
   std::vector<fs::path> files;
-  std::error_code error;
-  fs::directory_iterator entries(folder, error);
-  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
-    if (is_tensorboard_file(entries->path().filename().string())) files.push_back(entries->path());
-  }
+  const std::error_code error = for_folder_entries(folder, [&](const fs::directory_entry& entry) {
+    if (is_tensorboard_file(entry.path().filename().string())) files.push_back(entry.path());
+    return true;
+  });
   if (error && error != std::errc::no_such_file_or_directory) {
     fail("[train] {}: cannot be read: {}", folder, error.message());
   }
