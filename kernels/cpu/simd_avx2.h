@@ -163,8 +163,8 @@ struct Simd {
     return _mm256_set_m128i(_mm_unpackhi_epi16(halves[0], halves[1]), _mm_unpacklo_epi16(halves[0], halves[1]));
   }
   // GCC 12 takes a function that only prefetches for one without effect and drops its calls, were it not for volatile.
-  static void prefetch(const void* p) { asm volatile("prefetcht0 %a0" : : "p"(p)); }
-  static void prefetch_far(const void* p) { asm volatile("prefetcht1 %a0" : : "p"(p)); }
+  static void prefetch(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
+  static void prefetch_far(const void* p) { asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }
 
   static Int block_order() { return _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7); }
   static void multiply(Int x, uint32_t factor, Int& high, Int& low) {

@@ -87,8 +87,8 @@ struct Simd {
     return _mm512_mask_add_epi32(value, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), value, _mm512_set1_epi32(1));
   }
   // GCC 12 takes a function that only prefetches for one without effect and drops its calls, were it not for volatile.
-  static void prefetch(const void* p) { asm volatile("prefetcht0 %a0" : : "p"(p)); }
-  static void prefetch_far(const void* p) { asm volatile("prefetcht1 %a0" : : "p"(p)); }
+  static void prefetch(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
+  static void prefetch_far(const void* p) { asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }
   // The larger of (1 + r) / 2 and r for r = |x| inverse, with the sign of x.
   static Float half_s(Float x, Float inverse) {
     const Float half = set(0.5f), r = mul(x, inverse);
