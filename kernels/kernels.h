@@ -10,8 +10,8 @@
 // - Inputs and outputs do not overlap, except where an entry says that they may be the same pointer.
 // - Results do not depend on the number of threads. Codes, statistics and integer sums are the same, to the bit, in
 //   every table; float results of other entries may differ between tables within the bounds of tests/kernels/.
-// - A quantised matmul multiplies decoded codes in int8, adds exactly (int32, split into int64 past max_int32_terms),
-//   and gives float(sum) * scale, one rounding each, then bias or the old value added where asked.
+// - A quantised matmul multiplies decoded codes in int8 and adds exactly: in int32, split into int64 past
+//   max_int32_terms.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,7 @@
 #include "luq/core/bfloat16.h"
 #include "luq/core/conv_shape.h"
 #include "luq/core/device.h"
-#include "luq/core/format.h"
+#include "luq/core/grid.h"
 #include "luq/core/image_edit.h"
 #include "luq/core/rng.h"
 
@@ -89,52 +89,49 @@ struct StatsManyArgs {
   int64_t count;
 };
 
-struct EncodeIntArgs {
+struct EncodeArgs {
   ConstFloats x;  // (rows, cols)
   int64_t rows, cols;
-  float inverse_scale;  // 0: all codes 0
-  Format format;        // int4 or uint4
+  Grid grid;
+  float inverse_scale;  // of the grid's 1; 0: all codes 0
   Rounding rounding;
   RngKey key;      // used by stochastic rounding; element index = row * cols + col
   uint8_t* codes;  // (rows, packed_row_bytes(cols))
 };
 
-struct EncodeFp4Args {
-  ConstFloats x;  // (rows, cols)
-  int64_t rows, cols;
-  float inverse_alpha;  // 0: all codes 0
-  Rounding rounding;    // stochastic: LUQ; nearest: RDNP
-  RngKey key;           // element index = row * cols + col
-  uint8_t* codes;       // (rows, packed_row_bytes(cols))
-};
-
 struct DecodeArgs {
   const uint8_t* codes;  // (rows, packed_row_bytes(cols))
   int64_t rows, cols;
-  Format format;
+  CodeTable table;
   float scale;
-  float* x;  // (rows, cols), scale * decode(code)
+  bool accumulate = false;  // add to x instead of overwriting it
+  float* x;                 // (rows, cols), scale * decode(code)
 };
 
 // ---- 4-bit matmuls --------------------------------------------------------------------------------------------------
-// Each writes floats, or, when `sums` is not null, the exact integer sums there instead (tests, hardware models).
+// Operands are codes with the tables of what they stand for: any two, of magnitudes up to kMaxCodeValue. An entry
+// writes floats: float(sum) times the result's scale, which is `scale`, or scale * scales[i] where scales are given
+// (one rounding each); then the bias is added, then the old value where asked. Or, when `sums` is not null, it writes
+// the exact integer sums there instead (tests, hardware models).
 
 struct QConvForwardArgs {
   ConvShape shape;
-  const uint8_t* x;   // (n, h, w, c) packed, x_format
-  Format x_format;    // int4, uint4 (fp4 need not be supported)
-  const uint8_t* w;   // (o, kh, kw, c/groups) packed, w_format
-  Format w_format;    // int4
-  float scale;        // scale of x times scale of w
-  const float* bias;  // (o) or null
-  Floats y;           // (n, oh, ow, o)
-  int64_t* sums;      // (n, oh, ow, o) or null
+  const uint8_t* x;  // (n, h, w, c) packed
+  CodeTable x_table;
+  const uint8_t* w;  // (o, kh, kw, c/groups) packed
+  CodeTable w_table;
+  float scale;                    // scale of x times scale of w
+  const float* scales = nullptr;  // (o) or null
+  const float* bias;              // (o) or null
+  bool accumulate = false;        // add to y instead of overwriting it
+  Floats y;                       // (n, oh, ow, o)
+  int64_t* sums;                  // (n, oh, ow, o) or null
 };
 
 // qconv_forward, and mean and variance of each output channel as batch_norm_stats would find them in the results before
 // they are rounded to their type. The moments are added up in integers, so that they are the same for every order.
 struct QConvForwardMomentsArgs {
-  QConvForwardArgs conv;  // bias and sums are null
+  QConvForwardArgs conv;  // bias and sums are null, accumulate is false
   float* mean;            // (o)
   float* variance;        // (o) biased
 
@@ -145,32 +142,35 @@ struct QConvForwardMomentsArgs {
   bool fit(int shift = 0) const {
     const ConvShape& s = conv.shape;
     const int64_t rows = s.n * s.oh() * s.ow(), terms = s.kh * s.kw * s.c_group();
-    const int64_t largest = (terms * max_magnitude(conv.x_format) * max_magnitude(conv.w_format)) << shift;
+    const int64_t largest = (terms * conv.x_table.magnitude() * conv.w_table.magnitude()) << shift;
     return rows > 0 && largest > 0 && largest <= 0x7fffffff / kMomentRows && rows <= INT64_MAX / largest / largest;
   }
 };
 
 struct QConvBackwardDataArgs {
   ConvShape shape;
-  const uint8_t* dy;  // (n, oh, ow, o) packed, dy_format
-  Format dy_format;   // fp4 or int4
-  const uint8_t* w;   // (o, kh, kw, c/groups) packed
-  Format w_format;    // int4
+  const uint8_t* dy;  // (n, oh, ow, o) packed
+  CodeTable dy_table;
+  const uint8_t* w;  // (o, kh, kw, c/groups) packed
+  CodeTable w_table;
   float scale;
-  bool accumulate = false;  // add to dx instead of overwriting it
-  Floats dx;                // (n, h, w, c)
-  int64_t* sums;            // (n, h, w, c) or null
+  const float* scales = nullptr;  // (n), of each image, or null
+  bool accumulate = false;        // add to dx instead of overwriting it
+  Floats dx;                      // (n, h, w, c)
+  int64_t* sums;                  // (n, h, w, c) or null
 };
 
 struct QConvBackwardWeightArgs {
   ConvShape shape;
   const uint8_t* dy;  // (n, oh, ow, o) packed
-  Format dy_format;   // fp4 or int4
-  const uint8_t* x;   // (n, h, w, c) packed
-  Format x_format;    // int4 or uint4
+  CodeTable dy_table;
+  const uint8_t* x;  // (n, h, w, c) packed
+  CodeTable x_table;
   float scale;
-  float* dw;      // (o, kh, kw, c/groups)
-  int64_t* sums;  // (o, kh, kw, c/groups) or null
+  const float* scales = nullptr;  // (o), of the rows of dw, or null
+  bool accumulate = false;        // add to dw instead of overwriting it
+  float* dw;                      // (o, kh, kw, c/groups)
+  int64_t* sums;                  // (o, kh, kw, c/groups) or null
 };
 
 // ---- Float convolutions ---------------------------------------------------------------------------------------------
@@ -511,8 +511,7 @@ struct RandomBitsArgs {  // the random bits of stochastic rounding and nothing e
 #define LUQ_REQUIRED_KERNEL_ENTRIES(X)                       \
   X(convert, ConvertArgs)                                    \
   X(stats, StatsArgs)                                        \
-  X(encode_int, EncodeIntArgs)                               \
-  X(encode_fp4, EncodeFp4Args)                               \
+  X(encode, EncodeArgs)                                      \
   X(decode, DecodeArgs)                                      \
   X(qconv_forward, QConvForwardArgs)                         \
   X(qconv_backward_data, QConvBackwardDataArgs)              \

@@ -15,13 +15,12 @@
 #include <cstring>
 
 #include "luq/core/format.h"
+#include "luq/core/grid.h"
 #include "luq/core/rng.h"
 #include "luq/core/statistics.h"
 
 namespace luq::kernels {
 
-constexpr int kFp4MaxExponent = 7;          // exponent codes 1..7 are 1, 2, ..., 64
-constexpr float kFp4MaxMagnitude = 64.0f;   // 2^6: alpha = max|x| / 64
 constexpr int64_t kStatsChunk = 4096;       // elements per chunk of the statistics
 constexpr int kStatsLanes = 64;             // float lanes a chunk is summed in: lane = index in chunk % 64
 constexpr int kStatsGroup = 256;            // chunks whose results are folded together
@@ -60,7 +59,7 @@ LUQ_HOST_DEVICE inline float sawb_clip(double sum_sq, double sum_abs, double cou
 }
 
 // The clip of `method` for finite statistics; unsigned_grid: the tensor cannot be negative and uses 0..15.
-LUQ_HOST_DEVICE inline float integer_clip(const Stats& stats, ScaleMethod method, bool unsigned_grid) {
+LUQ_HOST_DEVICE inline float clip_of(const Stats& stats, ScaleMethod method, bool unsigned_grid) {
   const float max_abs = stats_max(stats);
   if (method == ScaleMethod::max) return max_abs;
   if (method == ScaleMethod::sawb_nonzero && unsigned_grid)
@@ -68,59 +67,82 @@ LUQ_HOST_DEVICE inline float integer_clip(const Stats& stats, ScaleMethod method
   return sawb_clip(stats.sum_sq, stats.sum_abs, static_cast<double>(stats.count), max_abs, 12.035, 12.03);
 }
 
-// The step between neighbouring integer codes: clip/7, clip/15, or 2 clip/15 for the reference method on unsigned data.
-LUQ_HOST_DEVICE inline float integer_scale(float clip, ScaleMethod method, bool unsigned_grid) {
-  if (!unsigned_grid) return clip / 7.0f;
-  return method == ScaleMethod::reference ? 2.0f * clip / 15.0f : clip / 15.0f;
+// What the grid's 1 stands for when its highest value stands for the clip (int4: clip/7, fp4: alpha = clip/64), or, for
+// the reference method on unsigned data, for twice that: 2 clip/15.
+LUQ_HOST_DEVICE inline float grid_scale(const Grid& grid, float clip, ScaleMethod method, bool unsigned_grid) {
+  return (method == ScaleMethod::reference && unsigned_grid ? 2.0f * clip : clip) / grid.highest();
 }
-
-LUQ_HOST_DEVICE inline float fp4_alpha(float max_abs) { return max_abs * 0x1p-6f; }
 
 // 1/scale, or 0 where the scale is 0 or too small to invert; all codes are 0 then, and so is the scale to store.
 LUQ_HOST_DEVICE inline float invert_scale(float scale) { return scale >= 0x1p-126f ? 1.0f / scale : 0.0f; }
 
-// Integer code values: round to nearest even, or up with the probability of the fraction (16 random bits), then clamped
-// to [low, high]: -7..7 or 0..15. inverse = 1/scale.
-LUQ_HOST_DEVICE inline int int4_value_nearest(float x, float inverse, int low, int high) {
+// Integers of a uniform grid: round to nearest even, or up with the probability of the fraction (16 random bits), then
+// clamped to [low, high]. inverse = 1/scale.
+LUQ_HOST_DEVICE inline int integer_nearest(float x, float inverse, int low, int high) {
   const float scaled = fminf(fmaxf(x * inverse, static_cast<float>(low)), static_cast<float>(high));
   return static_cast<int>(rintf(scaled));
 }
-LUQ_HOST_DEVICE inline int int4_value_stochastic(float x, float inverse, int low, int high, uint32_t random) {
+LUQ_HOST_DEVICE inline int integer_stochastic(float x, float inverse, int low, int high, uint32_t random) {
   const float scaled = fminf(fmaxf(x * inverse, static_cast<float>(low)), static_cast<float>(high));
   const float whole = floorf(scaled);
   const float fraction = scaled - whole;  // exact
   return static_cast<int>(whole) + (fraction * 65536.0f > static_cast<float>(random) ? 1 : 0);
 }
-LUQ_HOST_DEVICE inline uint32_t int4_code(int value) { return static_cast<uint32_t>(value) & 15u; }
+LUQ_HOST_DEVICE inline uint32_t integer_code(int value) { return static_cast<uint32_t>(value) & 15u; }
 
-// FP4 code of x; inverse = 1/alpha (0 gives code 0); random in 0..65535, kNearestBits to round to nearest.
-LUQ_HOST_DEVICE inline uint32_t fp4_code(float x, float inverse, uint32_t random) {
+// Code of x on a grid of powers of 2 with so many magnitudes; inverse = 1/scale (0 gives code 0); random in 0..65535,
+// kNearestBits to round to nearest.
+LUQ_HOST_DEVICE inline uint32_t power_code(float x, float inverse, int magnitudes, uint32_t random) {
   const uint32_t sign = float_bits(x) >> 31;
   const float r = bits_float(float_bits(x) & 0x7fffffffu) * inverse;
   const bool below = r < 1.0f;
   const float s = below ? 1.0f + r : r;
   const uint32_t exponent = ((float_bits(s) + 64u + (random << 7)) >> 23) - 127u;
   uint32_t magnitude = below ? exponent : exponent + 1u;
-  if (magnitude > kFp4MaxExponent) magnitude = kFp4MaxExponent;
+  if (magnitude > static_cast<uint32_t>(magnitudes)) magnitude = static_cast<uint32_t>(magnitudes);
   return magnitude == 0 ? 0u : (sign << 3) | magnitude;
 }
 
-// The integer a code stands for: value = scale * decode(code).
-LUQ_HOST_DEVICE inline int decode(Format format, uint32_t code) {
-  if (format == Format::uint4) return static_cast<int>(code);
-  if (format == Format::int4) return static_cast<int>(code ^ 8u) - 8;
-  const uint32_t exponent = code & 7u;
-  const int magnitude = exponent == 0 ? 0 : 1 << (exponent - 1u);
-  return (code & 8u) != 0 ? -magnitude : magnitude;
+// Code of x by the list of the grid's magnitudes: between two of them, low and high, with the fraction
+// f = (r - low) / (high - low) of r = |x| * inverse, the higher one where f >= 1/2 (nearest), or f * 65536 > random.
+LUQ_HOST_DEVICE inline uint32_t level_code(const Grid& grid, float x, float inverse, Rounding rounding,
+                                           uint32_t random) {
+  const float r = bits_float(float_bits(x) & 0x7fffffffu) * inverse;
+  int magnitude = 0;
+  while (magnitude < grid.magnitudes && r >= grid.level[magnitude + 1]) ++magnitude;
+  if (magnitude < grid.magnitudes) {
+    const float low = grid.level[magnitude], fraction = (r - low) / (grid.level[magnitude + 1] - low);
+    magnitude += rounding == Rounding::nearest ? fraction >= 0.5f : fraction * 65536.0f > static_cast<float>(random);
+  }
+  return magnitude == 0 ? 0u : (float_bits(x) >> 31 << 3) | static_cast<uint32_t>(magnitude);
 }
 
-LUQ_HOST_DEVICE inline int max_magnitude(Format format) {
-  return format == Format::uint4 ? 15 : format == Format::int4 ? 7 : 64;
+// Code of x on any grid; random: 16 bits, read where rounding is stochastic.
+LUQ_HOST_DEVICE inline uint32_t grid_code(const Grid& grid, float x, float inverse, Rounding rounding,
+                                          uint32_t random) {
+  const bool nearest = rounding == Rounding::nearest;
+  if (grid.kind == GridKind::uniform) {
+    return integer_code(nearest ? integer_nearest(x, inverse, grid.low, grid.high)
+                                : integer_stochastic(x, inverse, grid.low, grid.high, random));
+  }
+  if (grid.kind == GridKind::powers_of_2) {
+    return power_code(x, inverse, grid.magnitudes, nearest ? kNearestBits : random);
+  }
+  return level_code(grid, x, inverse, rounding, random);
 }
 
-// Longest sum of products of two formats that int32 holds for certain; longer ones are split and added in int64.
-LUQ_HOST_DEVICE inline int64_t max_int32_terms(Format a, Format b) {
-  return int64_t{0x7fffffff} / (int64_t{max_magnitude(a)} * max_magnitude(b));
+// The integer a code stands for: value = scale * decode(table, code).
+LUQ_HOST_DEVICE inline int decode(const CodeTable& table, uint32_t code) { return table.value[code]; }
+
+// Longest sum of products of two operands that int32 holds for certain; longer ones are split and added in int64.
+LUQ_HOST_DEVICE inline int64_t max_int32_terms(const CodeTable& a, const CodeTable& b) {
+  const int64_t largest = int64_t{a.magnitude()} * b.magnitude();
+  return int64_t{0x7fffffff} / (largest > 0 ? largest : 1);
+}
+
+// The scale of a result whose place in a vector of scales is i.
+LUQ_HOST_DEVICE inline float result_scale(float scale, const float* scales, int64_t i) {
+  return scales != nullptr ? scale * scales[i] : scale;
 }
 
 // A whole number below 2^127 as a double, rounded to nearest even.

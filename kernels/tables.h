@@ -30,10 +30,10 @@ void add_avx512bf16_peak(Kernels& table);
 void add_onednn(Kernels& table);           // bfloat16 is computed in float32
 void add_onednn_bfloat16(Kernels& table);  // and here as it is; for CPUs with AVX-512
 
-// The scalar kernels that vector ones leave some inputs to: matmuls with sums past the int32 bound, stochastic rounding
-// of tensors with more random blocks than 32 bits count, and images of uncommon numbers of channels.
-void ref_encode_int(const EncodeIntArgs& args);
-void ref_encode_fp4(const EncodeFp4Args& args);
+// The scalar kernels that vector ones leave some inputs to: matmuls with sums past the int32 bound, grids of levels,
+// stochastic rounding of tensors with more random blocks than 32 bits count, and images of uncommon numbers of
+// channels.
+void ref_encode(const EncodeArgs& args);
 void ref_qconv_forward(const QConvForwardArgs& args);
 void ref_qconv_backward_data(const QConvBackwardDataArgs& args);
 void ref_qconv_backward_weight(const QConvBackwardWeightArgs& args);

@@ -10,86 +10,45 @@
 #include <span>
 #include <vector>
 
+#include "kernels/conv_terms.h"
 #include "kernels/kernels.h"
 
 namespace luq::kernels::ref {
 
-// Calls visit(input row, input column, tap) for the taps of output pixel (oy, ox) that lie inside the image.
-template <typename Visit>
-void for_each_tap(const ConvShape& s, int64_t oy, int64_t ox, Visit visit) {
-  for (int64_t ky = 0; ky < s.kh; ++ky) {
-    const int64_t iy = oy * s.stride_h - s.pad_h + ky * s.dilation_h;
-    if (iy < 0 || iy >= s.h) continue;
-    for (int64_t kx = 0; kx < s.kw; ++kx) {
-      const int64_t ix = ox * s.stride_w - s.pad_w + kx * s.dilation_w;
-      if (ix >= 0 && ix < s.w) visit(iy, ix, ky * s.kw + kx);
-    }
-  }
-}
-
 template <typename T>
 void conv_forward(const ConvShape& s, const T* x, const T* w, const T* bias, T* y) {
-  const int64_t oh = s.oh(), ow = s.ow(), cg = s.c_group(), taps = s.kh * s.kw;
+  const int64_t cg = s.c_group();
 #pragma omp parallel for schedule(static)
-  for (int64_t pixel = 0; pixel < s.n * oh * ow; ++pixel) {
-    const int64_t n = pixel / (oh * ow), oy = pixel / ow % oh, ox = pixel % ow;
-    for (int64_t o = 0; o < s.o; ++o) {
-      const int64_t first_c = o / s.o_group() * cg;
-      double sum = bias != nullptr ? static_cast<double>(bias[o]) : 0.0;
-      for_each_tap(s, oy, ox, [&](int64_t iy, int64_t ix, int64_t tap) {
-        const T* xs = x + ((n * s.h + iy) * s.w + ix) * s.c + first_c;
-        const T* ws = w + (o * taps + tap) * cg;
-        for (int64_t c = 0; c < cg; ++c) sum += static_cast<double>(xs[c]) * static_cast<double>(ws[c]);
-      });
-      y[pixel * s.o + o] = static_cast<T>(sum);
-    }
+  for (int64_t index = 0; index < s.y_size(); ++index) {
+    double sum = bias != nullptr ? static_cast<double>(bias[index % s.o]) : 0.0;
+    for_forward_terms(s, index, [&](int64_t pixel, int64_t c, int64_t w_row, int64_t w_c) {
+      sum += static_cast<double>(x[pixel * s.c + c]) * static_cast<double>(w[w_row * cg + w_c]);
+    });
+    y[index] = static_cast<T>(sum);
   }
 }
 
 template <typename T>
 void conv_backward_data(const ConvShape& s, const T* dy, const T* w, T* dx) {
-  const int64_t oh = s.oh(), ow = s.ow(), cg = s.c_group(), og = s.o_group(), taps = s.kh * s.kw;
+  const int64_t cg = s.c_group();
 #pragma omp parallel for schedule(static)
-  for (int64_t pixel = 0; pixel < s.n * s.h * s.w; ++pixel) {
-    const int64_t n = pixel / (s.h * s.w), iy = pixel / s.w % s.h, ix = pixel % s.w;
-    for (int64_t c = 0; c < s.c; ++c) {
-      const int64_t first_o = c / cg * og;
-      double sum = 0;
-      for (int64_t ky = 0; ky < s.kh; ++ky) {
-        const int64_t y = iy + s.pad_h - ky * s.dilation_h;
-        if (y < 0 || y % s.stride_h != 0 || y / s.stride_h >= oh) continue;
-        for (int64_t kx = 0; kx < s.kw; ++kx) {
-          const int64_t x = ix + s.pad_w - kx * s.dilation_w;
-          if (x < 0 || x % s.stride_w != 0 || x / s.stride_w >= ow) continue;
-          const T* dys = dy + ((n * oh + y / s.stride_h) * ow + x / s.stride_w) * s.o;
-          for (int64_t o = first_o; o < first_o + og; ++o) {
-            sum += static_cast<double>(dys[o]) * static_cast<double>(w[(o * taps + ky * s.kw + kx) * cg + c % cg]);
-          }
-        }
-      }
-      dx[pixel * s.c + c] = static_cast<T>(sum);
-    }
+  for (int64_t index = 0; index < s.x_size(); ++index) {
+    double sum = 0;
+    for_backward_data_terms(s, index, [&](int64_t pixel, int64_t o, int64_t w_row, int64_t w_c) {
+      sum += static_cast<double>(dy[pixel * s.o + o]) * static_cast<double>(w[w_row * cg + w_c]);
+    });
+    dx[index] = static_cast<T>(sum);
   }
 }
 
 template <typename T>
 void conv_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dw) {
-  const int64_t oh = s.oh(), ow = s.ow(), cg = s.c_group(), taps = s.kh * s.kw;
 #pragma omp parallel for schedule(static)
-  for (int64_t index = 0; index < s.o * taps * cg; ++index) {
-    const int64_t c = index % cg, ky = index / cg / s.kw % s.kh, kx = index / cg % s.kw, o = index / (cg * taps);
-    const int64_t input_c = o / s.o_group() * cg + c;
+  for (int64_t index = 0; index < s.w_size(); ++index) {
     double sum = 0;
-    for (int64_t row = 0; row < s.n * oh; ++row) {
-      const int64_t n = row / oh, iy = row % oh * s.stride_h - s.pad_h + ky * s.dilation_h;
-      if (iy < 0 || iy >= s.h) continue;
-      for (int64_t ox = 0; ox < ow; ++ox) {
-        const int64_t ix = ox * s.stride_w - s.pad_w + kx * s.dilation_w;
-        if (ix < 0 || ix >= s.w) continue;
-        sum += static_cast<double>(dy[(row * ow + ox) * s.o + o]) *
-               static_cast<double>(x[((n * s.h + iy) * s.w + ix) * s.c + input_c]);
-      }
-    }
+    for_backward_weight_terms(s, index, [&](int64_t y_pixel, int64_t o, int64_t x_pixel, int64_t c) {
+      sum += static_cast<double>(dy[y_pixel * s.o + o]) * static_cast<double>(x[x_pixel * s.c + c]);
+    });
     dw[index] = static_cast<T>(sum);
   }
 }

@@ -1,12 +1,24 @@
-// The three 4-bit matmuls, scalar and normative: loops over the definition, every sum in int64.
+// The three 4-bit matmuls, scalar and normative: every product of the definition (conv_terms.h), every sum in int64.
 //
 // Cost: two decodes per multiplication. Nothing here is meant to be fast; it is what the vector kernels must equal.
 
+#include "kernels/conv_terms.h"
 #include "kernels/ref/as_float.h"
 #include "kernels/tables.h"
 
 namespace luq::kernels {
 namespace {
+
+// Packed codes of rows of `cols`.
+struct Codes {
+  const uint8_t* packed;
+  int64_t row_bytes;
+  const CodeTable& table;
+
+  Codes(const uint8_t* packed, int64_t cols, const CodeTable& table)
+      : packed(packed), row_bytes(packed_row_bytes(cols)), table(table) {}
+  int64_t at(int64_t row, int64_t col) const { return decode(table, load_code(packed + row * row_bytes, col)); }
+};
 
 void store(int64_t sum, float scale, const float* bias, int64_t channel, int64_t index, Floats y, bool accumulate,
            int64_t* sums) {
@@ -24,79 +36,43 @@ void store(int64_t sum, float scale, const float* bias, int64_t channel, int64_t
 
 void ref_qconv_forward(const QConvForwardArgs& a) {
   const ConvShape& s = a.shape;
-  const int64_t oh = s.oh(), ow = s.ow(), cg = s.c_group(), og = s.o_group();
-  const int64_t x_row = packed_row_bytes(s.c), w_row = packed_row_bytes(cg);
+  const Codes x(a.x, s.c, a.x_table), w(a.w, s.c_group(), a.w_table);
 #pragma omp parallel for schedule(static)
   for (int64_t index = 0; index < s.y_size(); ++index) {
-    const int64_t o = index % s.o, ox = index / s.o % ow, oy = index / (s.o * ow) % oh, n = index / (s.o * ow * oh);
-    const int64_t first_c = o / og * cg;
     int64_t sum = 0;
-    for (int64_t ky = 0; ky < s.kh; ++ky) {
-      const int64_t iy = oy * s.stride_h - s.pad_h + ky * s.dilation_h;
-      if (iy < 0 || iy >= s.h) continue;
-      for (int64_t kx = 0; kx < s.kw; ++kx) {
-        const int64_t ix = ox * s.stride_w - s.pad_w + kx * s.dilation_w;
-        if (ix < 0 || ix >= s.w) continue;
-        const uint8_t* x = a.x + ((n * s.h + iy) * s.w + ix) * x_row;
-        const uint8_t* w = a.w + ((o * s.kh + ky) * s.kw + kx) * w_row;
-        for (int64_t c = 0; c < cg; ++c) {
-          sum += decode(a.x_format, load_code(x, first_c + c)) * decode(a.w_format, load_code(w, c));
-        }
-      }
-    }
-    store(sum, a.scale, a.bias, o, index, a.y, false, a.sums);
+    for_forward_terms(s, index, [&](int64_t pixel, int64_t c, int64_t w_row, int64_t w_c) {
+      sum += x.at(pixel, c) * w.at(w_row, w_c);
+    });
+    const int64_t o = index % s.o;
+    store(sum, result_scale(a.scale, a.scales, o), a.bias, o, index, a.y, a.accumulate, a.sums);
   }
 }
 
 void ref_qconv_backward_data(const QConvBackwardDataArgs& a) {
   const ConvShape& s = a.shape;
-  const int64_t oh = s.oh(), ow = s.ow(), cg = s.c_group(), og = s.o_group();
-  const int64_t dy_row = packed_row_bytes(s.o), w_row = packed_row_bytes(cg);
+  const Codes dy(a.dy, s.o, a.dy_table), w(a.w, s.c_group(), a.w_table);
 #pragma omp parallel for schedule(static)
   for (int64_t index = 0; index < s.x_size(); ++index) {
-    const int64_t c = index % s.c, ix = index / s.c % s.w, iy = index / (s.c * s.w) % s.h,
-                  n = index / (s.c * s.w * s.h);
-    const int64_t first_o = c / cg * og;
     int64_t sum = 0;
-    for (int64_t ky = 0; ky < s.kh; ++ky) {
-      const int64_t y = iy + s.pad_h - ky * s.dilation_h;
-      if (y < 0 || y % s.stride_h != 0 || y / s.stride_h >= oh) continue;
-      for (int64_t kx = 0; kx < s.kw; ++kx) {
-        const int64_t x = ix + s.pad_w - kx * s.dilation_w;
-        if (x < 0 || x % s.stride_w != 0 || x / s.stride_w >= ow) continue;
-        const uint8_t* dy = a.dy + ((n * oh + y / s.stride_h) * ow + x / s.stride_w) * dy_row;
-        for (int64_t o = first_o; o < first_o + og; ++o) {
-          const uint8_t* w = a.w + ((o * s.kh + ky) * s.kw + kx) * w_row;
-          sum += decode(a.dy_format, load_code(dy, o)) * decode(a.w_format, load_code(w, c % cg));
-        }
-      }
-    }
-    store(sum, a.scale, nullptr, 0, index, a.dx, a.accumulate, a.sums);
+    for_backward_data_terms(s, index, [&](int64_t pixel, int64_t o, int64_t w_row, int64_t w_c) {
+      sum += dy.at(pixel, o) * w.at(w_row, w_c);
+    });
+    const int64_t n = index / (s.h * s.w * s.c);
+    store(sum, result_scale(a.scale, a.scales, n), nullptr, 0, index, a.dx, a.accumulate, a.sums);
   }
 }
 
 void ref_qconv_backward_weight(const QConvBackwardWeightArgs& a) {
   const ConvShape& s = a.shape;
-  const int64_t oh = s.oh(), ow = s.ow(), cg = s.c_group(), og = s.o_group();
-  const int64_t dy_row = packed_row_bytes(s.o), x_row = packed_row_bytes(s.c);
+  const Codes dy(a.dy, s.o, a.dy_table), x(a.x, s.c, a.x_table);
 #pragma omp parallel for schedule(static)
   for (int64_t index = 0; index < s.w_size(); ++index) {
-    const int64_t c = index % cg, kx = index / cg % s.kw, ky = index / (cg * s.kw) % s.kh;
-    const int64_t o = index / (cg * s.kw * s.kh), input_c = o / og * cg + c;
     int64_t sum = 0;
-    for (int64_t row = 0; row < s.n * oh; ++row) {
-      const int64_t n = row / oh, oy = row % oh;
-      const int64_t iy = oy * s.stride_h - s.pad_h + ky * s.dilation_h;
-      if (iy < 0 || iy >= s.h) continue;
-      for (int64_t ox = 0; ox < ow; ++ox) {
-        const int64_t ix = ox * s.stride_w - s.pad_w + kx * s.dilation_w;
-        if (ix < 0 || ix >= s.w) continue;
-        const uint8_t* dy = a.dy + (row * ow + ox) * dy_row;
-        const uint8_t* x = a.x + ((n * s.h + iy) * s.w + ix) * x_row;
-        sum += decode(a.dy_format, load_code(dy, o)) * decode(a.x_format, load_code(x, input_c));
-      }
-    }
-    store(sum, a.scale, nullptr, 0, index, a.dw, false, a.sums);
+    for_backward_weight_terms(s, index, [&](int64_t y_pixel, int64_t o, int64_t x_pixel, int64_t c) {
+      sum += dy.at(y_pixel, o) * x.at(x_pixel, c);
+    });
+    const int64_t o = index / (s.kh * s.kw * s.c_group());
+    store(sum, result_scale(a.scale, a.scales, o), nullptr, 0, index, a.dw, a.accumulate, a.sums);
   }
 }
 

@@ -77,40 +77,25 @@ void decode_codes(const DecodeArgs& a) {
 #pragma omp parallel for schedule(static)
   for (int64_t row = 0; row < a.rows; ++row) {
     for (int64_t col = 0; col < a.cols; ++col) {
-      a.x[row * a.cols + col] =
-          a.scale * static_cast<float>(decode(a.format, load_code(a.codes + row * row_bytes, col)));
+      const float value = a.scale * static_cast<float>(decode(a.table, load_code(a.codes + row * row_bytes, col)));
+      float& x = a.x[row * a.cols + col];
+      x = a.accumulate ? x + value : value;
     }
   }
 }
 
 }  // namespace
 
-void ref_encode_int(const EncodeIntArgs& a) {
-  const int low = a.format == Format::uint4 ? 0 : -7, high = a.format == Format::uint4 ? 15 : 7;
-  if (a.rounding == Rounding::nearest) {
-    pack(a.rows, a.cols, a.codes,
-         [&](int64_t i) { return int4_code(int4_value_nearest(ref::load(a.x, i), a.inverse_scale, low, high)); });
-  } else {
-    pack(a.rows, a.cols, a.codes, [&](int64_t i) {
-      return int4_code(int4_value_stochastic(ref::load(a.x, i), a.inverse_scale, low, high, random_of(a.key, i)));
-    });
-  }
-}
-
-void ref_encode_fp4(const EncodeFp4Args& a) {
-  if (a.rounding == Rounding::nearest) {
-    pack(a.rows, a.cols, a.codes,
-         [&](int64_t i) { return fp4_code(ref::load(a.x, i), a.inverse_alpha, kNearestBits); });
-  } else {
-    pack(a.rows, a.cols, a.codes,
-         [&](int64_t i) { return fp4_code(ref::load(a.x, i), a.inverse_alpha, random_of(a.key, i)); });
-  }
+void ref_encode(const EncodeArgs& a) {
+  const bool stochastic = a.rounding == Rounding::stochastic;
+  pack(a.rows, a.cols, a.codes, [&](int64_t i) {
+    return grid_code(a.grid, ref::load(a.x, i), a.inverse_scale, a.rounding, stochastic ? random_of(a.key, i) : 0);
+  });
 }
 
 void add_ref_quantize(Kernels& table) {
   table.stats = {stats, "ref"};
-  table.encode_int = {ref_encode_int, "ref"};
-  table.encode_fp4 = {ref_encode_fp4, "ref"};
+  table.encode = {ref_encode, "ref"};
   table.decode = {decode_codes, "ref"};
 }
 
