@@ -15,12 +15,12 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "kernels/operands.h"
 #include "tests/cuda_emulation/moments_by_ref.h"
-#include "tests/kernels/operands.h"
 
 namespace luq::test {
 
-class Shadow final : private Operands {
+class Shadow final : private kernels::KernelArrays {
  public:
   struct Count {
     int calls = 0, wrong = 0;
@@ -55,7 +55,7 @@ class Shadow final : private Operands {
   struct Result {
     const void* there;  // on the device
     void* here;         // ref's
-    Operand operand;
+    kernels::KernelArray array;
     Bound bound;  // none: equal to the bit
   };
 
@@ -66,9 +66,9 @@ class Shadow final : private Operands {
     if (bytes > 0) device_memory({DeviceType::cuda, 0})->to_host(copies_.back().data(), there, bytes);
     return copies_.back().data();
   }
-  void* array(void* there, const Operand& operand) override {
-    void* here = fetch(there, operand.bytes());
-    if (operand.written) results_.push_back({there, here, operand, {}});
+  void* array(void* there, const kernels::KernelArray& of) override {
+    void* here = fetch(there, of.bytes());
+    if (of.written) results_.push_back({there, here, of, {}});
     return here;
   }
   Stats* value(Stats* there) override { return &stats_.emplace_back(there, Stats{}).second; }
@@ -78,7 +78,7 @@ class Shadow final : private Operands {
     for (Result& r : results_) {
       if (r.here == here.data) return r;
     }
-    throw std::logic_error("tests/kernels/operands.h does not list a result that has a bound");
+    throw std::logic_error("kernels/operands.h does not list a result that has a bound");
   }
   void within(kernels::ConstFloats here, Bound bound) {
     if (here) result(here).bound = std::move(bound);
@@ -86,8 +86,8 @@ class Shadow final : private Operands {
   // What the device gave.
   kernels::ConstFloats from_device(const Result& r) {
     kernels::ConstFloats x;
-    x.data = fetch(r.there, r.operand.bytes());
-    x.bfloat16 = r.operand.type == Operand::Type::bfloat16;
+    x.data = fetch(r.there, r.array.bytes());
+    x.bfloat16 = r.array.type == kernels::KernelArray::Type::bfloat16;
     return x;
   }
 
@@ -182,11 +182,11 @@ class Shadow final : private Operands {
       const kernels::ConstFloats there = from_device(r);
       kernels::ConstFloats here = there;
       here.data = r.here;
-      if (r.operand.type == Operand::Type::other) {
-        if (std::memcmp(there.data, here.data, static_cast<size_t>(r.operand.bytes())) != 0) return name;
+      if (r.array.type == kernels::KernelArray::Type::other) {
+        if (std::memcmp(there.data, here.data, static_cast<size_t>(r.array.bytes())) != 0) return name;
         continue;
       }
-      const Wide got = widened(there, r.operand.count), want = widened(here, r.operand.count);
+      const Wide got = widened(there, r.array.count), want = widened(here, r.array.count);
       for (size_t i = 0; i < got.size(); ++i) {
         const double a = static_cast<double>(got[i]), b = static_cast<double>(want[i]);
         // Two values close to each other are rounded to neighbours at most.

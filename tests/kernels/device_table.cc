@@ -7,13 +7,13 @@
 #include <map>
 #include <stdexcept>
 
-#include "tests/kernels/operands.h"
+#include "kernels/operands.h"
 
 namespace luq::test {
 namespace {
 
-// The operands of one call in device memory. The same host pointer becomes the same device pointer.
-class InDeviceMemory final : public Operands {
+// The arrays of one call in device memory. The same host pointer becomes the same device pointer.
+class InDeviceMemory final : public kernels::KernelArrays {
  public:
   InDeviceMemory(const DeviceMemory& memory, Alignment alignment) : memory_(memory), alignment_(alignment) {}
   ~InDeviceMemory() {
@@ -21,16 +21,19 @@ class InDeviceMemory final : public Operands {
     for (const Array& array : arrays_) memory_.deallocate(array.begin);
   }
 
-  // What was written, to the host.
+  // Copies what was written to the host. Throws where something was written that the list does not say.
   void bring_back() const {
     for (const Array& array : arrays_) {
-      if (!array.written) continue;
+      if (array.read && !array.written) continue;
       std::vector<uint8_t> all(static_cast<size_t>(array.skip + array.bytes));
       memory_.to_host(all.data(), array.begin, array.skip + array.bytes);
-      for (int64_t i = 0; i < array.skip; ++i) {
-        if (all[static_cast<size_t>(i)] != kFill) throw std::runtime_error("an entry wrote before an operand");
+      const int64_t untouched = array.skip + (array.written ? 0 : array.bytes);
+      for (int64_t i = 0; i < untouched; ++i) {
+        if (all[static_cast<size_t>(i)] != kFill)
+          throw std::runtime_error("an entry wrote before an array, or to one of no use to the call");
       }
-      if (array.bytes > 0) std::memcpy(array.host, all.data() + array.skip, static_cast<size_t>(array.bytes));
+      if (array.written && array.bytes > 0)
+        std::memcpy(array.host, all.data() + array.skip, static_cast<size_t>(array.bytes));
     }
   }
 
@@ -41,26 +44,27 @@ class InDeviceMemory final : public Operands {
     void* host;
     int64_t bytes, skip;
     uint8_t* begin;  // of the allocation
-    bool written;
+    bool read, written;
   };
 
-  void* array(void* host, const Operand& operand) override {
-    const int64_t bytes = operand.bytes();
+  void* array(void* host, const kernels::KernelArray& of) override {
+    const int64_t bytes = of.bytes();
     for (Array& array : arrays_) {
       if (array.host != host) continue;
-      if (array.bytes != bytes) throw std::runtime_error("an operand of two sizes");
-      if (operand.read) memory_.to_device(array.begin + array.skip, host, bytes);
-      array.written = array.written || operand.written;
+      if (array.bytes != bytes) throw std::runtime_error("an array of two sizes");
+      if (of.read) memory_.to_device(array.begin + array.skip, host, bytes);
+      array.read = array.read || of.read;
+      array.written = array.written || of.written;
       return array.begin + array.skip;
     }
     const auto of_host = static_cast<int64_t>(reinterpret_cast<uintptr_t>(host) % 16);
-    const int64_t skip = alignment_ == Alignment::shifted ? (of_host + operand.element_bytes) % 16 : of_host;
+    const int64_t skip = alignment_ == Alignment::shifted ? (of_host + of.element_bytes) % 16 : of_host;
     auto* begin = static_cast<uint8_t*>(memory_.allocate(skip + bytes));
     if (begin == nullptr) throw std::runtime_error("no device memory left");
     std::vector<uint8_t> all(static_cast<size_t>(skip + bytes), kFill);
-    if (operand.read && bytes > 0) std::memcpy(all.data() + skip, host, static_cast<size_t>(bytes));
+    if (of.read && bytes > 0) std::memcpy(all.data() + skip, host, static_cast<size_t>(bytes));
     memory_.to_device(begin, all.data(), skip + bytes);
-    arrays_.push_back({host, bytes, skip, begin, operand.written});
+    arrays_.push_back({host, bytes, skip, begin, of.read, of.written});
     return begin + skip;
   }
 
@@ -76,16 +80,16 @@ struct Target {
 };
 Target targets[kPlaces];
 
-#define LUQ_DEFINE_ADAPTER(name, Args)                   \
-  template <int kPlace, Alignment kAlignment>            \
-  void run_##name(const kernels::Args& args) {           \
-    Target& target = targets[kPlace];                    \
-    kernels::Args there = args;                          \
-    InDeviceMemory operands(*target.memory, kAlignment); \
-    operands.visit(there);                               \
-    target.table.name(there);                            \
-    operands.bring_back();                               \
-    ++target.calls[#name];                               \
+#define LUQ_DEFINE_ADAPTER(name, Args)                 \
+  template <int kPlace, Alignment kAlignment>          \
+  void run_##name(const kernels::Args& args) {         \
+    Target& target = targets[kPlace];                  \
+    kernels::Args there = args;                        \
+    InDeviceMemory arrays(*target.memory, kAlignment); \
+    arrays.visit(there);                               \
+    target.table.name(there);                          \
+    arrays.bring_back();                               \
+    ++target.calls[#name];                             \
   }
 LUQ_DEVICE_KERNEL_ENTRIES(LUQ_DEFINE_ADAPTER)
 #undef LUQ_DEFINE_ADAPTER
@@ -124,7 +128,7 @@ Kernels on_device(const Kernels& table, Device device, int place, Alignment alig
                                        : in_place(std::integral_constant<int, 2>{});
   if (describe(adapted) != describe(table)) {
     throw std::runtime_error(
-        "the device has an entry that LUQ_DEVICE_KERNEL_ENTRIES of tests/kernels/operands.h does not list");
+        "the device has an entry that LUQ_DEVICE_KERNEL_ENTRIES of kernels/operands.h does not list");
   }
   return adapted;
 }

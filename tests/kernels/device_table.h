@@ -10,9 +10,9 @@
 namespace luq::test {
 
 // The device's entries for host pointers: each call copies what it reads to the device and what it writes back. There,
-// operands have the host's alignment to 16 bytes, or begin one element after that, and end where an allocation ends;
-// what is only written begins with other bytes than the host's. Throws where something wrote before an operand. Place:
-// where the table is kept, one in each.
+// arrays have the host's alignment to 16 bytes, or begin one element after that, and end where an allocation ends;
+// what is only written begins with other bytes than the host's. Throws where something wrote before an array, or to one
+// that kernels/operands.h says the call does not touch. Place: where the table is kept, one in each.
 enum class Alignment { of_host, shifted };
 constexpr int kPlaces = 3;
 Kernels on_device(const Kernels& device_table, Device device, int place = 0, Alignment alignment = Alignment::of_host);

@@ -25,7 +25,7 @@ struct KernelRecord {
   int64_t calls = 0;
   double seconds = 0;     // wall clock
   double operations = 0;  // on `unit`; a multiply-accumulate is two
-  double bytes = 0;       // operands read and results written, once each
+  double bytes = 0;       // that are read and written
 };
 
 // While it lives, calls through kernels() are recorded, from any one thread at a time. Only one may live. Each call to
