@@ -1,5 +1,5 @@
-// 4-bit matmul tiles for AVX2: vpmaddubsw gives sums of two products in int16, which cannot saturate on 4-bit operands,
-// vpaddw adds a chain of those, vpmaddwd widens.
+// 4-bit matmul tiles for AVX2: vpmaddubsw gives sums of two products in int16, which cannot saturate on operands of up
+// to 64, vpaddw adds a chain of those, vpmaddwd widens.
 
 #include <immintrin.h>
 
@@ -12,6 +12,7 @@ namespace {
 
 struct Avx2 {
   using Int = __m256i;
+  using Floats = Simd;
   static constexpr int kLanes = 8;
   static constexpr bool kMoments = false;
   static constexpr int kMaxRows = 6;  // 12 sums, two vectors of weights, one broadcast, one product
@@ -33,9 +34,9 @@ struct Avx2 {
   static Int widen(Int sum, Int pairs) { return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))); }
 
   template <typename T>
-  static void store_float(T* y, Int sums, float scale, const float* bias, bool accumulate, int64_t channels) {
+  static void store_float(T* y, Int sums, __m256 scale, const float* bias, bool accumulate, int64_t channels) {
     if (channels <= 0) return;
-    __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale));
+    __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale);
     if (bias != nullptr) value = _mm256_add_ps(value, Simd::load(bias, channels));
     if (accumulate) value = _mm256_add_ps(value, Simd::load(y, channels));
     Simd::store(y, value, channels);

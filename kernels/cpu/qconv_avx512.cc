@@ -1,5 +1,5 @@
 // 4-bit matmul tiles for AVX-512BW without VNNI: vpmaddubsw gives sums of two products in int16, which cannot saturate
-// on 4-bit operands, vpaddw adds a chain of those, vpmaddwd widens.
+// on operands of up to 64, vpaddw adds a chain of those, vpmaddwd widens.
 
 #include <immintrin.h>
 

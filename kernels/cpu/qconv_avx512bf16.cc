@@ -13,7 +13,7 @@ namespace {
 
 struct VnniBf16 : Vnni {
   using Vnni::store_float;
-  static void store_float(BFloat16* y, Int sums, float scale, const float* bias, bool accumulate, int64_t channels) {
+  static void store_float(BFloat16* y, Int sums, __m512 scale, const float* bias, bool accumulate, int64_t channels) {
     if (channels <= 0) return;
     const __m512 value = scaled(y, sums, scale, bias, accumulate, channels);
     const __m256i narrow = (__m256i)_mm512_cvtneps_pbh(value);

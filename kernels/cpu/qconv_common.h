@@ -3,6 +3,7 @@
 
 #include <emmintrin.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -13,24 +14,28 @@ namespace luq::kernels {
 
 constexpr int64_t kParallelMacs = 1 << 17;  // less work than this is not worth waking threads for
 
-// Code -> byte. An unsigned operand is value + offset, so that it is never negative; a signed one has offset 0.
+// Code -> byte. An unsigned operand is value + offset, so that it is never negative, and at most 2 kMaxCodeValue; a
+// signed one has offset 0.
 struct DecodeTable {
   alignas(16) uint8_t value[16];
   int offset;
 
-  static DecodeTable as_unsigned(Format format) {
-    return DecodeTable(format, format == Format::uint4 ? 0 : format == Format::int4 ? 8 : 64);
+  static DecodeTable as_unsigned(const CodeTable& table) {
+    int lowest = 0;
+    for (int8_t v : table.value) lowest = v < lowest ? v : lowest;
+    return DecodeTable(table, -lowest);
   }
-  static DecodeTable as_signed(Format format) { return DecodeTable(format, 0); }
+  static DecodeTable as_signed(const CodeTable& table) { return DecodeTable(table, 0); }
   uint8_t zero() const { return value[0]; }
 
  private:
-  DecodeTable(Format format, int shift) : offset(shift) {
-    for (uint32_t code = 0; code < 16; ++code) value[code] = static_cast<uint8_t>(decode(format, code) + shift);
+  DecodeTable(const CodeTable& table, int shift) : offset(shift) {
+    for (uint32_t code = 0; code < 16; ++code) value[code] = static_cast<uint8_t>(decode(table, code) + shift);
   }
 };
 
-// Steps whose sums of two products of an unsigned by a signed byte stay within int16.
+// Steps whose sums of two products of an unsigned by a signed byte stay within int16: at least 1, as no sum of two is
+// beyond 4 kMaxCodeValue^2.
 inline int64_t int16_chain(const DecodeTable& u, const DecodeTable& s) {
   int u_max = 0, s_max = 0;
   for (int code = 0; code < 16; ++code) {
@@ -38,7 +43,7 @@ inline int64_t int16_chain(const DecodeTable& u, const DecodeTable& s) {
     const int magnitude = std::abs(static_cast<int8_t>(s.value[code]));
     s_max = magnitude > s_max ? magnitude : s_max;
   }
-  return 32767 / (2 * u_max * s_max);
+  return 32767 / std::max(2 * u_max * s_max, 1);
 }
 
 // to[c * 4 + i] = row i [c] for 16 values of c.

@@ -122,11 +122,13 @@ struct Problem {
   const uint8_t* w;
   DecodeTable w_table;
   float scale;
+  const float* scales;  // of output channels, or, transposed, of images
   const float* bias;
   bool accumulate;
   Floats y;
   int64_t* sums;
   bool with_moments = false;
+  int64_t image_pixels = 1;  // images here that were the pixels of one image
 
   Dimension rows{}, columns{};
   int64_t images = 0;
@@ -381,6 +383,7 @@ void run_tiles(const Problem& p, const Cut& cut, const Band& band, const Phase& 
   tile.w = p.packed_w + phase.w + (set * p.blocks + block) * tile.w_block;
   tile.start = p.start + phase.start + (set * p.blocks + block) * kBlock;
   tile.scale = p.scale;
+  tile.scales = p.scales != nullptr && !p.transposed ? p.scales + channel : nullptr;
   tile.bias = p.bias != nullptr ? p.bias + channel : nullptr;
   tile.accumulate = p.accumulate;
   tile.moments = nullptr;
@@ -392,7 +395,13 @@ void run_tiles(const Problem& p, const Cut& cut, const Band& band, const Phase& 
   const uint8_t* origin = band.data + set * p.merge * p.in_group;
   const int64_t x_step = p.columns.step * p.pixel, y_step = p.columns.output_step * p.out_channels;
   const int64_t x_begin = phase.columns->begin, x_end = phase.columns->end;
+  float row_scales[kMaxTileRows];
+  const bool scaled_images = p.transposed && p.scales != nullptr;
+  tile.row_scales = scaled_images ? row_scales : nullptr;
   const auto run = [&](int64_t i, int64_t y, int64_t x, int64_t rows) {
+    for (int64_t row = 0; scaled_images && row < rows; ++row) {
+      row_scales[row] = p.scale * p.scales[(image + i + (cut.across_images ? row : 0)) / p.image_pixels];
+    }
     tile.x = origin + i * band.image_bytes + (y - y_begin) * p.rows.step * band.row_bytes + x * x_step;
     const int64_t out_y = y * p.rows.output_step + phase.rows->first;
     const int64_t out_x = x * p.columns.output_step + phase.columns->first;
@@ -477,7 +486,7 @@ void finish_moments(const Problem& p, float* mean, float* variance) {
         square += p.moments[(thread * 2 + 1) * stride + place];
       }
       const int64_t channel = set * p.merge * p.out_group + lane;
-      moments_of_sums(sum, square, rows, p.scale, mean + channel, variance + channel);
+      moments_of_sums(sum, square, rows, result_scale(p.scale, p.scales, channel), mean + channel, variance + channel);
     }
   }
 }
@@ -498,12 +507,13 @@ Problem forward_problem(const QConvIsa& isa, const ConvShape& s, const QConvForw
             .shape = s,
             .transposed = false,
             .input = args.x,
-            .table = DecodeTable::as_unsigned(args.x_format),
+            .table = DecodeTable::as_unsigned(args.x_table),
             .w = args.w,
-            .w_table = DecodeTable::as_signed(args.w_format),
+            .w_table = DecodeTable::as_signed(args.w_table),
             .scale = args.scale,
+            .scales = args.scales,
             .bias = args.bias,
-            .accumulate = false,
+            .accumulate = args.accumulate,
             .y = args.y,
             .sums = args.sums};
   p.rows = forward_dimension(s.h, s.oh(), s.kh, s.stride_h, s.pad_h, s.dilation_h);
@@ -519,7 +529,7 @@ Problem forward_problem(const QConvIsa& isa, const ConvShape& s, const QConvForw
 void qconv_forward(const QConvIsa& isa, const QConvForwardArgs& args, QConvTask task) {
   const ConvShape s = flatten_pointwise(args.shape);
   if (s.y_size() <= 0) return;
-  if (s.kh * s.kw * s.c_group() > max_int32_terms(args.x_format, args.w_format)) {
+  if (s.kh * s.kw * s.c_group() > max_int32_terms(args.x_table, args.w_table)) {
     if (task == QConvTask::run) ref_qconv_forward(args);
     return;
   }
@@ -537,7 +547,7 @@ void qconv_forward_moments(const QConvIsa& isa, const QConvForwardMomentsArgs& a
 void qconv_backward_data(const QConvIsa& isa, const QConvBackwardDataArgs& args, QConvTask task) {
   const ConvShape s = flatten_pointwise(args.shape);
   if (s.x_size() <= 0) return;
-  if (s.y_size() <= 0 || s.kh * s.kw * s.o_group() > max_int32_terms(args.dy_format, args.w_format)) {
+  if (s.y_size() <= 0 || s.kh * s.kw * s.o_group() > max_int32_terms(args.dy_table, args.w_table)) {
     if (task == QConvTask::run) ref_qconv_backward_data(args);
     return;
   }
@@ -545,14 +555,16 @@ void qconv_backward_data(const QConvIsa& isa, const QConvBackwardDataArgs& args,
             .shape = s,
             .transposed = true,
             .input = args.dy,
-            .table = DecodeTable::as_unsigned(args.dy_format),
+            .table = DecodeTable::as_unsigned(args.dy_table),
             .w = args.w,
-            .w_table = DecodeTable::as_signed(args.w_format),
+            .w_table = DecodeTable::as_signed(args.w_table),
             .scale = args.scale,
+            .scales = args.scales,
             .bias = nullptr,
             .accumulate = args.accumulate,
             .y = args.dx,
-            .sums = args.sums};
+            .sums = args.sums,
+            .image_pixels = s.n / std::max<int64_t>(args.shape.n, 1)};
   p.rows = backward_dimension(s.h, s.oh(), s.kh, s.stride_h, s.pad_h, s.dilation_h);
   p.columns = backward_dimension(s.w, s.ow(), s.kw, s.stride_w, s.pad_w, s.dilation_w);
   p.images = s.n;

@@ -1,6 +1,6 @@
 // The 4-bit matmuls of the CPU: one driver, and one table of small functions for each instruction set.
 //
-// The driver (qconv_driver.cc for forward and backward-data, qconv_update.cc for the weights' gradient) is plain C++:
+// The driver (qconv_driver.cc for forward and backward-data, qconv_backward_weight.cc) is plain C++:
 // it plans, cuts the work into units for the threads, unpacks codes to bytes once per unit, and walks over tiles. A
 // tile is the register block of a matrix product of bytes: R rows x 16 or 32 columns of int32 sums. Only tiles and
 // unpacking are written for an instruction set, in qconv_tiles.h with the vector type as a parameter.
@@ -21,7 +21,7 @@ constexpr int64_t kBlock = 16;    // columns of a block
 
 // Forward and backward-data: row i, column j of the tile is
 //   start[j] + sum over runs r and k < 4 * steps of x[i * x_stride + run_offset[r] + k] * w[r, k, j],
-// converted to float, times scale, plus bias; or the sum itself.
+// converted to float, times the result's scale, plus bias; or the sum itself.
 struct ConvTile {
   const uint8_t* x;
   int64_t x_stride;           // bytes between rows
@@ -32,10 +32,12 @@ struct ConvTile {
   int64_t w_block;            // bytes between blocks
   const uint32_t* start;      // (blocks * 16)
   float scale;
-  const float* bias;  // (channels) or null
-  bool accumulate;    // add to y
-  Floats y;           // (rows, channels) with y_stride between rows
-  int64_t* sums;      // the same, or null
+  const float* scales;      // (channels) or null: the scale of column j is scale * scales[j]
+  const float* row_scales;  // (rows) or null: the scales of the rows, in place of all that
+  const float* bias;        // (channels) or null
+  bool accumulate;          // add to y
+  Floats y;                 // (rows, channels) with y_stride between rows
+  int64_t* sums;            // the same, or null
   int64_t y_stride;
   int64_t channels;  // columns to write
   // Or null: to the sums of the columns, and `moment_stride` behind to those of their squares, what the rows add. Of
@@ -46,8 +48,8 @@ struct ConvTile {
 
 // Backward-weight: row i, column j is the sum, over all images and steps, of four terms of dy of row i times x of
 // column j, modulo 2^32. It is added to `sums`, or written there; or, where those are null, written to dw as a float,
-// times scale, after the offset of x has been taken away.
-struct UpdateTile {
+// times the row's scale, or added to what is there, after the offset of x has been taken away.
+struct WeightTile {
   const int8_t* dy;  // (images, rows of the tile, 4 * steps)
   int64_t dy_stride, dy_image;
   const uint8_t* x;  // (images, steps, x_step bytes): 16 channels of 4, and x_block bytes behind the second block's
@@ -60,6 +62,8 @@ struct UpdateTile {
   float* dw;  // (rows of the tile, channels)
   int64_t channels;
   float scale;
+  const float* scales;  // (rows of the tile) or null: the scale of row i is scale * scales[i]
+  bool accumulate;      // add to dw
   int offset;
   const int32_t* dy_sums;  // (rows of the tile) or null: no offset
 };
@@ -70,7 +74,7 @@ struct QConvIsa {
   // Two values a byte, low nibble first: values[i] = table[code i].
   void (*unpack)(const uint8_t* packed, int64_t bytes, const uint8_t* table, uint8_t* values);
   void (*conv[2][kMaxTileRows])(const ConvTile&);      // [blocks - 1][rows - 1]
-  void (*update[2][kMaxTileRows])(const UpdateTile&);  // [blocks - 1][rows - 1]
+  void (*weight[2][kMaxTileRows])(const WeightTile&);  // [blocks - 1][rows - 1]
 };
 
 // Each gets the scratch memory of the call, and, unless that is all it is to do, runs.

@@ -1,11 +1,11 @@
 // Register blocks of the 4-bit matmuls for a vector type V, which an instruction set's file defines:
-//   Int, kLanes (int32 lanes), kMaxRows (with one and two blocks of 16 columns), kMaxBlocks, kChained,
-//   zero, set (a number to every lane), load, store, broadcast (4 bytes to every lane), add;
-//   dot(sum, u, s): sum + the products of 4 unsigned by 4 signed bytes, lane by lane;
-//   kChained: pairs(u, s) gives sums of two products in int16, add16 adds those, widen(sum, pairs) adds them to int32;
-//   kMoments: whether there is add_moments<rows>(sums, squares, get), which adds get(row) and its square over all rows;
-//   store_float(y, sums, scale, bias or null, accumulate, channels): one vector of results, of which `channels` are
-//   written, or added to y, float or BFloat16.
+//   Int, Floats (its Simd), kLanes (int32 lanes), kMaxRows (with one and two blocks of 16 columns), kMaxBlocks,
+//   kChained, zero, set (a number to every lane), load, store, broadcast (4 bytes to every lane), add; dot(sum, u, s):
+//   sum + the products of 4 unsigned by 4 signed bytes, lane by lane; kChained: pairs(u, s) gives sums of two products
+//   in int16, add16 adds those, widen(sum, pairs) adds them to int32; kMoments: whether there is
+//   add_moments<rows>(sums, squares, get), which adds get(row) and its square over all rows; store_float(y, sums,
+//   scale, bias or null, accumulate, channels): one vector of results, each sum times its lane of `scale`, of which
+//   `channels` are written, or added to y, float or BFloat16.
 //
 // Cost of a step: R broadcasts and N loads for R * N products, so a tile of 14 x 2 is bound by the multipliers and one
 // of 14 x 1 by the loads, at nearly the same rate. Without a dot instruction a product is a multiply-add of pairs and
@@ -127,6 +127,29 @@ struct Sums {
   }
 };
 
+// The scales of a tile's results: that of row i and vector v is at(i, v).
+template <class V, int R, int N>
+class TileScales {
+ public:
+  explicit TileScales(const ConvTile& t)
+      : row_step_(t.row_scales != nullptr ? V::kLanes : 0), vector_step_(V::kLanes - row_step_) {
+    if (t.row_scales != nullptr) {
+      for (int i = 0; i < R; ++i) V::Floats::store(lanes_ + i * V::kLanes, V::Floats::set(t.row_scales[i]));
+      return;
+    }
+    for (int v = 0; v < N; ++v) V::Floats::store(lanes_ + v * V::kLanes, V::Floats::set(t.scale));
+    if (t.scales == nullptr) return;
+    for (int j = 0; j < N * V::kLanes && j < t.channels; ++j) lanes_[j] = t.scale * t.scales[j];
+  }
+  [[gnu::always_inline]] auto at(int i, int v) const {
+    return V::Floats::load(lanes_ + i * row_step_ + v * vector_step_);
+  }
+
+ private:
+  alignas(64) float lanes_[(R > N ? R : N) * V::kLanes];
+  int64_t row_step_, vector_step_;
+};
+
 template <class V, int R, int N>
 void conv_tile(const ConvTile& t) {
   using Int = typename V::Int;
@@ -171,6 +194,7 @@ void conv_tile(const ConvTile& t) {
       }
     }
   }
+  const TileScales<V, R, N> scales(t);
   with_type(
       t.y.bfloat16, [&](auto type) __attribute__((always_inline)) {
         auto* y = t.y.as<decltype(type)>();
@@ -178,7 +202,7 @@ void conv_tile(const ConvTile& t) {
         for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 4
           for (int v = 0; v < N; ++v) {
-            V::store_float(y + i * t.y_stride + v * V::kLanes, V::add(sums.get(i, v), start[v]), t.scale,
+            V::store_float(y + i * t.y_stride + v * V::kLanes, V::add(sums.get(i, v), start[v]), scales.at(i, v),
                            t.bias != nullptr ? t.bias + v * V::kLanes : nullptr, t.accumulate,
                            t.channels - v * V::kLanes);
           }
@@ -187,7 +211,7 @@ void conv_tile(const ConvTile& t) {
 }
 
 template <class V, int R, int N>
-void update_tile(const UpdateTile& t) {
+void weight_tile(const WeightTile& t) {
   constexpr int per_block = kBlock / V::kLanes;
   const int64_t x_block = t.x_block;
   const auto offset = [x_block](int v) { return (v / per_block) * x_block + (v % per_block) * V::kLanes * 4; };
@@ -212,9 +236,10 @@ void update_tile(const UpdateTile& t) {
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
     const auto start = V::set(t.dy_sums != nullptr ? -t.offset * t.dy_sums[i] : 0);
+    const auto scale = V::Floats::set(result_scale(t.scale, t.scales, i));
 #pragma GCC unroll 4
     for (int v = 0; v < N; ++v) {
-      V::store_float(t.dw + i * t.stride + v * V::kLanes, V::add(sums.get(i, v), start), t.scale, nullptr, false,
+      V::store_float(t.dw + i * t.stride + v * V::kLanes, V::add(sums.get(i, v), start), scale, nullptr, t.accumulate,
                      t.channels - v * V::kLanes);
     }
   }
@@ -225,10 +250,10 @@ template <class V, int R = V::kMaxRows>
 void set_tiles(QConvIsa& isa) {
   constexpr int per_block = kBlock / V::kLanes;
   isa.conv[0][R - 1] = conv_tile<V, R, per_block>;
-  isa.update[0][R - 1] = update_tile<V, R, per_block>;
+  isa.weight[0][R - 1] = weight_tile<V, R, per_block>;
   if constexpr (V::kMaxBlocks == 2) {
     isa.conv[1][R - 1] = conv_tile<V, R, 2 * per_block>;
-    isa.update[1][R - 1] = update_tile<V, R, 2 * per_block>;
+    isa.weight[1][R - 1] = weight_tile<V, R, 2 * per_block>;
   }
   if constexpr (R > 1) set_tiles<V, R - 1>(isa);
 }

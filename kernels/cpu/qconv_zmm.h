@@ -12,6 +12,7 @@ namespace {
 
 struct Zmm {
   using Int = __m512i;
+  using Floats = Simd;
   static constexpr int kLanes = 16;
   static Int zero() { return _mm512_setzero_si512(); }
   static Int set(int x) { return _mm512_set1_epi32(x); }
@@ -44,14 +45,14 @@ struct Zmm {
 
   // `channels` results, to be stored in y or, accumulated, already with what is there.
   template <typename T>
-  static __m512 scaled(const T* y, Int sums, float scale, const float* bias, bool accumulate, int64_t channels) {
-    __m512 value = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(0xffff, sums), _mm512_set1_ps(scale));
+  static __m512 scaled(const T* y, Int sums, __m512 scale, const float* bias, bool accumulate, int64_t channels) {
+    __m512 value = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(0xffff, sums), scale);
     if (bias != nullptr) value = _mm512_add_ps(value, Simd::load(bias, channels));
     if (accumulate) value = _mm512_add_ps(value, Simd::load(y, channels));
     return value;
   }
   template <typename T>
-  static void store_float(T* y, Int sums, float scale, const float* bias, bool accumulate, int64_t channels) {
+  static void store_float(T* y, Int sums, __m512 scale, const float* bias, bool accumulate, int64_t channels) {
     if (channels <= 0) return;
     Simd::store(y, scaled(y, sums, scale, bias, accumulate, channels), channels);
   }

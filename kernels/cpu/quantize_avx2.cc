@@ -15,9 +15,8 @@ namespace {
 
 void add_avx2_quantize(Kernels& table) {
   table.stats = {stats, "avx2"};
-  table.encode_int = {encode_int, "avx2"};
+  table.encode = {encode, "avx2"};
   table.random_bits = {random_bits, "avx2"};
-  table.encode_fp4 = {encode_fp4, "avx2"};
   table.decode = {decode_codes, "avx2"};
 }
 

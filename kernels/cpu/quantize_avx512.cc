@@ -15,9 +15,8 @@ namespace {
 
 void add_avx512_quantize(Kernels& table) {
   table.stats = {stats, "avx512"};
-  table.encode_int = {encode_int, "avx512"};
+  table.encode = {encode, "avx512"};
   table.random_bits = {random_bits, "avx512"};
-  table.encode_fp4 = {encode_fp4, "avx512"};
   table.decode = {decode_codes, "avx512"};
 }
 

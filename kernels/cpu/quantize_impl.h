@@ -149,7 +149,7 @@ void pack_scalar(int64_t first_index, int64_t count, uint8_t* out, Code code) {
 // batches(index) makes what then gives, called with the indices of one batch after another from there, a vector of
 // codes each; what is left takes the scalar code(index).
 template <typename Batches, typename Code>
-void encode(int64_t rows, int64_t cols, uint8_t* codes, Batches batches, Code code) {
+void encode_all(int64_t rows, int64_t cols, uint8_t* codes, Batches batches, Code code) {
   if (cols % 2 != 0 && rows > 1) {
 #pragma omp parallel for schedule(static) if (rows * cols > kSmall)
     for (int64_t row = 0; row < rows; ++row) pack_scalar(row * cols, cols, codes + row * packed_row_bytes(cols), code);
@@ -198,11 +198,12 @@ template <typename T, typename Value>
   return Simd::codes_of(values);
 }
 
-// numerics.h's fp4_code. Half of its s is the larger of (1 + r) / 2 and r; the exponent of that less 126, after the
+// numerics.h's power_code. Half of its s is the larger of (1 + r) / 2 and r; the exponent of that less 126, after the
 // random bits have carried into it, is the code of the magnitude.
-class Fp4Encoder {
+class PowerEncoder {
  public:
-  explicit Fp4Encoder(float inverse) : inverse_(Simd::set(inverse)) {
+  PowerEncoder(float inverse, int magnitudes)
+      : inverse_(Simd::set(inverse)), most_(Simd::set_int(0x01000100u | static_cast<uint32_t>(magnitudes) * 0x10001u)) {
     uint8_t codes[16];
     for (uint8_t code = 0; code < 16; ++code) codes[code] = code == 8 ? 0 : code;
     no_negative_zero_ = Simd::repeat16(codes);
@@ -236,7 +237,7 @@ class Fp4Encoder {
     const Int low = Simd::template shift_right<23>(carried(even, Simd::template shift_left<7>(random)));
     const Int high = Simd::template shift_right<7>(carried(odd, Simd::template shift_right<9>(random)));
     // In words: the sign in bit 8, and a magnitude that may be too large below it.
-    const Int parts = Simd::min_bytes(Simd::choose(low, high, Simd::set_int(0xffff0000u)), Simd::set_int(0x01070107u));
+    const Int parts = Simd::min_bytes(Simd::choose(low, high, Simd::set_int(0xffff0000u)), most_);
     return Simd::multiply_add_bytes(parts, Simd::set_int(0x08010801u));
   }
 
@@ -247,6 +248,7 @@ class Fp4Encoder {
   }
 
   Float inverse_;
+  Int most_;  // in words: a sign of 1, and the largest magnitude's code
   Int no_negative_zero_;
 };
 
@@ -254,7 +256,7 @@ class Fp4Encoder {
 template <typename T>
 struct LuqBatches {
   const T* x;
-  const Fp4Encoder& encoder;
+  const PowerEncoder& encoder;
   const RandomBatches& batches;
   RandomBatch random;
 
@@ -272,9 +274,9 @@ struct LuqBatches {
 bool indices_fit(int64_t count) { return (count + kBatch) / 8 + Simd::kLanes < int64_t{1} << 32; }
 
 template <typename T>
-void encode_int_from(const EncodeIntArgs& a) {
+void encode_integers(const EncodeArgs& a) {
   const T* x = a.x.as<T>();
-  const int low = a.format == Format::uint4 ? 0 : -7, high = a.format == Format::uint4 ? 15 : 7;
+  const int low = a.grid.low, high = a.grid.high;
   const auto inverse = Simd::set(a.inverse_scale);
   const auto lowest = Simd::set(static_cast<float>(low)), highest = Simd::set(static_cast<float>(high));
   const auto clamp = [&](typename Simd::Float value) {
@@ -282,15 +284,14 @@ void encode_int_from(const EncodeIntArgs& a) {
   };
   if (a.rounding == Rounding::nearest) {
     const auto rounded = [&](typename Simd::Float value) { return Simd::round(clamp(value)); };
-    encode(
+    encode_all(
         a.rows, a.cols, a.codes,
         [&](int64_t) {
           return [&](int64_t i) __attribute__((always_inline)) { return encode_plain(x + i, rounded); };
         },
-        [&](int64_t i) { return int4_code(int4_value_nearest(as_float(x[i]), a.inverse_scale, low, high)); });
+        [&](int64_t i) { return integer_code(integer_nearest(as_float(x[i]), a.inverse_scale, low, high)); });
     return;
   }
-  if (!indices_fit(a.rows * a.cols)) return ref_encode_int(a);
   const RandomBatches batches(a.key);
   const auto rounded = [&](typename Simd::Float from, typename Simd::Int random) {
     const auto scaled = clamp(from);
@@ -298,27 +299,23 @@ void encode_int_from(const EncodeIntArgs& a) {
     const auto fraction = Simd::mul(Simd::sub(scaled, whole), Simd::set(65536.0f));
     return Simd::add_where_greater(Simd::round(whole), fraction, Simd::to_float(random));
   };
-  encode(
+  encode_all(
       a.rows, a.cols, a.codes,
       [&](int64_t) {
         return [&](int64_t i) __attribute__((always_inline)) { return encode_random(x + i, batches.at(i), rounded); };
       },
       [&](int64_t i) {
-        return int4_code(int4_value_stochastic(as_float(x[i]), a.inverse_scale, low, high, random_of(a.key, i)));
+        return integer_code(integer_stochastic(as_float(x[i]), a.inverse_scale, low, high, random_of(a.key, i)));
       });
 }
 
-void encode_int(const EncodeIntArgs& a) {
-  with_type(a.x.bfloat16, [&](auto type) { encode_int_from<decltype(type)>(a); });
-}
-
 template <typename T>
-void encode_fp4_from(const EncodeFp4Args& a) {
+void encode_powers(const EncodeArgs& a) {
   const T* x = a.x.as<T>();
-  const Fp4Encoder encoder(a.inverse_alpha);
+  const PowerEncoder encoder(a.inverse_scale, a.grid.magnitudes);
   const auto scalar = [&](int64_t i) {
-    return fp4_code(as_float(x[i]), a.inverse_alpha,
-                    a.rounding == Rounding::nearest ? kNearestBits : random_of(a.key, i));
+    return power_code(as_float(x[i]), a.inverse_scale, a.grid.magnitudes,
+                      a.rounding == Rounding::nearest ? kNearestBits : random_of(a.key, i));
   };
   if (a.rounding == Rounding::nearest) {
     const auto half = Simd::set_int(kNearestBits * 0x10001u);
@@ -328,22 +325,25 @@ void encode_fp4_from(const EncodeFp4Args& a) {
         return encoder.batch(x + i, halves, [](auto) {});
       };
     };
-    encode(a.rows, a.cols, a.codes, nearest, scalar);
+    encode_all(a.rows, a.cols, a.codes, nearest, scalar);
     return;
   }
-  if (!indices_fit(a.rows * a.cols)) return ref_encode_fp4(a);
   const RandomBatches batches(a.key);
   const auto luq = [&](int64_t begin) { return LuqBatches<T>{x, encoder, batches, batches.at(begin)}; };
-  encode(a.rows, a.cols, a.codes, luq, scalar);
+  encode_all(a.rows, a.cols, a.codes, luq, scalar);
 }
 
-void encode_fp4(const EncodeFp4Args& a) {
-  with_type(a.x.bfloat16, [&](auto type) { encode_fp4_from<decltype(type)>(a); });
+void encode(const EncodeArgs& a) {
+  const bool in_vectors = a.grid.kind == GridKind::uniform || a.grid.kind == GridKind::powers_of_2;
+  if (!in_vectors || (a.rounding == Rounding::stochastic && !indices_fit(a.rows * a.cols))) return ref_encode(a);
+  with_type(a.x.bfloat16, [&](auto type) {
+    a.grid.kind == GridKind::uniform ? encode_integers<decltype(type)>(a) : encode_powers<decltype(type)>(a);
+  });
 }
 
 void decode_codes(const DecodeArgs& a) {
   float values[16];
-  for (uint32_t code = 0; code < 16; ++code) values[code] = a.scale * static_cast<float>(decode(a.format, code));
+  for (uint32_t code = 0; code < 16; ++code) values[code] = a.scale * static_cast<float>(decode(a.table, code));
   const auto lookup = Simd::lookup(values);
   const bool flat = a.cols % 2 == 0 || a.rows == 1;
   const int64_t rows = flat ? 1 : a.rows, cols = flat ? a.rows * a.cols : a.cols;
@@ -354,6 +354,13 @@ void decode_codes(const DecodeArgs& a) {
     const uint8_t* codes = a.codes + row * row_bytes;
     float* x = a.x + row * cols;
     int64_t i = begin;
+    if (a.accumulate) {
+      for (; i + Simd::kLanes <= end; i += Simd::kLanes) {
+        Simd::store(x + i, Simd::add(Simd::load(x + i), Simd::decode(codes + i / 2, lookup)));
+      }
+      for (; i < end; ++i) x[i] += values[load_code(codes, i)];
+      continue;
+    }
     for (; i + Simd::kLanes <= end; i += Simd::kLanes) Simd::store(x + i, Simd::decode(codes + i / 2, lookup));
     for (; i < end; ++i) x[i] = values[load_code(codes, i)];
   }

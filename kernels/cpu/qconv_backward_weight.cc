@@ -33,7 +33,7 @@ constexpr int64_t kGroupBytes = 384 * 1024;     // packed operands of a group of
 constexpr int64_t kSharedGroupBytes = 8 << 20;  // of a group that all threads share
 constexpr int64_t kFlatPixels = 128;            // a matrix product's pixels are cut into images of one row of so many
 
-struct Update {
+struct Problem {
   const QConvIsa& isa;
   const QConvBackwardWeightArgs& args;
   ConvShape shape;
@@ -98,7 +98,7 @@ void transpose16(const uint8_t* from, int64_t stride, uint8_t* to, int64_t pitch
 }
 
 // A row of x as bytes, padding included: (band_width, x_pixel), and after it room that may be read.
-const uint8_t* unpack_x_row(const Update& u, int64_t image, int64_t row, uint8_t* band) {
+const uint8_t* unpack_x_row(const Problem& u, int64_t image, int64_t row, uint8_t* band) {
   const ConvShape& s = u.shape;
   const int64_t packed_pixel = u.x_pixel / 2;
   const int64_t left = std::min(s.pad_w, u.band_width);
@@ -112,7 +112,7 @@ const uint8_t* unpack_x_row(const Update& u, int64_t image, int64_t row, uint8_t
 }
 
 // to: the row's place in the first panel, for the first column of the kernel.
-void pack_x_row(const Update& u, const uint8_t* band, uint8_t* to, int64_t kx_bytes, int64_t panel_bytes) {
+void pack_x_row(const Problem& u, const uint8_t* band, uint8_t* to, int64_t kx_bytes, int64_t panel_bytes) {
   const ConvShape& s = u.shape;
   const int64_t step = s.stride_w * u.x_pixel;
   for (int64_t kx = 0; kx < s.kw; ++kx) {
@@ -128,7 +128,7 @@ void pack_x_row(const Update& u, const uint8_t* band, uint8_t* to, int64_t kx_by
 }
 
 // What a vector writes behind the row's end is written over by the next row, which comes later.
-void pack_dy_row(const Update& u, const Group& group, int64_t i, int64_t row, uint8_t* band) {
+void pack_dy_row(const Problem& u, const Group& group, int64_t i, int64_t row, uint8_t* band) {
   const int64_t packed_pixel = u.dy_pixel / 2, image = group.image + i;
   const int64_t width = 4 * u.quads, columns = round_up(width, 16);
   const int64_t valid = u.pixels > 0 ? std::min(u.ow, u.pixels - image * u.ow) : u.ow;
@@ -151,7 +151,7 @@ void pack_dy_row(const Update& u, const Group& group, int64_t i, int64_t row, ui
 }
 
 // row_memory: unpacked_row_bytes().
-void pack_image(const Update& u, const Group& group, int64_t i, uint8_t* row_memory) {
+void pack_image(const Problem& u, const Group& group, int64_t i, uint8_t* row_memory) {
   const ConvShape& s = u.shape;
   const int64_t rows = u.rows_of(group.rows), first = group.y * s.stride_h - s.pad_h;
   const int64_t residue_bytes = u.residue_rows(group.rows) * u.row_bytes(), kx_bytes = u.residues * residue_bytes;
@@ -180,7 +180,7 @@ void pack_image(const Update& u, const Group& group, int64_t i, uint8_t* row_mem
 struct Tiles {
   int64_t pairs, parts, taps;  // taps: counted in steps of taps_at_once
   int64_t taps_at_once;
-  int64_t count(const Update& u) const { return u.merged * pairs * parts * taps; }
+  int64_t count(const Problem& u) const { return u.merged * pairs * parts * taps; }
 };
 
 // Where results go: sums in memory, or dw itself.
@@ -190,7 +190,7 @@ struct Target {
   const int32_t* dy_sums;  // (set_o) of all pixels, where x has an offset; for dw
 };
 
-void run_tile(const Update& u, const Tiles& tiles, const Group& group, const Target& target, int64_t index) {
+void run_tile(const Problem& u, const Tiles& tiles, const Group& group, const Target& target, int64_t index) {
   const ConvShape& s = u.shape;
   const int64_t tap = index % tiles.taps * tiles.taps_at_once, part = index / tiles.taps % tiles.parts;
   const int64_t set_pair = index / (tiles.taps * tiles.parts), set = set_pair / tiles.pairs;
@@ -203,7 +203,7 @@ void run_tile(const Update& u, const Tiles& tiles, const Group& group, const Tar
     const int64_t ky = of / s.kw * s.dilation_h, kx = of % s.kw;
     return ((kx * u.residues + ky % u.residues) * u.residue_rows(group.rows) + ky / s.stride_h) * u.row_bytes();
   };
-  UpdateTile tile{};
+  WeightTile tile{};
   tile.x = group.x + channel / u.panel * u.panel_bytes(group.rows) + channel % u.panel * 4 + tap_offset(tap);
   tile.x_step = u.panel * 4;
   tile.x_block = two_taps ? tap_offset(tap + 1) - tap_offset(tap) : kBlock * 4;
@@ -223,15 +223,18 @@ void run_tile(const Update& u, const Tiles& tiles, const Group& group, const Tar
     tile.dw = u.args.dw + (o * u.taps() + tap) * s.c + c;
     tile.channels = two_taps ? 2 * kBlock : s.c - c;
     tile.scale = u.args.scale;
+    tile.scales = u.args.scales != nullptr ? u.args.scales + o : nullptr;
+    tile.accumulate = u.args.accumulate;
     tile.offset = u.x_table.offset;
     tile.dy_sums = target.dy_sums != nullptr ? target.dy_sums + o : nullptr;
   }
-  u.isa.update[blocks - 1][rows - 1](tile);
+  u.isa.weight[blocks - 1][rows - 1](tile);
 }
 
-// Adds up the sums of `copies` threads, takes the offset away and hands each true sum to `give`(index in dw, sum).
-template <class Give>
-void finish_sums(const Update& u, const uint32_t* sums, int64_t copies, Give give) {
+// Adds up the sums of `copies` threads, takes the offset away and hands each true sum of row o of dw to
+// `give_row(o)`(index in dw, sum).
+template <class GiveRow>
+void finish_sums(const Problem& u, const uint32_t* sums, int64_t copies, GiveRow give_row) {
   const ConvShape& s = u.shape;
   const int64_t taps = u.taps(), cg = s.c_group(), og = s.o_group();
   const uint32_t offset = static_cast<uint32_t>(u.x_table.offset);
@@ -239,6 +242,7 @@ void finish_sums(const Update& u, const uint32_t* sums, int64_t copies, Give giv
   for (int64_t o = 0; o < s.o; ++o) {
     const int64_t group = o / og, set = group / u.merge, in_set = o - set * u.merge * og;
     const uint32_t* row = sums + (set * u.set_o + in_set) * taps * u.pitch + (group - set * u.merge) * cg;
+    const auto give = give_row(o);
     uint32_t correction = 0;
     for (int64_t copy = 0; copy < copies; ++copy) correction += offset * sums[(copy + 1) * u.all - u.dy_channels + o];
     for (int64_t tap = 0; tap < taps; ++tap) {
@@ -257,7 +261,7 @@ void finish_sums(const Update& u, const uint32_t* sums, int64_t copies, Give giv
   }
 }
 
-void plan(Update& u) {
+void plan(Problem& u) {
   ConvShape& s = u.shape;
   if (s.kh == 1 && s.kw == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_h == 0 && s.pad_w == 0) {
     u.pixels = s.n * s.h * s.w;
@@ -291,13 +295,12 @@ void plan(Update& u) {
 void qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArgs& args, QConvTask task) {
   static thread_local Scratch sums_scratch, total_scratch, x_scratch, dy_scratch, dy_sums_scratch, row_scratch;
   if (args.shape.w_size() <= 0) return;
-  Update u{.isa = isa,
-           .args = args,
-           .shape = args.shape,
-           .x_table = DecodeTable::as_unsigned(args.x_format),
-           .dy_table = DecodeTable::as_signed(args.dy_format)};
-  // The bound for sums over any formats, so that parts are equally long for all.
-  const int64_t bound = max_int32_terms(Format::uint4, Format::fp4);
+  Problem u{.isa = isa,
+            .args = args,
+            .shape = args.shape,
+            .x_table = DecodeTable::as_unsigned(args.x_table),
+            .dy_table = DecodeTable::as_signed(args.dy_table)};
+  const int64_t bound = max_int32_terms(args.x_table, args.dy_table);
   if (args.shape.y_size() > 0) plan(u);
   if (args.shape.y_size() <= 0 || u.oh * u.ow > bound) {
     if (task == QConvTask::run) ref_qconv_backward_weight(args);
@@ -415,23 +418,26 @@ void qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArgs& a
       }
     }
     if (direct) return;
-    if (total != nullptr) {
-      const bool last = end == s.n;
-      finish_sums(u, sums, copies, [&](int64_t index, int64_t sum) {
-        total[index] += sum;
-        if (!last) return;
-        if (args.sums != nullptr) {
-          args.sums[index] = total[index];
-        } else {
-          args.dw[index] = static_cast<float>(total[index]) * args.scale;
-        }
-      });
+    const bool last = end == s.n;
+    const auto to_floats = [&](int64_t o) {
+      return [dw = args.dw, scale = result_scale(args.scale, args.scales, o), accumulate = args.accumulate](
+                 int64_t index, auto sum) {
+        const float value = static_cast<float>(sum) * scale;
+        dw[index] = accumulate ? value + dw[index] : value;
+      };
+    };
+    if (total != nullptr && !last) {
+      finish_sums(u, sums, copies, [&](int64_t) { return [&](int64_t index, int64_t sum) { total[index] += sum; }; });
     } else if (args.sums != nullptr) {
-      finish_sums(u, sums, copies, [&](int64_t index, int64_t sum) { args.sums[index] = sum; });
-    } else {
-      finish_sums(u, sums, copies, [dw = args.dw, scale = args.scale](int64_t index, int32_t sum) {
-        dw[index] = static_cast<float>(sum) * scale;
+      finish_sums(u, sums, copies, [&](int64_t) {
+        return [&](int64_t index, int64_t sum) { args.sums[index] = sum + (total != nullptr ? total[index] : 0); };
       });
+    } else if (total != nullptr) {
+      finish_sums(u, sums, copies, [&](int64_t o) {
+        return [&, give = to_floats(o)](int64_t index, int64_t sum) { give(index, total[index] + sum); };
+      });
+    } else {
+      finish_sums(u, sums, copies, to_floats);
     }
   }
 }
