@@ -8,7 +8,7 @@ namespace luq::kernels {
 class ChunkTree {
  public:
   void add(double sum_abs, double sum_sq);
-  // Of all that was added. Nothing may be added afterwards.
+  // Stores the totals of all that was added. Nothing may be added afterwards.
   void store_totals(Stats& stats);
 
  private:

@@ -229,7 +229,7 @@ struct BatchNormBackwardArgs {
   float* dbeta;   // (c)
 };
 
-// What follows from the moments of a batch, for each channel.
+// Derives, for each channel, what a norm needs beside the moments of a batch.
 struct BatchNormFinishArgs {
   const float *mean, *variance;  // (c) of the batch, or the running ones
   int64_t c;
@@ -458,7 +458,7 @@ struct ResizeArgs {
   int64_t h, w, c, row_bytes;
   int64_t oh, ow;
   uint8_t* y;  // (oh, ow, c)
-  // Of what resize x and y are a part, per direction. Without these they are the whole.
+  // x and y may be parts of a larger resize, described per direction. Without these they are the whole.
   struct Part {
     int64_t from = 0, to = 0;          // extents of the whole image before and after; 0: h and oh, or w and ow
     int64_t x_begin = 0, y_begin = 0;  // where x and y begin in them
@@ -466,13 +466,13 @@ struct ResizeArgs {
   Part rows = {}, columns = {};
 };
 
-// What resize reads of a direction of `from` pixels for its outputs begin .. end of `to`.
+// The pixels, of `from` in a direction, that resize reads for its outputs begin .. end of `to`.
 struct ResizeSupport {
   int64_t begin = 0, end = 0;
 };
 ResizeSupport resize_support(int64_t from, int64_t to, int64_t begin, int64_t end);
 
-// What makes bytes the network's input. Each image is mirrored or not, and x * scale + shift for each channel, in
+// Makes the network's input of bytes. Each image is mirrored or not, and x * scale + shift for each channel, in
 // double with one rounding for the product and sum, then to float32; then its part is set to 0; then it is mixed with
 // the one before it, as that one is by then: in float32, each product and the sum rounded. The same to the bit in every
 // table.
@@ -607,11 +607,11 @@ struct NamedKernels {
   Kernels table;
 };
 std::vector<NamedKernels> cpu_kernel_tables();
-// Likewise for a CUDA device, whether there is one or not: "cuda-plain", own kernels alone; where libraries are built
-// in, "cuda", with them for float convolutions, and "cuda-cublaslt", which has cublasLt's int8 products for 4-bit
+// Gives the tables for a CUDA device, whether there is one or not: "cuda-plain", own kernels alone; where libraries are
+// built in, "cuda", with them for float convolutions, and "cuda-cublaslt", which has cublasLt's int8 products for 4-bit
 // matmuls that are plain ones, too; none in a build without CUDA.
 std::vector<NamedKernels> cuda_kernel_tables();
-// Of these the one that a device uses: "cuda" where it is there, or the one that LUQ_CUDA_KERNELS names. Throws
+// Gives the one of these that a device uses: "cuda" where it is there, or what LUQ_CUDA_KERNELS names. Throws
 // UserError for another name. Empty in a build without CUDA.
 Kernels cuda_kernels();
 

@@ -67,7 +67,7 @@ LUQ_HOST_DEVICE inline float clip_of(const Stats& stats, ScaleMethod method, boo
   return sawb_clip(stats.sum_sq, stats.sum_abs, static_cast<double>(stats.count), max_abs, 12.035, 12.03);
 }
 
-// What the grid's 1 stands for when its highest value stands for the clip (int4: clip/7, fp4: alpha = clip/64), or, for
+// The grid's 1 stands for this when its highest value stands for the clip (int4: clip/7, fp4: alpha = clip/64), or, for
 // the reference method on unsigned data, for twice that: 2 clip/15.
 LUQ_HOST_DEVICE inline float grid_scale(const Grid& grid, float clip, ScaleMethod method, bool unsigned_grid) {
   return (method == ScaleMethod::reference && unsigned_grid ? 2.0f * clip : clip) / grid.highest();

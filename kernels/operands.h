@@ -312,7 +312,7 @@ class KernelArrays {
     out(a.dgamma, a.c);
     out(a.dbeta, a.c);
   }
-  // Where sums are asked for, they are written and the floats are not touched.
+  // If sums are asked for, they are written and the floats are not touched.
   template <typename Y>
   void visit_result(Y& y, int64_t count, bool accumulate) {
     use(y, count, {.read = accumulate, .written = true});

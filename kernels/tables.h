@@ -1,4 +1,4 @@
-// What select.cc assembles: each function overwrites the entries that its file implements.
+// select.cc assembles tables by these functions: each overwrites the entries that its file implements.
 #pragma once
 
 #include "kernels/kernels.h"

@@ -214,7 +214,7 @@ void gradient_row(float* scores, float* gradients, int64_t count, int64_t padded
   }
 }
 
-// Likewise, backward.
+// The same of the backward pass.
 int64_t head_floats(const AttentionBackwardArgs& a) {
   const int64_t key_columns = whole_vectors(a.tokens), columns = whole_vectors(a.head_dim);
   const int64_t panel = a.tokens * columns, wide = a.head_dim * key_columns, block = kBlock * columns;

@@ -81,7 +81,7 @@ struct ParameterTables {
     }
     return tables;
   }
-  // Of the first and of the second vector of the pair at `place`, a multiple of kPair.
+  // The values for the first and for the second vector of the pair at `place`, a multiple of kPair.
   Float first(int kind, int64_t place) const { return Simd::load(values + kind * period + place); }
   Float second(int kind, int64_t place) const { return Simd::load(values + kind * period + place + kLanes); }
 };
@@ -106,7 +106,7 @@ struct TwoSums {
     return {Simd::add(first, other.first), Simd::add(second, other.second)};
   }
 };
-// Of the first and of the second vector of a pair.
+// The sums of the first and of the second vector of a pair.
 struct PairSums {
   TwoSums halves[2];
 };
@@ -237,7 +237,7 @@ void batch_norm_stats(const BatchNormStatsArgs& a) {
 
 // ---- Flat passes --------------------------------------------------------------------------------------------------
 
-// Where a pass stands: the element in the tensor and its place in the parameter tables.
+// A pass stands here: the element in the tensor and its place in the parameter tables.
 template <typename T>
 struct FlatPosition {
   const ParameterTables<T>& tables;

@@ -186,7 +186,7 @@ class PreparedWeights {
   uint8_t *full_ = nullptr, *last_ = nullptr;
 };
 
-// What the calling thread keeps from call to call.
+// The calling thread keeps this from call to call.
 struct CallMemory {
   PreparedWeights weights;
   OfEachThread x, y, w, library;

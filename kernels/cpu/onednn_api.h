@@ -1,4 +1,4 @@
-// What differs between oneDNN 2 and 3 in what is used here: how a primitive's descriptor is made.
+// oneDNN 2 and 3 differ, in what is used here, in how a primitive's descriptor is made.
 #pragma once
 
 #include <oneapi/dnnl/dnnl.hpp>

@@ -103,7 +103,7 @@ Part make_convolution(const ConvShape& s, Phase phase, Type type) {
   return part_of<Update>(desc, x, desc.diff_weights_desc(), y, bias);
 }
 
-// What brings the weights into the layout that the primitive asks for, or out of it.
+// Adds what brings the weights into the layout that the primitive asks for, or out of it.
 void add_reorder(const ConvShape& s, Phase phase, Part& part) {
   const bool matrix = is_matrix_product(s), result = phase == Phase::backward_weight;
   part.stored = matrix ? matrix_weights(s, phase, Type::f32) : stored_weights(s);

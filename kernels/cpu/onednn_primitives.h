@@ -16,7 +16,7 @@ struct Primitive {
   int64_t scratch_bytes() const { return static_cast<int64_t>(scratchpad.get_size()); }
 };
 
-// What runs a part of a convolution or of a matrix product.
+// Runs a part of a convolution or of a matrix product.
 struct Part {
   Primitive run;
   Primitive

@@ -10,7 +10,7 @@
 //   than 16 channels, the two blocks of a tile are two taps.
 // - dy, signed, transposed to (image, channel, row, output pixels), rows padded with zeros to a multiple of 4.
 //
-// Where everything fits into one group and there are many weights, tiles write their floats to dw. Else their sums live
+// If everything fits into one group and there are many weights, tiles write their floats to dw. Else their sums live
 // in memory, laid out like dw, between groups. Few weights: every thread has its own sums and works through groups on
 // its own; they are added at the end. Many weights: all threads pack one group together, then share out its tiles.
 // Either way the order of additions does not matter: they are integers. Past the int32 bound the groups form parts,
@@ -61,11 +61,11 @@ struct Problem {
   int64_t residue_rows(int64_t out_rows) const { return ceil_div(rows_of(out_rows), shape.stride_h); }
   int64_t panel_bytes(int64_t out_rows) const { return shape.kw * residues * residue_rows(out_rows) * row_bytes(); }
   int64_t x_image(int64_t out_rows) const { return x_channels / panel * panel_bytes(out_rows); }
-  // Of one channel, with room behind the last row for whole vectors.
+  // Bytes of one channel, with room behind the last row for whole vectors.
   int64_t dy_channel(int64_t out_rows) const { return round_up(out_rows * quads * 4 + 16, 16); }
   int64_t dy_image(int64_t out_rows) const { return dy_channels * dy_channel(out_rows); }
   int64_t bytes(int64_t out_rows) const { return x_image(out_rows) + dy_image(out_rows); }
-  // Of a row of x or dy as pack_image() unpacks it.
+  // Bytes of a row of x or dy as pack_image() unpacks it.
   int64_t unpacked_row_bytes() const {
     return std::max((band_width + 4 * shape.stride_w) * x_pixel + panel, round_up(4 * quads, 16) * dy_pixel + 16);
   }
@@ -127,7 +127,7 @@ void pack_x_row(const Problem& u, const uint8_t* band, uint8_t* to, int64_t kx_b
   }
 }
 
-// What a vector writes behind the row's end is written over by the next row, which comes later.
+// A vector may write behind the row's end: the next row, which comes later, overwrites it.
 void pack_dy_row(const Problem& u, const Group& group, int64_t i, int64_t row, uint8_t* band) {
   const int64_t packed_pixel = u.dy_pixel / 2, image = group.image + i;
   const int64_t width = 4 * u.quads, columns = round_up(width, 16);
@@ -183,7 +183,7 @@ struct Tiles {
   int64_t count(const Problem& u) const { return u.merged * pairs * parts * taps; }
 };
 
-// Where results go: sums in memory, or dw itself.
+// The results go here: to sums in memory, or to dw itself.
 struct Target {
   uint32_t* sums;
   bool add;                // the sums of an earlier group stay
@@ -328,7 +328,7 @@ void qconv_backward_weight(const QConvIsa& isa, const QConvBackwardWeightArgs& a
   const int64_t part_images = std::max<int64_t>(1, bound / (u.oh * u.ow));
   const bool direct =
       !own_sums && s.groups == 1 && args.sums == nullptr && bands == 1 && group_images == s.n && s.n <= part_images;
-  // Where the channels of a tap are one block, the results of two taps lie behind each other.
+  // If the channels of a tap are one block, the results of two taps lie behind each other.
   tiles.taps_at_once = isa.max_blocks == 2 && u.pitch == kBlock && (!direct || s.c == kBlock) ? 2 : 1;
   tiles.taps = ceil_div(u.taps(), tiles.taps_at_once);
   const int copies = own_sums ? threads : 1;

@@ -1,4 +1,4 @@
-// What both halves of the 4-bit matmul driver need: decode tables, byte interleaving.
+// Both halves of the 4-bit matmul driver need these: decode tables, byte interleaving.
 #pragma once
 
 #include <emmintrin.h>

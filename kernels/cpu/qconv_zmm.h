@@ -1,4 +1,4 @@
-// What the 4-bit matmul tiles of the AVX-512 files share: 512-bit integer vectors, and unpacking.
+// The 4-bit matmul tiles of the AVX-512 files share this: 512-bit integer vectors, and unpacking.
 #pragma once
 
 #include <immintrin.h>

@@ -150,7 +150,7 @@ struct Simd {
   }
   // Bytes of the words of x and y, below 256; every 8 bytes of the result are of one of them, x first.
   static Int words_to_bytes(Int x, Int y) { return _mm256_packus_epi16(x, y); }
-  // What words_to_bytes made twice over from 4 vectors, in their order.
+  // Puts what words_to_bytes made twice over from 4 vectors into their order.
   static Int bytes_in_order(Int x) { return _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); }
   // 8 vectors of int4 or uint4 values in int32 lanes to 32 bytes of codes, in order.
   static Int codes_of(const Int (&x)[8]) {

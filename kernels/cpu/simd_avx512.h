@@ -130,7 +130,7 @@ struct Simd {
   }
   // Bytes of the words of x and y, below 256; every 8 bytes of the result are of one of them, x first.
   static Int words_to_bytes(Int x, Int y) { return _mm512_packus_epi16(x, y); }
-  // What words_to_bytes made twice over from 4 vectors, in their order.
+  // Puts what words_to_bytes made twice over from 4 vectors into their order.
   static Int bytes_in_order(Int x) {
     const Int order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     return _mm512_permutexvar_epi32(order, x);

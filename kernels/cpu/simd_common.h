@@ -1,4 +1,4 @@
-// What the vectors of every instruction set share.
+// The vectors of every instruction set share this.
 #pragma once
 
 #include "luq/core/bfloat16.h"

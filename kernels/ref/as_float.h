@@ -1,4 +1,4 @@
-// What ref does with bfloat16: operands become float32 first, results are rounded last.
+// How ref treats bfloat16: operands become float32 first, results are rounded last.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ class Operand {
   const float* values_;
 };
 
-// Where `count` results go: written when this ends.
+// Takes `count` results, and writes them to their array when it ends.
 class Result {
  public:
   Result(Floats y, int64_t count) : to_(y), count_(count), values_(y.bfloat16 ? nullptr : y.as<float>()) {

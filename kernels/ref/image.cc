@@ -154,7 +154,7 @@ void ref_resize(const ResizeArgs& a) {
 
 void ref_finish_images(const FinishImagesArgs& a) {
   const ImageMix& mix = a.mix;
-  // Of image i before it is mixed.
+  // Gives a value of image i before it is mixed.
   const auto edited = [&a](int64_t i, int64_t row, int64_t col, int64_t c) {
     const ImageEdit& edit = image_edit(a.edits, a.c, i);
     if (is_inside(edit, row, col)) return 0.0f;

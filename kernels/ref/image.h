@@ -1,4 +1,4 @@
-// What every implementation of `resize` shares: the filter of each direction, made once for a call.
+// Every implementation of `resize` shares the filter of each direction, which is made once for a call.
 #pragma once
 
 #include <cstdint>

@@ -9,8 +9,8 @@
 namespace luq {
 namespace {
 
-// Of each of `images` parts `count` elements from `offset` on; the parts of `to` and `from` begin to_size and from_size
-// elements apart.
+// Copies `count` elements, from the offsets on, of each of `images` parts; the parts of `to` and `from` begin to_size
+// and from_size elements apart.
 void copy_parts(const Kernels& kernels, const Tensor& from, int64_t from_size, int64_t from_offset, Tensor& to,
                 int64_t to_size, int64_t to_offset, int64_t images, int64_t count) {
   const int64_t element = size_of(to.dtype());

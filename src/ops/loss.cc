@@ -37,7 +37,7 @@ void check_weights(const Tensor& weights, int64_t rows) {
   }
 }
 
-// Where the kernel reads them.
+// The targets of a batch on the device, as the kernel reads them.
 struct Targets {
   Tensor labels, other_labels, label_weight;
   void put(kernels::CrossEntropyArgs& args) const {

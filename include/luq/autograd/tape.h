@@ -18,7 +18,7 @@ namespace luq {
 
 struct Kernels;
 
-// Where the gradient of one value is collected.
+// Collects the gradient of one value.
 struct GradSlot {
   Tensor grad;                      // undefined until the first contribution
   std::optional<Stats> statistics;  // of grad, where its maker took them; they stay while the tape hands grad on
@@ -64,7 +64,7 @@ class Var {
   // Statistics of the value, where the op that made it took them.
   const std::optional<Stats>& statistics() const { return statistics_; }
   void set_statistics(const Stats& statistics) { statistics_ = statistics; }
-  // Likewise, for a norm.
+  // The moments of the channels, which a norm that follows uses.
   const std::optional<ChannelMoments>& channel_moments() const { return channel_moments_; }
   void set_channel_moments(ChannelMoments moments) { channel_moments_ = std::move(moments); }
   // Makes the value once more, to the bit: a closure may keep this instead of the value. Empty: it must keep that.

@@ -1,4 +1,4 @@
-// What a vision transformer (Dosovitskiy et al. 2021) does beside linear layers and norms.
+// The ops of a vision transformer (Dosovitskiy et al. 2021) beside linear layers and norms.
 #pragma once
 
 #include <string>

@@ -12,8 +12,8 @@ struct BatchNormOptions {
   float eps = 1e-5f;
 };
 
-// What follows the norm: relu(norm(x) + residual), each part where asked for. The result is that of the ops add and
-// relu, to the bit in float32; in bfloat16 it is rounded once instead of after each. Taken together they need fewer
+// Options of what follows the norm: relu(norm(x) + residual), each part if asked for. The result is that of the ops add
+// and relu, to the bit in float32; in bfloat16 it is rounded once instead of after each. Taken together they need fewer
 // passes over memory.
 struct NormActivation {
   bool relu = false;
