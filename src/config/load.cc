@@ -372,9 +372,8 @@ std::string find_config(const std::string& name) {
               fmt::join(found, ", "));
   }
   std::ranges::sort(all);
-  const std::string near = nearest(name, all);
   fail_user("[config] {}: no such file here, and no such configuration is shipped{}; there are: {}", name,
-            near.empty() ? "" : "; did you mean " + near + "?", fmt::join(all, ", "));
+            did_you_mean(name, all), fmt::join(all, ", "));
 }
 
 std::vector<KeyDescription> describe_keys() {

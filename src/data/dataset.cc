@@ -170,9 +170,8 @@ const KnownDataset* find_known(const std::string& name) {
   for (const KnownDataset& known : known_datasets()) {
     if (known.name == name) return &known;
   }
-  const std::string suggestion = nearest(name, dataset_names());
   fail_user("[data] expected a data set among {}, got '{}'{}", fmt::join(dataset_names(), ", "), name,
-            suggestion.empty() ? "" : fmt::format("; did you mean {}?", suggestion));
+            did_you_mean(name, dataset_names()));
 }
 
 // folder/name or folder/name.gz, whichever exists, or "".

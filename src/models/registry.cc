@@ -117,9 +117,8 @@ void register_model(const std::string& name, ModelFactory factory) {
 std::unique_ptr<Module> build_model(const std::string& name, const ModelOptions& options) {
   const auto found = registry().find(name);
   if (found == registry().end()) {
-    const std::string near = nearest(name, model_names());
-    fail_user("[model.name] there is no model '{}'{}; the models are: {}", name,
-              near.empty() ? "" : fmt::format(", did you mean {}?", near), fmt::join(model_names(), ", "));
+    fail_user("[model.name] there is no model '{}'{}; the models are: {}", name, did_you_mean(name, model_names()),
+              fmt::join(model_names(), ", "));
   }
   std::unique_ptr<Module> model = found->second(options);
   model->set_name("");

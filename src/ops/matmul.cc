@@ -1,6 +1,7 @@
 #include "luq/ops/matmul.h"
 
 #include "luq/core/convert.h"
+#include "luq/quant/products.h"
 #include "src/core/floats.h"
 #include "src/ops/check.h"
 
@@ -9,22 +10,9 @@ namespace {
 
 constexpr float kActivationScaleMomentum = 0.1f;
 
-// One operand of a matmul: packed codes, or floats where it is not quantised.
-struct Operand {
-  QTensor codes;
-  Tensor values;
-
-  bool quantized() const { return codes.defined(); }
-  Format format() const { return quantized() ? codes.format : Format::float32; }
-  // Its values, decoded where they are codes, in this type.
-  Tensor as_float(const Kernels& kernels, DType dtype) const {
-    return convert(kernels, quantized() ? dequantize(kernels, codes) : values, dtype);
-  }
-};
-
 // The codes of x, made once however many layers read it with the same spec and scale.
-Operand quantize_activations(const Ctx& ctx, const Var& x, const QuantSpec& spec, const std::string& layer,
-                             Tensor& running_scale) {
+MatmulOperand quantize_activations(const Ctx& ctx, const Var& x, const QuantSpec& spec, const std::string& layer,
+                                   Tensor& running_scale) {
   if (!is_4bit(spec.format)) return {.codes = {}, .values = x.value()};
   float& running = running_scale.data<float>()[0];
   const std::optional<float> given = !ctx.training && running > 0 ? std::optional<float>(running) : std::nullopt;
@@ -47,7 +35,7 @@ Operand quantize_activations(const Ctx& ctx, const Var& x, const QuantSpec& spec
 }
 
 // Codes that were given with the weights (a packed file's) count in evaluation; training makes its own.
-Operand quantize_weights(const Ctx& ctx, const Var& weight, const QuantSpec& spec, const std::string& layer) {
+MatmulOperand quantize_weights(const Ctx& ctx, const Var& weight, const QuantSpec& spec, const std::string& layer) {
   if (!is_4bit(spec.format)) return {.codes = {}, .values = weight.value()};
   for (const QuantCache::Entry& entry : weight.quant_cache().entries) {
     if (!ctx.training && entry.spec == spec) return {.codes = entry.codes, .values = {}};
@@ -62,84 +50,12 @@ Operand quantize_weights(const Ctx& ctx, const Var& weight, const QuantSpec& spe
           .values = {}};
 }
 
-bool in_integers(const Operand& a, const Operand& b) { return a.quantized() && b.quantized(); }
-
-// moments: wanted, for a norm that follows; given where a kernel takes them on the way.
-void run_forward(const Kernels& kernels, const ConvShape& shape, const Operand& x, const Operand& w, const float* bias,
-                 bool moments, Var& result) {
-  Tensor& y = result.value();
-  if (in_integers(x, w)) {
-    const kernels::QConvForwardArgs args{.shape = shape,
-                                         .x = x.codes.codes.data<uint8_t>(),
-                                         .x_format = x.format(),
-                                         .w = w.codes.codes.data<uint8_t>(),
-                                         .w_format = w.format(),
-                                         .scale = x.codes.scale * w.codes.scale,
-                                         .bias = bias,
-                                         .y = floats(y),
-                                         .sums = nullptr};
-    if (moments && bias == nullptr && kernels.qconv_forward_moments) {
-      const auto channels = [&] { return Tensor::empty({shape.o}, DType::float32, y.device()); };
-      ChannelMoments taken{channels(), channels()};
-      const kernels::QConvForwardMomentsArgs with{args, taken.mean.data<float>(), taken.variance.data<float>()};
-      if (with.fit()) {
-        kernels.qconv_forward_moments(with);
-        result.set_channel_moments(std::move(taken));
-        return;
-      }
-    }
-    kernels.qconv_forward(args);
-    return;
-  }
-  const Tensor x_float = x.as_float(kernels, y.dtype()), w_float = w.as_float(kernels, DType::float32);
-  kernels.conv_forward(
-      {.shape = shape, .x = floats(x_float), .w = w_float.data<float>(), .bias = bias, .y = floats(y)});
-}
-
-// accumulate: adds to dx; in integers only.
-void run_backward_data(const Kernels& kernels, const ConvShape& shape, const Operand& dy, const Operand& w,
-                       bool accumulate, Tensor& dx) {
-  if (in_integers(dy, w)) {
-    kernels.qconv_backward_data({.shape = shape,
-                                 .dy = dy.codes.codes.data<uint8_t>(),
-                                 .dy_format = dy.format(),
-                                 .w = w.codes.codes.data<uint8_t>(),
-                                 .w_format = w.format(),
-                                 .scale = dy.codes.scale * w.codes.scale,
-                                 .accumulate = accumulate,
-                                 .dx = floats(dx),
-                                 .sums = nullptr});
-    return;
-  }
-  const Tensor dy_float = dy.as_float(kernels, dx.dtype()), w_float = w.as_float(kernels, DType::float32);
-  kernels.conv_backward_data({.shape = shape, .dy = floats(dy_float), .w = w_float.data<float>(), .dx = floats(dx)});
-}
-
-void run_backward_weight(const Kernels& kernels, const ConvShape& shape, const Operand& dy, const Operand& x,
-                         float* dw) {
-  if (in_integers(dy, x)) {
-    kernels.qconv_backward_weight({.shape = shape,
-                                   .dy = dy.codes.codes.data<uint8_t>(),
-                                   .dy_format = dy.format(),
-                                   .x = x.codes.codes.data<uint8_t>(),
-                                   .x_format = x.format(),
-                                   .scale = dy.codes.scale * x.codes.scale,
-                                   .dw = dw,
-                                   .sums = nullptr});
-    return;
-  }
-  const bool bfloat16 = !dy.quantized() && !x.quantized() && dy.values.dtype() == DType::bfloat16;
-  const DType dtype = bfloat16 ? DType::bfloat16 : DType::float32;
-  const Tensor dy_float = dy.as_float(kernels, dtype), x_float = x.as_float(kernels, dtype);
-  kernels.conv_backward_weight({.shape = shape, .dy = floats(dy_float), .x = floats(x_float), .dw = dw});
-}
-
 std::string operand_formats(Format a, Format b, DType dtype) {
   return is_4bit(a) && is_4bit(b) ? fmt::format("{} x {}", to_string(a), to_string(b)) : to_string(dtype);
 }
 
 void describe(Ctx& ctx, const char* op, const std::string& layer, const Var& x, const Var& weight, const Var* bias,
-              const Shape& output, const ConvShape& shape, Format x_format, Format w_format, Format dy_format) {
+              const Shape& output, const ConvShape& shape, const LayerQuant& quant) {
   if (ctx.plan == nullptr) return;
   const Kernels& k = *ctx.kernels;
   const auto kernel = [](Format a, Format b, const char* integer, const char* floating) {
@@ -147,6 +63,8 @@ void describe(Ctx& ctx, const char* op, const std::string& layer, const Var& x, 
   };
   const bool backward = x.needs_grad();
   const DType dtype = x.value().dtype();
+  const Format x_format = quant.activations.format.of(x.non_negative()), w_format = quant.weights.format;
+  const Format data_format = quant.gradient_for_data.format, weight_format = quant.gradient_for_weights.format;
   ctx.plan->push_back(
       {.name = layer,
        .op = op,
@@ -155,29 +73,18 @@ void describe(Ctx& ctx, const char* op, const std::string& layer, const Var& x, 
        .parameters = weight.value().numel() + (bias != nullptr ? bias->value().numel() : 0),
        .macs = shape.macs(),
        .forward = operand_formats(x_format, w_format, dtype),
-       .backward = backward ? operand_formats(w_format, dy_format, dtype) : "-",
-       .update = operand_formats(dy_format, x_format, dtype),
+       .backward_data = backward ? operand_formats(w_format, data_format, dtype) : "-",
+       .backward_weight = operand_formats(weight_format, x_format, dtype),
        .forward_kernel = kernel(x_format, w_format, k.qconv_forward.implementation, k.conv_forward.implementation),
-       .backward_kernel = backward ? kernel(w_format, dy_format, k.qconv_backward_data.implementation,
-                                            k.conv_backward_data.implementation)
-                                   : "-",
-       .update_kernel =
-           kernel(dy_format, x_format, k.qconv_backward_weight.implementation, k.conv_backward_weight.implementation)});
-}
-
-// The formats that the integer kernels are required to multiply.
-void check_formats(const char* op, const std::string& layer, const LayerQuant& quant) {
-  const auto check = [&](const char* what, Format format, bool allowed, const char* choice) {
-    if (!allowed) fail_user("[{}] {}: expected {} in {}, got {}", op, layer, what, choice, to_string(format));
-  };
-  const Format w = quant.weights.format, x = quant.activations.format, dy = quant.gradients.format;
-  check("weights", w, w == Format::float32 || w == Format::int4, "float32 or int4");
-  check("activations", x, x == Format::float32 || x == Format::int4, "float32 or int4");
-  check("gradients", dy, dy != Format::uint4, "float32, int4 or fp4");
+       .backward_data_kernel = backward ? kernel(w_format, data_format, k.qconv_backward_data.implementation,
+                                                 k.conv_backward_data.implementation)
+                                        : "-",
+       .backward_weight_kernel = kernel(weight_format, x_format, k.qconv_backward_weight.implementation,
+                                        k.conv_backward_weight.implementation)});
 }
 
 void trace(Ctx& ctx, const char* op, const std::string& layer, const Var& x, const Var& weight, const Var* bias,
-           const ConvShape& shape, const Operand& x_operand, const Operand& w_operand, const Var& y) {
+           const ConvShape& shape, const MatmulOperand& x_operand, const MatmulOperand& w_operand, const Var& y) {
   if (ctx.trace == nullptr) return;
   TraceNode node{.op = op,
                  .layer = layer,
@@ -196,47 +103,66 @@ void trace(Ctx& ctx, const char* op, const std::string& layer, const Var& x, con
   ctx.trace->push_back(std::move(node));
 }
 
+// How one of the two products that read a layer's gradient has it quantised.
+struct GradientQuantiser {
+  QuantSpec spec;
+  RngKey key;
+
+  MatmulOperand operator()(const Kernels& kernels, const Tensor& dy, const std::string& layer,
+                           const std::optional<Stats>& known) const {
+    if (!is_4bit(spec.format)) return {.codes = {}, .values = dy};
+    return {.codes = quantize(kernels, dy, spec, false, key, fmt::format("gradient of layer {}", layer), std::nullopt,
+                              known),
+            .values = {}};
+  }
+};
+
 Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var* bias, const ConvShape& shape,
            const Shape& output, const std::string& layer, Tensor& activation_scale) {
   const Kernels& kernels = *ctx.kernels;
   static const LayerQuant float32;
   const LayerQuant& quant = ctx.quant != nullptr ? (*ctx.quant)[layer] : float32;
-  check_formats(op, layer, quant);
+  check_quantisers(quant, op, layer);
   check_float(op, layer, "x", x.value());
   if (weight.value().dtype() != DType::float32) fail("[{}] {}: expected w of dtype float32", op, layer);
   const DType dtype = x.value().dtype();
   if (ctx.denormals != nullptr) ctx.denormals->look("the input of layer", layer, x.value());
-  Operand x_operand = quantize_activations(ctx, x, quant.activations, layer, activation_scale);
-  Operand w_operand = quantize_weights(ctx, weight, quant.weights, layer);
+  MatmulOperand x_operand = quantize_activations(ctx, x, quant.activations, layer, activation_scale);
+  MatmulOperand w_operand = quantize_weights(ctx, weight, quant.weights, layer);
 
   const bool needs_grad = ctx.tape != nullptr && (x.needs_grad() || weight.needs_grad());
   const Device device = x.value().device();
   Var y(Tensor::empty(output, dtype, device), needs_grad);
   const bool moments = ctx.training && output.rank() == 4;  // convolutions without a bias are there for a norm
-  run_forward(kernels, shape, x_operand, w_operand, bias != nullptr ? bias->value().data<float>() : nullptr, moments,
-              y);
-  // The operands are kept for the update anyway.
+  const Tensor bias_value = bias != nullptr ? bias->value() : Tensor();
+  const Products products{kernels, shape, layer};
+  if (auto taken = products.forward(x_operand, w_operand, bias_value, moments, y.value())) {
+    y.set_channel_moments(std::move(*taken));
+  }
+  // The operands are kept for backward_weight anyway.
   const bool may_recompute = ctx.recompute && ctx.training && output.rank() == 4 && weight.needs_grad();
   if (may_recompute && in_integers(x_operand, w_operand)) {
-    const Tensor bias_value = bias != nullptr ? bias->value() : Tensor();
-    y.set_recompute([&kernels, shape, output, dtype, device, x_operand, w_operand, bias_value] {
-      Var again(Tensor::empty(output, dtype, device));
-      const float* added = bias_value.defined() ? bias_value.data<float>() : nullptr;
-      run_forward(kernels, shape, x_operand, w_operand, added, false, again);
-      return again.value();
+    y.set_recompute([&kernels, shape, layer, output, dtype, device, x_operand, w_operand, bias_value] {
+      Tensor again = Tensor::empty(output, dtype, device);
+      Products{kernels, shape, layer}.forward(x_operand, w_operand, bias_value, false, again);
+      return again;
     });
   }
-  describe(ctx, op, layer, x, weight, bias, output, shape, x_operand.format(), w_operand.format(),
-           quant.gradients.format);
+  describe(ctx, op, layer, x, weight, bias, output, shape, quant);
   trace(ctx, op, layer, x, weight, bias, shape, x_operand, w_operand, y);
   if (!needs_grad) return y;
 
-  if (!weight.needs_grad()) x_operand = {};  // read by the update alone
+  if (!weight.needs_grad()) x_operand = {};  // read by backward_weight alone
   if (!x.needs_grad()) w_operand = {};
+  const bool alike = quant.gradient_for_data == quant.gradient_for_weights;
+  const auto quantiser = [&](const QuantSpec& spec, const char* role) {
+    return GradientQuantiser{spec, ctx.rng(layer, alike ? "gradient" : role)};
+  };
   ctx.tape->record(
-      y, [&kernels, shape, layer, dtype, device, x_operand = std::move(x_operand), w_operand = std::move(w_operand),
-          spec = quant.gradients, key = ctx.rng(layer, "gradient"), x_shape = x.shape(), w_shape = weight.shape(),
-          y_slot = y.slot(), x_slot = x.slot(), w_slot = weight.slot(),
+      y, [&kernels, shape, layer, dtype, device, alike, x_operand = std::move(x_operand),
+          w_operand = std::move(w_operand), for_data = quantiser(quant.gradient_for_data, "gradient_for_data"),
+          for_weights = quantiser(quant.gradient_for_weights, "gradient_for_weights"), x_shape = x.shape(),
+          w_shape = weight.shape(), y_slot = y.slot(), x_slot = x.slot(), w_slot = weight.slot(),
           bias_slot = bias != nullptr ? bias->slot() : nullptr, denormals = ctx.denormals](Tensor dy) mutable {
         if (denormals != nullptr) denormals->look("the gradient of the output of layer", layer, dy);
         if (bias_slot != nullptr) {
@@ -247,31 +173,26 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
               {.x = values.data<float>(), .rows = dy.numel() / channels, .cols = channels, .sum = db.data<float>()});
           add_gradient(kernels, *bias_slot, std::move(db));
         }
-        Operand dy_operand;
-        if (is_4bit(spec.format)) {
-          dy_operand.codes = quantize(kernels, dy, spec, false, key, fmt::format("gradient of layer {}", layer),
-                                      std::nullopt, y_slot->statistics);
-          dy = Tensor();
-        } else {
-          dy_operand.values = std::move(dy);
-        }
+        const MatmulOperand data_dy = for_data(kernels, dy, layer, y_slot->statistics);
+        const MatmulOperand weights_dy = alike ? data_dy : for_weights(kernels, dy, layer, y_slot->statistics);
+        dy = Tensor();
+        const Products products{kernels, shape, layer};
         if (w_slot != nullptr) {
           Tensor dw = Tensor::empty(w_shape, DType::float32, device);
-          run_backward_weight(kernels, shape, dy_operand, x_operand, dw.data<float>());
+          products.backward_weight(weights_dy, x_operand, dw);
           if (denormals != nullptr) denormals->look("the gradient of the weights of layer", layer, dw);
           x_operand = {};
           add_gradient(kernels, *w_slot, std::move(dw));
         }
-        if (x_slot != nullptr) {
-          if (in_integers(dy_operand, w_operand) && x_slot->grad.defined() && x_slot->grad.unique()) {
-            x_slot->statistics.reset();
-            run_backward_data(kernels, shape, dy_operand, w_operand, true, x_slot->grad);
-            return;
-          }
-          Tensor dx = Tensor::empty(x_shape, dtype, device);
-          run_backward_data(kernels, shape, dy_operand, w_operand, false, dx);
-          add_gradient(kernels, *x_slot, std::move(dx));
+        if (x_slot == nullptr) return;
+        if (in_integers(data_dy, w_operand) && x_slot->grad.defined() && x_slot->grad.unique()) {
+          x_slot->statistics.reset();
+          products.backward_data(data_dy, w_operand, true, x_slot->grad);
+          return;
         }
+        Tensor dx = Tensor::empty(x_shape, dtype, device);
+        products.backward_data(data_dy, w_operand, false, dx);
+        add_gradient(kernels, *x_slot, std::move(dx));
       });
   return y;
 }

@@ -32,6 +32,20 @@ bool matches(std::string_view pattern, std::string_view text) {
 
 }  // namespace
 
+void check_quantisers(const LayerQuant& quant, std::string_view op, std::string_view layer) {
+  const auto check = [&](const char* operand, const QuantSpec& spec) {
+    std::string problem = problem_of(spec);
+    if (problem.empty() && spec.format.quantized() && !spec.format.is_signed()) {
+      problem = fmt::format("expected float32 or a format with signs, got {}", to_string(spec.format));
+    }
+    if (!problem.empty()) fail_user("[{}] {}: {}: {}", op, layer, operand, problem);
+  };
+  check("weights", quant.weights);
+  check("activations", quant.activations);
+  check("gradient_for_data", quant.gradient_for_data);
+  check("gradient_for_weights", quant.gradient_for_weights);
+}
+
 std::string first_conv(const std::vector<MatmulLayer>& layers) {
   const auto found = std::ranges::find(layers, LayerKind::conv, &MatmulLayer::kind);
   return found == layers.end() ? "" : found->name;

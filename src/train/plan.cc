@@ -169,16 +169,17 @@ std::string describe_plan(const ExperimentConfig& config) {
   const Probe probed = probe(config, parts);
 
   std::vector<std::vector<std::string>> rows{
-      {"layer", "op", "input", "output", "parameters", "MACs", "forward", "backward", "update"}};
+      {"layer", "op", "input", "output", "parameters", "MACs", "forward", "backward_data", "backward_weight"}};
   int64_t macs = 0, parameters = 0, integer_macs = 0;
   for (const PlanEntry& entry : probed.entries) {
     const int64_t layer_macs = entry.macs / kProbeImages;
     macs += layer_macs;
     if (entry.forward.find(" x ") != std::string::npos) integer_macs += layer_macs;
-    rows.push_back(
-        {entry.name.empty() ? "-" : entry.name, entry.op, of_one_image(entry.input), of_one_image(entry.output),
-         format_count(entry.parameters), format_count(layer_macs), with_kernel(entry.forward, entry.forward_kernel),
-         with_kernel(entry.backward, entry.backward_kernel), with_kernel(entry.update, entry.update_kernel)});
+    rows.push_back({entry.name.empty() ? "-" : entry.name, entry.op, of_one_image(entry.input),
+                    of_one_image(entry.output), format_count(entry.parameters), format_count(layer_macs),
+                    with_kernel(entry.forward, entry.forward_kernel),
+                    with_kernel(entry.backward_data, entry.backward_data_kernel),
+                    with_kernel(entry.backward_weight, entry.backward_weight_kernel)});
   }
   for (const Parameter* parameter : parts.model->parameters()) parameters += parameter->var.value().numel();
   std::vector<size_t> widths(rows.front().size());

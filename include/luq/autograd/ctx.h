@@ -22,9 +22,11 @@ struct PlanEntry {
   std::string op;    // "conv2d", "linear", "batch_norm", "relu", ...
   Shape input, output;
   int64_t parameters = 0;
-  int64_t macs = 0;                       // of the forward pass, for the batch in `input`
-  std::string forward, backward, update;  // operand formats: "uint4 x int4", "int4 x fp4", "float32", "-"
-  std::string forward_kernel, backward_kernel, update_kernel;  // Kernel::implementation, "-" where there is none
+  int64_t macs = 0;  // of the forward pass, for the batch in `input`
+  // Formats of the operands, "uint4 x int4", "int4 x fp4", or the type of floats; "-" where there is no such product.
+  std::string forward, backward_data, backward_weight;
+  // Kernel::implementation, "-" where there is none.
+  std::string forward_kernel, backward_data_kernel, backward_weight_kernel;
 };
 
 // One op of a forward pass as an exporter needs it, reported by ops while Ctx::trace is set. The recorded values stay

@@ -12,6 +12,7 @@
 
 #include "luq/core/statistics.h"
 #include "luq/core/tensor.h"
+#include "luq/quant/products.h"
 #include "luq/quant/quantize.h"
 
 namespace luq {
@@ -24,7 +25,7 @@ struct GradSlot {
   std::optional<Stats> statistics;  // of grad, where its maker took them; they stay while the tape hands grad on
 };
 
-// A codes cache of one activation: two layers that read it with the same spec and scale share the codes.
+// The codes of one activation: two layers that read it with the same spec and scale share them.
 struct QuantCache {
   struct Entry {
     QuantSpec spec;
@@ -32,11 +33,6 @@ struct QuantCache {
     QTensor codes;
   };
   std::vector<Entry> entries;
-};
-
-// Mean and biased variance of each channel (C) over all other dimensions.
-struct ChannelMoments {
-  Tensor mean, variance;
 };
 
 // A value in the computation: a shared handle. Without a slot no gradient is wanted.

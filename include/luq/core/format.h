@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -38,6 +39,13 @@ struct FormatRow {
   FormatPlane plane[kMaxFormatPlanes];
   bool sawb = false;  // has the methods beside max; their constants are those of 15 or 16 integers
   const FormatRow* non_negative = nullptr;  // in its place, where a tensor is known to have no negative values
+
+  // What a code stands for, in units of the scale: the sum of the planes.
+  constexpr double value(int code) const {
+    double sum = 0;
+    for (int i = 0; i < planes; ++i) sum += static_cast<double>(plane[i].factor) * plane[i].table.value[code & 15];
+    return sum;
+  }
 };
 
 // The tables that go with the grids: integers in two's complement (which also the grids of 2 and 3 bits have) or
@@ -107,8 +115,16 @@ constexpr const char* to_string(Format format) { return format.quantized() ? for
 
 // Adds a row to the table, for as long as the program runs. Throws UserError `[format] <name>: expected ..., got ...`
 // for a name that is empty or taken, for more than 16 codes, for a plane with value[0] that is not 0 or a magnitude
-// beyond 64, for magnitudes that do not rise, and where planes and grid disagree on what a code stands for.
+// beyond 64, for magnitudes that do not rise, where planes and grid disagree on what a code stands for, for sawb on
+// another grid than -7..7 or 0..15, and for a non_negative that is no registered format without signs.
 Format register_format(const FormatRow& row);
+
+// True of the built-in formats, of those that register_format gave, and of float32.
+bool is_registered(Format format);
+
+// What was expected of a table that codes of a matmul's operand have, "0 as what code 0 stands for, got 1"; "" where it
+// is sound.
+std::string problem_of(const CodeTable& table);
 
 // All formats by their order of registration, float32 first.
 std::vector<Format> all_formats();

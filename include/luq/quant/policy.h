@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -21,13 +22,34 @@ struct MatmulLayer {
 std::string first_conv(const std::vector<MatmulLayer>& layers);
 std::string last_linear(const std::vector<MatmulLayer>& layers);
 
-// The three operands of a layer's three matmuls. A matmul whose two operands both have 4 bits runs in integers; any
-// other runs in floats, of the experiment's precision, on the (dequantised) operands.
+// The operands of a layer's three matmuls; each of the two that read the gradient has a quantiser of its own for it,
+// and shares the codes where they are equal. A matmul whose two operands both have 4 bits runs in integers; any other
+// runs in floats, of the experiment's precision, on the (dequantised) operands.
 struct LayerQuant {
   QuantSpec weights, activations;
-  QuantSpec gradients{Format::float32, ScaleMethod::max, Rounding::stochastic};
-  bool quantized() const { return is_4bit(weights.format) || is_4bit(activations.format) || is_4bit(gradients.format); }
+  QuantSpec gradient_for_data{Format::float32, ScaleMethod::max, Rounding::stochastic};
+  QuantSpec gradient_for_weights = gradient_for_data;
+
+  LayerQuant() = default;
+  LayerQuant(const QuantSpec& weights, const QuantSpec& activations, const QuantSpec& gradients)
+      : LayerQuant(weights, activations, gradients, gradients) {}
+  LayerQuant(const QuantSpec& weights, const QuantSpec& activations, const QuantSpec& gradient_for_data,
+             const QuantSpec& gradient_for_weights)
+      : weights(weights),
+        activations(activations),
+        gradient_for_data(gradient_for_data),
+        gradient_for_weights(gradient_for_weights) {}
+
+  bool quantized() const {
+    return is_4bit(weights.format) || is_4bit(activations.format) || is_4bit(gradient_for_data.format) ||
+           is_4bit(gradient_for_weights.format);
+  }
 };
+
+// Throws UserError `[<op>] <layer>: <operand>: expected ..., got ...` for a quantiser that a layer cannot have: a
+// format without signs, which a signed one becomes by itself where it may, one that is not registered, or a scale
+// method that the format does not have.
+void check_quantisers(const LayerQuant& quant, std::string_view op, std::string_view layer);
 
 // The configuration's section `quantization`.
 struct QuantPolicy {
