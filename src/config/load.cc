@@ -191,9 +191,13 @@ void check(const ExperimentConfig& c, const std::string& source) {
   require(c.lr_scheduler.warmup_epochs < static_cast<double>(c.train.epochs), "lr_scheduler.warmup_epochs",
           "expected fewer than train.epochs");
   require(c.lr_scheduler.min_lr <= c.optimizer.lr, "lr_scheduler.min_lr", "expected at most optimizer.lr");
-  const QuantSpec& gradients = c.quantization.spec.gradients;
-  require(gradients.format != Format::fp4 || gradients.scale_method == ScaleMethod::max, "quantization.gradients.scale",
-          "expected max for fp4, whose alpha is max|x| / 64");
+  const LayerQuant& quant = c.quantization.spec;
+  for (const auto& [key, spec] : {std::pair{"quantization.weights.scale", quant.weights},
+                                  {"quantization.activations.scale", quant.activations},
+                                  {"quantization.gradients.scale", quant.gradient_for_data}}) {
+    const std::string problem = problem_of(spec);
+    require(problem.empty(), key, problem);
+  }
 }
 
 // The inside of a value that stands in quotes of YAML's; nothing for other values.

@@ -6,7 +6,10 @@
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 
+#include "luq/core/error.h"
+#include "luq/core/nearest.h"
 #include "luq/core/shell.h"
 
 namespace luq {
@@ -206,45 +209,52 @@ Field texts(const std::string& key, std::vector<std::string>& member, const std:
           [&member] { return flow_list(member); }};
 }
 
-Field choice(const std::string& key, std::string& member, const std::vector<std::string>& words,
-             const std::string& meaning) {
-  const std::string range = fmt::format("{}", fmt::join(words, ", "));
-  return {key,
-          "string",
-          range,
-          meaning,
-          [&member, words, range](const YAML::Node& node) -> std::string {
-            if (!node.IsScalar()) return "one of " + range;
-            for (const std::string& word : words) {
-              if (node.Scalar() == word) {
-                member = word;
-                return "";
-              }
-            }
-            return "one of " + range;
-          },
-          [&member] { return YAML::Node(member); }};
+// The words of the values; their order is that of the values.
+const std::string& word_of(const std::string& word) { return word; }
+template <typename Value>
+std::string word_of(const Value& value) {
+  return to_string(value);
 }
 
-template <typename Enum>
-Field choice(const std::string& key, Enum& member, const std::vector<Enum>& values, const std::string& meaning) {
+template <typename Value>
+Field choice(const std::string& key, Value& member, const std::vector<Value>& values, const std::string& meaning) {
   std::vector<std::string> words;
-  for (const Enum value : values) words.emplace_back(to_string(value));
-  const std::string range = fmt::format("{}", fmt::join(words, ", "));
+  for (const Value& value : values) words.push_back(word_of(value));
   return {key,
           "string",
-          range,
+          fmt::format("{}", fmt::join(words, ", ")),
           meaning,
-          [&member, values, range](const YAML::Node& node) -> std::string {
-            for (const Enum value : values) {
-              if (node.IsScalar() && node.Scalar() == to_string(value)) {
-                member = value;
-                return "";
-              }
+          [&member, values, words](const YAML::Node& node) -> std::string {
+            const std::string given = node.IsScalar() ? node.Scalar() : "";
+            if (const auto found = std::ranges::find(words, given); found != words.end()) {
+              member = values[static_cast<size_t>(found - words.begin())];
+              return "";
             }
-            return "one of " + range;
+            const std::string near = nearest(given, words);
+            return fmt::format("one of {}{}", fmt::join(words, ", "),
+                               near.empty() ? "" : " (did you mean " + near + "?)");
           },
-          [&member] { return YAML::Node(std::string(to_string(member))); }};
+          [&member] { return YAML::Node(word_of(member)); }};
+}
+
+// A key that sets two members alike. Throws UserError where they are to be written and differ.
+Field both(Field field, const Field& other) {
+  field.read = [first = field.read, second = other.read](const YAML::Node& node) {
+    const std::string expected = first(node);
+    return expected.empty() ? second(node) : expected;
+  };
+  field.write = [key = field.key, first = field.write, second = other.write] {
+    YAML::Node node = first();
+    const std::string here = emitted(node), there = emitted(second());
+    if (here != there) {
+      fail_user(
+          "[config] {}: expected the same for both products that read the gradient, as a file says it, got {} and "
+          "{}",
+          key, here, there);
+    }
+    return node;
+  };
+  return field;
 }
 
 Field granularity(const std::string& key) {
@@ -259,23 +269,29 @@ Field granularity(const std::string& key) {
 }
 
 void append_quantization(std::vector<Field>& fields, QuantPolicy& q) {
-  const auto operand = [&](const std::string& name, QuantSpec& spec, const std::vector<Format>& formats,
-                           const std::vector<ScaleMethod>& methods, const std::string& what) {
+  const auto operand = [](const std::string& name, QuantSpec& spec, const std::vector<Format>& formats,
+                          const std::vector<ScaleMethod>& methods, const std::string& what) {
     const std::string key = "quantization." + name;
-    fields.push_back(
-        choice(key + ".format", spec.format, formats, "Format of the " + what + "; float32: not quantised."));
-    fields.push_back(choice(key + ".scale", spec.scale_method, methods,
-                            "How the scale of the " + what + " is found (docs/numerics.md)."));
-    fields.push_back(choice(key + ".rounding", spec.rounding, {Rounding::nearest, Rounding::stochastic},
-                            "Rounding of the " + what + "."));
-    fields.push_back(granularity(key + ".granularity"));
+    return std::vector<Field>{
+        choice(key + ".format", spec.format, formats, "Format of the " + what + "; float32: not quantised."),
+        choice(key + ".scale", spec.scale_method, methods,
+               "How the scale of the " + what + " is found (docs/numerics.md)."),
+        choice(key + ".rounding", spec.rounding, {Rounding::nearest, Rounding::stochastic},
+               "Rounding of the " + what + "."),
+        granularity(key + ".granularity")};
   };
+  const auto append = [&](const std::vector<Field>& more) { fields.insert(fields.end(), more.begin(), more.end()); };
   using enum ScaleMethod;
-  operand("weights", q.spec.weights, {Format::float32, Format::int4}, {sawb, max}, "weights");
-  operand("activations", q.spec.activations, {Format::float32, Format::int4}, {sawb, sawb_nonzero, reference, max},
-          "layers' inputs (unsigned 0..15 where they cannot be negative)");
-  operand("gradients", q.spec.gradients, {Format::float32, Format::fp4, Format::int4}, {max, sawb},
-          "gradients of the layers' outputs (fp4 with max and stochastic is LUQ)");
+  append(operand("weights", q.spec.weights, {Format::float32, Format::int4}, {sawb, max}, "weights"));
+  append(operand("activations", q.spec.activations, {Format::float32, Format::int4},
+                 {sawb, sawb_nonzero, reference, max},
+                 "layers' inputs (unsigned 0..15 where they cannot be negative)"));
+  const auto gradient = [&](QuantSpec& spec) {
+    return operand("gradients", spec, {Format::float32, Format::fp4, Format::int4}, {max, sawb},
+                   "gradients of the layers' outputs (fp4 with max and stochastic is LUQ)");
+  };
+  std::ranges::transform(gradient(q.spec.gradient_for_data), gradient(q.spec.gradient_for_weights),
+                         std::back_inserter(fields), both);
   fields.push_back(
       boolean("quantization.exempt_first_conv", q.exempt_first_conv, "Leave the first convolution unquantised."));
   fields.push_back(

@@ -30,13 +30,21 @@ namespace {
 constexpr const char* codes_suffix = ".codes";
 constexpr const char* scale_suffix = ".scale";
 
-Shape shape_of_codes(const SafeTensors& content, const std::string& name, const std::string& file) {
+struct StoredCodes {
+  Shape shape;
+  Format format;
+};
+
+StoredCodes describe_codes(const SafeTensors& content, const std::string& name, const std::string& file) {
   const auto found = content.metadata.find(name);
   if (found == content.metadata.end()) fail_user("[model] {}: metadata '{}' is missing", file, name);
   try {
     const nlohmann::json json = nlohmann::json::parse(found->second);
-    if (json.at("format") != "int4") fail_user("[model] {}: {}: expected the format int4", file, name);
-    return Shape(json.at("shape").get<std::vector<int64_t>>());
+    const std::string format = json.at("format");
+    const std::vector<Format> formats = all_formats();
+    const auto known = std::ranges::find_if(formats, [&](Format f) { return f.quantized() && format == to_string(f); });
+    if (known == formats.end()) fail_user("[model] {}: {}: expected a 4-bit format, got '{}'", file, name, format);
+    return {Shape(json.at("shape").get<std::vector<int64_t>>()), *known};
   } catch (const nlohmann::json::exception& error) {
     fail_user("[model] {}: metadata '{}' does not describe codes ({})", file, name, error.what());
   }
@@ -63,15 +71,13 @@ ModelFile unpack(const std::string& file, const SafeTensors& content) {
     if (scale == nullptr || scale->dtype() != DType::float32 || scale->numel() != 1) {
       fail_user("[model] {}: {}{}: expected one float32", file, weight, scale_suffix);
     }
-    const Shape shape = shape_of_codes(content, name, file);
+    const auto [shape, format] = describe_codes(content, name, file);
     if (tensor.dtype() != DType::uint8 || tensor.numel() != packed_row_bytes(shape.numel())) {
       fail_user("[model] {}: {}: expected {} bytes of codes for shape {}, got {}", file, name,
                 packed_row_bytes(shape.numel()), to_string(shape), tensor.numel());
     }
-    Tensor values = unpack_flat_int4(tensor, shape);
     const float factor = scale->data<float>()[0];
-    for (int64_t i = 0; i < values.numel(); ++i) values.data<float>()[i] *= factor;
-    result.state.tensors.emplace_back(weight, values);
+    result.state.tensors.emplace_back(weight, unpack_flat(tensor, shape, format, factor));
     result.packed_scales[weight] = factor;
   }
   return result;

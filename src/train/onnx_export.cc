@@ -192,21 +192,34 @@ std::string Writer::value(const TraceNode& node, const char* role) {
             role, node.op, node.layer);
 }
 
+// ONNX has integers of 4 bits and one scale for them.
+void check_integers(const TraceNode& node, const char* role, const QTensor& codes) {
+  const bool fine = codes.is_one_encoding() && codes.planes.size() == 1 &&
+                    codes.format.grid().kind == GridKind::uniform && codes.format.row().plane[0].factor == 1;
+  if (fine) return;
+  fail_user("[onnx] {} of {}: expected a 4-bit format of integers, got {}: it has no ONNX form", role, node.layer,
+            to_string(codes.format));
+}
+
 std::string Writer::activation(const TraceNode& node, const char* role) {
   std::string x = value(node, role);
   const QTensor& codes = operand(node, role).codes;
   if (!codes.defined()) return x;
+  check_integers(node, role, codes);
   const auto key = std::pair(operand(node, role).value.identity(), codes.scale);
   if (const auto found = quantized_.find(key); found != quantized_.end()) return found->second;
-  const bool is_unsigned = codes.format == Format::uint4;
+  const bool is_unsigned = !codes.format.is_signed();
+  const Grid& grid = codes.format.grid();
+  const auto clip = [&](const char* op, const char* name, int bound) {
+    const std::string limit = scalar(node.layer + name, static_cast<float>(bound) * codes.scale);
+    x = add(op, {x, limit}, unique(node.layer + ".input_clipped"))->output(0);
+  };
   const std::string scale = scalar(node.layer + ".activation_scale", codes.scale);
-  // -8 is not a value of ours. And onnxruntime 1.32 moves QuantizeLinear in front of a MaxPool, which it cannot run on
-  // codes of 4 bits; a Max between them, which changes nothing, keeps it from that.
-  if (!is_unsigned || max_pooled_.contains(x)) {
-    x = add("Max", {x, scalar(node.layer + ".activation_min", is_unsigned ? 0 : -7 * codes.scale)},
-            unique(node.layer + ".input_clipped"))
-            ->output(0);
-  }
+  // ONNX's integers go from -8 to 7 or from 0 to 15, which may be further than the grid. And onnxruntime 1.32 moves
+  // QuantizeLinear in front of a MaxPool, which it cannot run on codes of 4 bits; a Max between them, which changes
+  // nothing, keeps it from that.
+  if (grid.low > (is_unsigned ? 0 : -8) || max_pooled_.contains(x)) clip("Max", ".activation_min", grid.low);
+  if (grid.high < (is_unsigned ? 15 : 7)) clip("Min", ".activation_max", grid.high);
   const std::string quantized =
       add("QuantizeLinear", {x, scale, zero(is_unsigned)}, unique(node.layer + ".input_codes"))->output(0);
   return quantized_[key] =
@@ -230,9 +243,10 @@ std::string Writer::parameter(const TraceNode& node, const char* role) {
   if (!operand.codes.defined()) return floats(parameter.name, layout(operand.value.value()));
   const std::string dequantized = parameter.name + ".dequantized";
   if (!names_.insert(dequantized).second) return dequantized;
-  const Tensor integers = layout(decode_integers(operand.codes));
-  const Tensor packed = pack_flat(integers);
-  add_initializer(parameter.name, TensorProto::INT4, integers.shape())
+  check_integers(node, role, operand.codes);
+  const Tensor numbers = layout(code_numbers(operand.codes));
+  const Tensor packed = pack_flat(numbers);
+  add_initializer(parameter.name, TensorProto::INT4, numbers.shape())
       ->set_raw_data(packed.raw(), static_cast<size_t>(packed.bytes()));
   add("DequantizeLinear", {parameter.name, scalar(parameter.name + ".scale", operand.codes.scale)}, dequantized);
   return dequantized;

@@ -45,15 +45,15 @@ PackedModel pack(const InferenceModel& model) {
       continue;
     }
     const QTensor codes = codes_of(model, *slot.parameter, layer, spec);
-    const Tensor integers = to_stored_layout(*slot.parameter, decode_integers(codes));
+    const Tensor numbers = to_stored_layout(*slot.parameter, code_numbers(codes));
     const std::string name = slot.name + ".codes";
-    packed.content.tensors.emplace_back(name, pack_flat(integers));
+    packed.content.tensors.emplace_back(name, pack_flat(numbers));
     packed.quantized_bytes += packed.content.tensors.back().second.bytes();
     packed.content.tensors.emplace_back(slot.name + ".scale", Tensor::full({1}, codes.scale));
     packed.quantized_bytes += packed.content.tensors.back().second.bytes();
     packed.float_bytes += slot.value.bytes();
     packed.content.metadata[name] =
-        nlohmann::json{{"shape", std::vector<int64_t>(integers.shape().begin(), integers.shape().end())},
+        nlohmann::json{{"shape", std::vector<int64_t>(numbers.shape().begin(), numbers.shape().end())},
                        {"format", to_string(codes.format)},
                        {"packing", "flat row-major, two codes a byte, low nibble first"}}
             .dump();

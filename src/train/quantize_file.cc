@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "luq/core/error.h"
+#include "luq/core/nearest.h"
 #include "luq/core/output_file.h"
 #include "luq/core/safetensors.h"
 #include "luq/quant/quantize.h"
@@ -17,15 +18,25 @@ namespace luq {
 namespace {
 
 struct NamedFormat {
+  const char* name;
   QuantSpec spec;
-  bool non_negative = false;
+  bool non_negative;
 };
 
-NamedFormat parse_format(const std::string& name) {
-  if (name == "int4_sawb") return {{Format::int4, ScaleMethod::sawb, Rounding::nearest}, false};
-  if (name == "uint4_sawb") return {{Format::int4, ScaleMethod::sawb, Rounding::nearest}, true};
-  if (name == "fp4_luq") return {{Format::fp4, ScaleMethod::max, Rounding::stochastic}, false};
-  fail_user("[quantize] --format: expected int4_sawb, uint4_sawb or fp4_luq, got '{}'", name);
+constexpr NamedFormat kFormats[] = {
+    {"int4_sawb", {Format::int4, ScaleMethod::sawb, Rounding::nearest}, false},
+    {"uint4_sawb", {Format::int4, ScaleMethod::sawb, Rounding::nearest}, true},
+    {"fp4_luq", {Format::fp4, ScaleMethod::max, Rounding::stochastic}, false},
+};
+
+const NamedFormat& parse_format(const std::string& name) {
+  std::vector<std::string> names;
+  for (const NamedFormat& format : kFormats) {
+    if (name == format.name) return format;
+    names.emplace_back(format.name);
+  }
+  fail_user("[quantize] --format: expected one of {}, got '{}'{}", fmt::join(names, ", "), name,
+            did_you_mean(name, names));
 }
 
 void check_values(const std::string& file, const std::string& name, const Tensor& x, bool non_negative) {
@@ -43,18 +54,20 @@ void check_values(const std::string& file, const std::string& name, const Tensor
 
 std::string report(const std::string& name, const Tensor& x, const QTensor& q, const Tensor& dequantized) {
   std::array<int64_t, 16> histogram{};
-  const uint8_t* codes = q.codes.data<uint8_t>();
+  const uint8_t* codes = q.planes[0].codes.data<uint8_t>();
   const float* in = x.data<float>();
   const float* out = dequantized.data<float>();
   int64_t lost = 0, nonzero = 0;
   double signal = 0, noise = 0;
-  // Integers clip beyond their largest code's step; fp4 never clips, what lies below alpha may become 0.
-  const float edge = q.scale * (q.format == Format::fp4 ? 1.0f : q.format == Format::uint4 ? 15.0f : 7.0f);
+  // Integers clip what lies beyond them; the other grids reach to the largest magnitude, and what lies below their
+  // first one may become 0.
+  const Grid& grid = q.format.grid();
+  const bool clips = grid.kind == GridKind::uniform;
+  const float low = q.scale * static_cast<float>(grid.low), high = q.scale * static_cast<float>(grid.high);
   for (int64_t i = 0; i < x.numel(); ++i) {
     ++histogram[(codes[i / 2] >> (i % 2 * 4)) & 15];
-    const float magnitude = std::fabs(in[i]);
-    nonzero += magnitude != 0;
-    lost += q.format == Format::fp4 ? (magnitude != 0 && out[i] == 0) : magnitude > edge;
+    nonzero += in[i] != 0;
+    lost += clips ? in[i] < low || in[i] > high : in[i] != 0 && out[i] == 0;
     const double error = static_cast<double>(out[i]) - static_cast<double>(in[i]);
     signal += static_cast<double>(in[i]) * static_cast<double>(in[i]);
     noise += error * error;
@@ -64,14 +77,14 @@ std::string report(const std::string& name, const Tensor& x, const QTensor& q, c
                            : noise == 0 ? "infinite"
                                         : fmt::format("{:.2f} dB", 10 * std::log10(signal / noise));
   return fmt::format("{} {} {}\n  scale {}  {} {:.3f} % of the non-zero values  SQNR {}\n  codes 0..15: {}\n", name,
-                     to_string(x.shape()), to_string(q.format), q.scale,
-                     q.format == Format::fp4 ? "underflow" : "clipped", rate, sqnr, fmt::join(histogram, " "));
+                     to_string(x.shape()), to_string(q.format), q.scale, clips ? "clipped" : "underflow", rate, sqnr,
+                     fmt::join(histogram, " "));
 }
 
 }  // namespace
 
 std::string quantize_file(const QuantizeFileOptions& options) {
-  const NamedFormat format = parse_format(options.format);
+  const NamedFormat& format = parse_format(options.format);
   if (options.sample > 0xffff) fail_user("[quantize] --sample: expected 0..65535, got {}", options.sample);
   const Device device = parse_device(options.device);
   const Kernels& kernels = kernels_for(device);
@@ -91,9 +104,9 @@ std::string quantize_file(const QuantizeFileOptions& options) {
     QTensor q = quantize(kernels, flat, format.spec, format.non_negative,
                          make_rng_key(options.seed, name, options.step, 0, options.sample), "tensor " + name);
     const Tensor dequantized = dequantize(kernels, q).to({});
-    q.codes = q.codes.to({});
+    q.planes[0].codes = q.planes[0].codes.to({});
     text += report(name, x, q, dequantized);
-    output.tensors.emplace_back(name + ".codes", q.codes);
+    output.tensors.emplace_back(name + ".codes", q.planes[0].codes);
     output.tensors.emplace_back(name + ".scale", Tensor::full({1}, q.scale));
     output.tensors.emplace_back(name + ".dequantized", dequantized.reshape(x.shape()));
     output.metadata[name + ".codes"] =

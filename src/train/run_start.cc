@@ -25,7 +25,7 @@ void say_parts(RunLog& log, const ExperimentConfig& config, const ExperimentPart
   const LayerQuant& quant = config.quantization.spec;
   std::string kernels;
   for (const auto& [entry, implementation] : describe(*parts.kernels)) {
-    if (entry == "qconv_forward" || entry == "encode_fp4" || entry == "conv_forward") {
+    if (entry == "qconv_forward" || entry == "encode" || entry == "conv_forward") {
       kernels += fmt::format("{}{} {}", kernels.empty() ? "" : ", ", entry, implementation);
     }
   }
@@ -40,7 +40,7 @@ void say_parts(RunLog& log, const ExperimentConfig& config, const ExperimentPart
   if (info.encoded) log.info(fmt::format("images   decoded by {}", image_library_versions()));
   if (quantized > 0) {
     log.info(fmt::format("formats  weights {}, activations {}, gradients {}; elsewhere {}", spec(quant.weights),
-                         spec(quant.activations), spec(quant.gradients), config.precision));
+                         spec(quant.activations), spec(quant.gradient_for_data), config.precision));
   } else {
     log.info(fmt::format("formats  {}", config.precision));
   }

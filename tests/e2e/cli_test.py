@@ -238,7 +238,7 @@ class Quantize(Program):
     def test_refusals(self):
         self.refuse("in.safetensors", "No such file")
         good = {"w": ("F32", [2], floats([1, -1]))}
-        self.refuse("int4_sawb, uint4_sawb or fp4_luq", form="fp8", tensors=good)
+        self.refuse("one of int4_sawb, uint4_sawb, fp4_luq", form="fp8", tensors=good)
         self.refuse("tensor w", "negative", form="uint4_sawb", tensors=good)
         for bad in (math.nan, math.inf, -math.inf):
             for form in ("int4_sawb", "fp4_luq"):
