@@ -11,7 +11,6 @@ namespace {
 using qconv::kThreads;
 using qconv::Layout;
 using qconv::Sink;
-using qconv::Values;
 
 constexpr int kCodes = 8;  // of a thread
 
@@ -28,7 +27,7 @@ struct Unpacking {
 
 __device__ inline uint32_t int8_at(const Unpacking& u, int64_t row, int64_t column) {
   if (row >= u.rows || column >= u.cols) return 0;
-  return static_cast<uint32_t>(qconv::value_of(u.values, load_code(u.codes + row * u.row_bytes, column))) & 0xffu;
+  return static_cast<uint32_t>(value_of(u.values, load_code(u.codes + row * u.row_bytes, column))) & 0xffu;
 }
 
 // Transposed: row i of the result is column i of the codes.
@@ -50,12 +49,13 @@ __global__ void __launch_bounds__(kThreads) unpack(Unpacking u) {
 // Results (rows, cols) from sums whose rows are `stride` apart; a thread has one.
 __global__ void __launch_bounds__(kThreads) from_sums(Sink sink, const int* sums, int64_t cols, int64_t stride) {
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (index < sink.size) qconv::store(sink, index, index % cols, sums[index / cols * stride + index % cols]);
+  if (index >= sink.size) return;
+  qconv::store(sink, index, qconv::place_of(sink, index), sums[index / cols * stride + index % cols]);
 }
 
 struct Side {
   const uint8_t* codes;
-  Format format;
+  const CodeTable& table;
   int64_t rows, cols;
   bool transposed;  // the sums run along the rows
 
@@ -68,7 +68,7 @@ void unpack_side(const char* name, const Side& s, int8_t* to) {
                     .rows = s.rows,
                     .cols = s.cols,
                     .row_bytes = packed_row_bytes(s.cols),
-                    .values = qconv::values_of(s.format),
+                    .values = values_of(s.table),
                     .to_rows = padded(s.extent()),
                     .to_cols = padded(s.terms()),
                     .to = reinterpret_cast<uint2*>(to)};
@@ -82,7 +82,7 @@ Int8Product library;
 // (rows of b, rows of a) to the sink. False where our own kernel has to do it.
 bool run(const char* name, const ConvShape& s, const Side& a, const Side& b, const Sink& sink) {
   const int64_t terms = a.terms();
-  if (!is_matmul(s) || sink.size == 0 || terms == 0 || terms > max_int32_terms(a.format, b.format)) return false;
+  if (!is_matmul(s) || sink.size == 0 || terms == 0 || terms > max_int32_terms(a.table, b.table)) return false;
   const int64_t m = padded(a.extent()), n = padded(b.extent()), k = padded(terms);
   const MatmulShape shape{
       .m = m, .n = n, .k = k, .transpose_a = true, .transpose_b = false, .lda = k, .ldb = k, .ldd = m};
@@ -105,24 +105,20 @@ int64_t pixels(const ConvShape& s) { return s.n * s.h * s.w; }
 
 void forward(const QConvForwardArgs& x) {
   const ConvShape& s = x.shape;
-  const Side w{x.w, x.w_format, s.o, s.c, false}, in{x.x, x.x_format, pixels(s), s.c, false};
-  if (!run("qconv_forward, int8", s, w, in, qconv::sink_of(x.y, x.sums, x.scale, x.bias, false, s.y_size()))) {
-    own.qconv_forward.run(x);
-  }
+  const Side w{x.w, x.w_table, s.o, s.c, false}, in{x.x, x.x_table, pixels(s), s.c, false};
+  if (!run("qconv_forward, int8", s, w, in, qconv::sink_of(x))) own.qconv_forward.run(x);
 }
 
 void backward_data(const QConvBackwardDataArgs& x) {
   const ConvShape& s = x.shape;
-  const Side w{x.w, x.w_format, s.o, s.c, true}, dy{x.dy, x.dy_format, pixels(s), s.o, false};
-  const Sink sink = qconv::sink_of(x.dx, x.sums, x.scale, nullptr, x.accumulate, s.x_size());
-  if (!run("qconv_backward_data, int8", s, w, dy, sink)) own.qconv_backward_data.run(x);
+  const Side w{x.w, x.w_table, s.o, s.c, true}, dy{x.dy, x.dy_table, pixels(s), s.o, false};
+  if (!run("qconv_backward_data, int8", s, w, dy, qconv::sink_of(x))) own.qconv_backward_data.run(x);
 }
 
 void backward_weight(const QConvBackwardWeightArgs& x) {
   const ConvShape& s = x.shape;
-  const Side in{x.x, x.x_format, pixels(s), s.c, true}, dy{x.dy, x.dy_format, pixels(s), s.o, true};
-  const Sink sink = qconv::sink_of(x.dw, x.sums, x.scale, nullptr, false, s.w_size());
-  if (!run("qconv_backward_weight, int8", s, in, dy, sink)) own.qconv_backward_weight.run(x);
+  const Side in{x.x, x.x_table, pixels(s), s.c, true}, dy{x.dy, x.dy_table, pixels(s), s.o, true};
+  if (!run("qconv_backward_weight, int8", s, in, dy, qconv::sink_of(x))) own.qconv_backward_weight.run(x);
 }
 
 }  // namespace

@@ -7,43 +7,15 @@
 namespace luq::kernels::cuda::qconv {
 namespace {
 
-__global__ void __launch_bounds__(kThreads)
-    backward_data_any(ConvShape s, int64_t oh, int64_t ow, Operands in, Sink sink) {
-  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (index >= sink.size) return;
-  const int64_t cg = s.c / s.groups, og = s.o / s.groups;
-  const int64_t c = index % s.c, ix = index / s.c % s.w, iy = index / (s.c * s.w) % s.h, n = index / (s.c * s.w * s.h);
-  const int64_t first_o = c / cg * og;
-  int64_t sum = 0;
-  for (int64_t ky = 0; ky < s.kh; ++ky) {
-    const int64_t y = iy + s.pad_h - ky * s.dilation_h;
-    if (y < 0 || y % s.stride_h != 0 || y / s.stride_h >= oh) continue;
-    for (int64_t kx = 0; kx < s.kw; ++kx) {
-      const int64_t x = ix + s.pad_w - kx * s.dilation_w;
-      if (x < 0 || x % s.stride_w != 0 || x / s.stride_w >= ow) continue;
-      const uint8_t* dy = in.a + ((n * oh + y / s.stride_h) * ow + x / s.stride_w) * in.a_row;
-      const uint8_t* w = in.b + ((first_o * s.kh + ky) * s.kw + kx) * in.b_row;
-      for (int64_t o = first_o; o < first_o + og; ++o, w += s.kh * s.kw * in.b_row) {
-        sum += value_of(in.a_values, load_code(dy, o)) * value_of(in.b_values, load_code(w, c % cg));
-      }
-    }
-  }
-  store(sink, index, c, sum);
-}
-
 void backward_data(const QConvBackwardDataArgs& a) {
   const ConvShape& s = a.shape;
-  const Sink sink = sink_of(a.dx, a.sums, a.scale, nullptr, a.accumulate, s.x_size());
-  const Values dy_values = values_of(a.dy_format), w_values = values_of(a.w_format);
-  if (!fits(s)) {
-    const Operands in{a.dy, a.w, dy_values, w_values, packed_row_bytes(s.o), packed_row_bytes(s.c_group())};
-    return run_any("qconv_backward_data", backward_data_any, s, in, sink);
-  }
+  const Sink sink = sink_of(a);
+  if (!fits(s)) return run_any(a, sink);
   const int64_t merged = merged_groups(s), groups = s.groups / merged, n = merged * s.c_group();
   const int64_t phases_h = std::min(s.stride_h, s.h), phases_w = std::min(s.stride_w, s.w);
   Layout layout;
   const Activations dy(a.dy, s.n * s.oh() * s.ow(), s.o, groups, layout);
-  const bool integers = a.w_format == Format::int4;
+  const bool integers = decoder_of(a.w_table) == Decoder::int4;
   const int shift = integers ? shift_of(Decoder::int4) : 0;
   const WeightRows w(a.w, s, merged, integers ? WeightRows::Order::transposed_apart : WeightRows::Order::transposed,
                      layout);
@@ -61,13 +33,13 @@ void backward_data(const QConvBackwardDataArgs& a) {
   const int64_t products = groups * phases_h * phases_w, m = s.n * axis_h(0).rows * axis_w(0).rows;
   const Tile tile = choose_tile(groups, m, n, Patches::kMayBeWide);
   const Split split = choose_split(tile, products * tiles_of(tile, m, n), tiles_along_k(taps_h * taps_w),
-                                   max_int32_terms(a.dy_format, a.w_format) >> shift, sink.size);
+                                   max_int32_terms(a.dy_table, a.w_table) >> shift, sink.size);
   const int64_t partials = layout.add(split.splits > 1 ? split.splits * sink.size * 4 : 0);
   layout.allocate();
   Patches p{.a = dy.ready(layout),
             .b = w.ready(layout),
-            .a_values = dy_values,
-            .b_values = w_values,
+            .a_values = values_of(a.dy_table),
+            .b_values = values_of(a.w_table),
             .y = {},
             .x = {},
             .y_rows = {},
@@ -81,7 +53,7 @@ void backward_data(const QConvBackwardDataArgs& a) {
             .n = static_cast<int>(n),
             .kernel_w = static_cast<int>(s.kw),
             .channels = static_cast<int>(s.c)};
-  Sink parts = sink_of_product(sink, n, split, partials, layout);
+  Sink parts = sink_of_product(sink, n, split.splits > 1, partials, layout);
   const int left = scale_takes(parts, shift) ? 0 : shift;
   const auto run = integers ? run_tile<PatchGather, Decoder::table, Decoder::int4, Patches>
                             : run_tile<PatchGather, Decoder::table, Decoder::table, Patches>;
@@ -93,10 +65,10 @@ void backward_data(const QConvBackwardDataArgs& a) {
     p.x_taps = Divisor(p.x.taps);
     const int64_t here = s.n * p.y.rows * p.x.rows;
     p.m = static_cast<int>(here);
-    const Grid grid = grid_of(tile, here, n, tiles_along_k(int64_t{p.y.taps} * p.x.taps), split.splits, left);
-    run(tile, "qconv_backward_data", p, grid, groups, parts);
+    const Tiling tiling = tiling_of(tile, here, n, tiles_along_k(int64_t{p.y.taps} * p.x.taps), split.splits, left);
+    run(tile, "qconv_backward_data", p, tiling, groups, parts);
   }
-  finish("qconv_backward_data, parts", sink, parts, split, s.c);
+  finish("qconv_backward_data, parts", sink, parts, split);
 }
 
 }  // namespace

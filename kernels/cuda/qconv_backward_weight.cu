@@ -7,29 +7,6 @@
 namespace luq::kernels::cuda::qconv {
 namespace {
 
-__global__ void __launch_bounds__(kThreads)
-    backward_weight_any(ConvShape s, int64_t oh, int64_t ow, Operands in, Sink sink) {
-  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (index >= sink.size) return;
-  const int64_t cg = s.c / s.groups, og = s.o / s.groups;
-  const int64_t c = index % cg, kx = index / cg % s.kw, ky = index / (cg * s.kw) % s.kh;
-  const int64_t o = index / (cg * s.kw * s.kh), input_c = o / og * cg + c;
-  int64_t sum = 0;
-  for (int64_t row = 0; row < s.n * oh; ++row) {
-    const int64_t n = row / oh, oy = row % oh;
-    const int64_t iy = oy * s.stride_h - s.pad_h + ky * s.dilation_h;
-    if (iy < 0 || iy >= s.h) continue;
-    for (int64_t ox = 0; ox < ow; ++ox) {
-      const int64_t ix = ox * s.stride_w - s.pad_w + kx * s.dilation_w;
-      if (ix < 0 || ix >= s.w) continue;
-      const uint8_t* dy = in.a + (row * ow + ox) * in.a_row;
-      const uint8_t* x = in.b + ((n * s.h + iy) * s.w + ix) * in.b_row;
-      sum += value_of(in.a_values, load_code(dy, o)) * value_of(in.b_values, load_code(x, input_c));
-    }
-  }
-  store(sink, index, o, sum);
-}
-
 // A: channels of dy; B: taps and, in a tap, chunks of channels of x. Along K lie pixels, which the image has as rows: a
 // tile of 64 pixels is copied as it is, 16 bytes of a pixel an item. ldmatrix transposes units of two bytes, four
 // channels: lane l has channels 4 (l / 4) .. 4 (l / 4) + 3 of pixels 2 (l % 4) and 2 (l % 4) + 1 of each 8, and the
@@ -183,7 +160,7 @@ class PixelGather {
     }
   }
 
-  // Of the warp's rows, that of block i, half h, in lanes of which l / 4 is g.
+  // The warp's row of block i, half h, in lanes of which l / 4 is g.
   __device__ static int row_of(int i, int h, int g) { return i / 2 * 32 + g * 4 + i % 2 * 2 + h; }
   // Column k of the lane's 8 of a strip: block j has the channels j, j + 4, j + 8, ....
   template <int kBlocks>
@@ -193,7 +170,8 @@ class PixelGather {
 
   __device__ Place row(int m) const {
     if (m >= p_.m) return {-1, 0, 0};
-    return {(int64_t{group_} * p_.m + m) * p_.taps * p_.c, m / p_.o, 0};
+    const int output = group_ * p_.m + m;
+    return {int64_t{output} * p_.taps * p_.c, m / p_.o, output};
   }
   __device__ Place column(int n) const {
     const int width = p_.b_chunks * kChunk, tap = n / width, c = n % width;
@@ -225,31 +203,27 @@ auto run_for(Decoder x_decoder) {
 
 void backward_weight(const QConvBackwardWeightArgs& a) {
   const ConvShape& s = a.shape;
-  const Sink sink = sink_of(a.dw, a.sums, a.scale, nullptr, false, s.w_size());
-  const Values dy_values = values_of(a.dy_format), x_values = values_of(a.x_format);
+  const Sink sink = sink_of(a);
+  if (!fits(s)) return run_any(a, sink);
   const int64_t oh = s.oh(), ow = s.ow();
-  if (!fits(s)) {
-    const Operands in{a.dy, a.x, dy_values, x_values, packed_row_bytes(s.o), packed_row_bytes(s.c)};
-    return run_any("qconv_backward_weight", backward_weight_any, s, in, sink);
-  }
   const int64_t merged = merged_groups(s), groups = s.groups / merged, pixels = s.n * oh * ow;
   Layout layout;
   const Activations dy(a.dy, pixels, s.o, groups, layout), x(a.x, s.n * s.h * s.w, s.c, groups, layout);
   const int64_t m = merged * s.o_group(), n = s.kh * s.kw * x.chunks() * kChunk;
   const int64_t k_tiles = divide_up(pixels, kTileK);
   const Tile tile = choose_tile(groups * std::max<int64_t>(k_tiles / kMinTilesOfSplit, 1), m, n, Pixels::kMayBeWide);
-  const Decoder x_decoder = decoder_of(a.x_format);
+  const Decoder x_decoder = decoder_of(a.x_table);
   const int shift = shift_of(x_decoder);
   const int most_shift = x_decoder == Decoder::table ? 0 : 4;  // of any column
   const Split split = choose_split(tile, groups * tiles_of(tile, m, n), k_tiles,
-                                   max_int32_terms(a.dy_format, a.x_format) >> most_shift, sink.size);
+                                   max_int32_terms(a.dy_table, a.x_table) >> most_shift, sink.size);
   const int64_t partials = layout.add(split.splits > 1 ? split.splits * sink.size * 4 : 0);
   layout.allocate();
   const auto i = [](int64_t value) { return static_cast<int>(value); };
   const Pixels p{.a = dy.ready(layout),
                  .b = x.ready(layout),
-                 .a_values = dy_values,
-                 .b_values = x_values,
+                 .a_values = values_of(a.dy_table),
+                 .b_values = values_of(a.x_table),
                  .a_pixel = dy.row_bytes(),
                  .b_pixel = x.row_bytes(),
                  .pixels = i(pixels),
@@ -276,12 +250,12 @@ void backward_weight(const QConvBackwardWeightArgs& a) {
                  .c = i(s.c_group()),
                  .o = i(s.o_group()),
                  .unused = 0};
-  Sink parts = sink_of_product(sink, s.c_group(), split, partials, layout);
+  Sink parts = sink_of_product(sink, s.c_group(), split.splits > 1, partials, layout);
   const int left = scale_takes(parts, shift) ? 0 : shift;
   const bool same = s.kh == 1 && s.kw == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_h == 0 && s.pad_w == 0;
   const auto run = same ? run_for<SamePixels>(x_decoder) : run_for<AnyPixels>(x_decoder);
-  run(tile, "qconv_backward_weight", p, grid_of(tile, m, n, k_tiles, split.splits, left), groups, parts);
-  finish("qconv_backward_weight, parts", sink, parts, split, s.o);
+  run(tile, "qconv_backward_weight", p, tiling_of(tile, m, n, k_tiles, split.splits, left), groups, parts);
+  finish("qconv_backward_weight, parts", sink, parts, split);
 }
 
 }  // namespace

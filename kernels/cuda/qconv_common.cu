@@ -62,48 +62,57 @@ __global__ void __launch_bounds__(kThreads) pack_weights(Weights w) {
   w.to[((int64_t{group} * rows + row) * w.taps + tap) * w.words + word] = packed;
 }
 
-// Adds the parts, in their order.
-__global__ void __launch_bounds__(kThreads) add_parts(Sink sink, const int* partial, int64_t splits, int64_t channels) {
+// Adds the parts, in their order. kPlaces: the sink has vectors.
+template <bool kPlaces>
+__global__ void __launch_bounds__(kThreads) add_parts(Sink sink, const int* partial, int64_t splits) {
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= sink.size) return;
   int64_t sum = 0;
   for (int64_t split = 0; split < splits; ++split) sum += partial[split * sink.size + index];
-  store(sink, index, index % channels, sum);
+  store(sink, index, kPlaces ? place_of(sink, index) : 0, sum);
+}
+
+template <typename Args>
+Sink sink_of(const Args& a, const Floats& results, int64_t size) {
+  Sink sink{};
+  sink.y = results.data;
+  sink.sums = a.sums;
+  sink.scales = a.scales;
+  sink.size = size;
+  sink.scale = a.scale;
+  sink.bfloat16 = results.bfloat16;
+  sink.accumulate = a.accumulate;
+  return sink;
 }
 
 bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
 }  // namespace
 
-Values values_of(Format format) {
-  Values values{.low = {}, .high = {}};
-  for (uint32_t code = 0; code < 8; ++code) {
-    const auto byte = [&](uint32_t c) {
-      return (static_cast<uint32_t>(luq::kernels::decode(format, c)) & 255u) << (code % 4 * 8);
-    };
-    values.low[code / 4] |= byte(code);
-    values.high[code / 4] |= byte(code + 8);
-  }
-  return values;
+Sink sink_of(const QConvForwardArgs& a) {
+  Sink sink = sink_of(a, a.y, a.shape.y_size());
+  sink.bias = a.bias;
+  sink.run = 1;
+  sink.places = a.shape.o;
+  return sink;
 }
 
-Sink sink_of(Floats y, int64_t* sums, float scale, const float* bias, bool accumulate, int64_t size) {
-  return {.y = y.data,
-          .sums = sums,
-          .partial = nullptr,
-          .bias = bias,
-          .size = size,
-          .scale = scale,
-          .bfloat16 = y.bfloat16,
-          .accumulate = accumulate,
-          .eights = 0,
-          .moments = nullptr,
-          .moment_tiles = 0};
+Sink sink_of(const QConvBackwardDataArgs& a) {
+  const ConvShape& s = a.shape;
+  Sink sink = sink_of(a, a.dx, s.x_size());
+  sink.run = s.h * s.w * s.c;
+  sink.places = s.n;
+  sink.of_rows = 1;
+  return sink;
 }
 
-void run_any(const char* name, void (*kernel)(ConvShape, int64_t, int64_t, Operands, Sink), const ConvShape& s,
-             const Operands& in, const Sink& sink) {
-  launch(name, kernel, {.blocks = blocks_for(sink.size, kThreads), .threads = kThreads}, s, s.oh(), s.ow(), in, sink);
+Sink sink_of(const QConvBackwardWeightArgs& a) {
+  const ConvShape& s = a.shape;
+  Sink sink = sink_of(a, a.dw, s.w_size());
+  sink.run = s.kh * s.kw * s.c_group();
+  sink.places = s.o;
+  sink.of_rows = 1;
+  return sink;
 }
 
 Activations::Activations(const uint8_t* codes, int64_t rows, int64_t channels, int64_t groups, Layout& layout)
@@ -154,22 +163,18 @@ const uint8_t* WeightRows::ready(const Layout& layout) const {
   return layout.at(at_);
 }
 
-Sink sink_of_product(const Sink& sink, int64_t neighbours, const Split& split, int64_t partials, const Layout& layout) {
+Sink sink_of_product(const Sink& sink, int64_t neighbours, bool in_parts, int64_t partials, const Layout& layout) {
   Sink result = sink;
-  const bool eights = neighbours % 8 == 0;
-  if (split.splits == 1) {
-    result.eights = eights && sink.sums == nullptr && aligned(sink.y);
-  } else {
-    result.partial = reinterpret_cast<int*>(layout.at(partials));
-    result.eights = eights;
-  }
+  if (in_parts) result.partial = reinterpret_cast<int*>(layout.at(partials));
+  result.eights = neighbours % 8 == 0 && (in_parts || (sink.sums == nullptr && aligned(sink.y)));
   return result;
 }
 
-void finish(const char* name, const Sink& sink, const Sink& with_parts, const Split& split, int64_t channels) {
+void finish(const char* name, const Sink& sink, const Sink& with_parts, const Split& split) {
   if (split.splits == 1) return;
-  launch(name, add_parts, {.blocks = blocks_for(sink.size, kThreads), .threads = kThreads}, sink, with_parts.partial,
-         split.splits, channels);
+  const bool places = sink.scales != nullptr || sink.bias != nullptr;
+  launch(name, places ? add_parts<true> : add_parts<false>,
+         {.blocks = blocks_for(sink.size, kThreads), .threads = kThreads}, sink, with_parts.partial, split.splits);
 }
 
 }  // namespace luq::kernels::cuda::qconv

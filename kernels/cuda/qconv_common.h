@@ -1,7 +1,8 @@
-// What the files of the 4-bit matmuls share beside products on tensor cores: values of codes, where results go,
-// operands made ready, parts of K added, and the host's side of kernels with a thread for each result.
+// The files of the 4-bit matmuls share this beside products on tensor cores: where results go, kernels with a thread
+// for each result, operands made ready, and parts of K added.
 #pragma once
 
+#include "kernels/cuda/code_values.h"
 #include "kernels/cuda/qconv_plan.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/kernels.h"
@@ -36,20 +37,7 @@ struct Divisor {
   }
 };
 
-// What the 16 codes of a format stand for: int8, codes 0..7 in `low`, 8..15 in `high`.
-struct Values {
-  uint32_t low[2], high[2];
-};
-
-Values values_of(Format format);
-
-__device__ inline int value_of(const Values& values, uint32_t code) {
-  const uint32_t word =
-      code < 8 ? (code < 4 ? values.low[0] : values.low[1]) : (code < 12 ? values.high[0] : values.high[1]);
-  return static_cast<int8_t>(word >> (code % 4 * 8));
-}
-
-// Of some results of a channel: the sums of their integer sums and of the squares of these.
+// The sums of the integer sums of some results of a channel, and of the squares of these.
 struct alignas(16) Moment {
   int64_t sum = 0, square = 0;
   __device__ Moment& operator+=(const Moment& other) {
@@ -59,67 +47,72 @@ struct alignas(16) Moment {
   }
 };
 
-// Where the results go.
+// The array that results go to, and what makes floats of integer sums. The vectors of scales and of a bias have a place
+// for each output channel of forward, each image of backward-data, each row of dw of backward-weight.
 struct Sink {
   void* y;
-  int64_t* sums;      // or null
-  int* partial;       // (splits, size) or null
-  const float* bias;  // (channels) or null
-  int64_t size;       // results
+  int64_t* sums;        // or null
+  int* partial;         // (splits, size) or null
+  const float* scales;  // (places) or null
+  const float* bias;    // (places) or null
+  int64_t size;         // results
+  int64_t run, places;  // `run` neighbouring results have one place, the next ones the next; after the last the first
   float scale;
+  int of_rows;  // in the product on tensor cores, a row has a place; otherwise a column has
   int bfloat16, accumulate;
   int eights;       // eight neighbours may be written at once
   Moment* moments;  // (channels, moment_tiles), for kernels that take them (qconv_moments.h)
   int64_t moment_tiles;
 };
 
-__device__ inline float finished(const Sink& sink, int64_t channel, float sum, float old) {
-  float value = __fmul_rn(sum, sink.scale);
-  if (sink.bias != nullptr) value = __fadd_rn(value, sink.bias[channel]);
+// The result's place in the sink's vectors; 0 where there are none.
+__device__ inline int64_t place_of(const Sink& sink, int64_t index) {
+  return sink.scales != nullptr || sink.bias != nullptr ? index / sink.run % sink.places : 0;
+}
+
+__device__ inline float finished(const Sink& sink, int64_t place, float sum, float old) {
+  float value = __fmul_rn(sum, sink.scales != nullptr ? __fmul_rn(sink.scale, sink.scales[place]) : sink.scale);
+  if (sink.bias != nullptr) value = __fadd_rn(value, sink.bias[place]);
   return sink.accumulate != 0 ? __fadd_rn(value, old) : value;
 }
 
 template <typename Sum>
-__device__ inline void store(const Sink& sink, int64_t index, int64_t channel, Sum sum) {
+__device__ inline void store(const Sink& sink, int64_t index, int64_t place, Sum sum) {
   if (sink.sums != nullptr) {
     sink.sums[index] = sum;
   } else if (sink.bfloat16 != 0) {
     auto* y = static_cast<BFloat16*>(sink.y) + index;
-    *y = to_bfloat16(finished(sink, channel, static_cast<float>(sum), sink.accumulate != 0 ? to_float(*y) : 0.0f));
+    *y = to_bfloat16(finished(sink, place, static_cast<float>(sum), sink.accumulate != 0 ? to_float(*y) : 0.0f));
   } else {
     auto* y = static_cast<float*>(sink.y) + index;
-    *y = finished(sink, channel, static_cast<float>(sum), sink.accumulate != 0 ? *y : 0.0f);
+    *y = finished(sink, place, static_cast<float>(sum), sink.accumulate != 0 ? *y : 0.0f);
   }
 }
 
-__device__ inline void store_one(const Sink& sink, int64_t index, int64_t channel, int sum) {
+__device__ inline void store_one(const Sink& sink, int64_t index, int64_t place, int sum) {
   if (sink.partial != nullptr) {
     sink.partial[index] = sum;
   } else {
-    store(sink, index, channel, sum);
+    store(sink, index, place, sum);
   }
 }
 
-Sink sink_of(Floats y, int64_t* sums, float scale, const float* bias, bool accumulate, int64_t size);
+Sink sink_of(const QConvForwardArgs& a);
+Sink sink_of(const QConvBackwardDataArgs& a);
+Sink sink_of(const QConvBackwardWeightArgs& a);
 
 // ---- Any shape: a thread for each result ----------------------------------------------------------------------------
 
-// For shapes with nothing to add, or with indexes beyond int32.
-struct Operands {
-  const uint8_t *a, *b;
-  Values a_values, b_values;
-  int64_t a_row, b_row;  // bytes
-};
-
-void run_any(const char* name, void (*kernel)(ConvShape, int64_t, int64_t, Operands, Sink), const ConvShape& s,
-             const Operands& in, const Sink& sink);
+void run_any(const QConvForwardArgs& a, const Sink& sink);
+void run_any(const QConvBackwardDataArgs& a, const Sink& sink);
+void run_any(const QConvBackwardWeightArgs& a, const Sink& sink);
 
 // ---- Operands made ready --------------------------------------------------------------------------------------------
 
 // Parts of the scratch memory, which is asked for once.
 class Layout {
  public:
-  // Where `bytes` begin.
+  // Returns where `bytes` begin.
   int64_t add(int64_t bytes) {
     const int64_t at = bytes_;
     bytes_ += (bytes + 255) / 256 * 256;
@@ -147,7 +140,7 @@ class Activations {
   bool packs_ = false;
 };
 
-// Rows of weights likewise. Apart: what is packed has the codes of 8 in the order 0 4 1 5 2 6 3 7, so that those at
+// The same for rows of weights. Apart: what is packed has the codes of 8 in the order 0 4 1 5 2 6 3 7, so that those at
 // even places are the first four.
 class WeightRows {
  public:
@@ -167,10 +160,11 @@ class WeightRows {
 
 // ---- Parts of K -----------------------------------------------------------------------------------------------------
 
-// The sink of a product; `neighbours`: groups of so many results lie side by side, from multiples of it on.
-Sink sink_of_product(const Sink& sink, int64_t neighbours, const Split& split, int64_t partials, const Layout& layout);
+// The sink of a product; `neighbours`: groups of so many results lie side by side, from multiples of it on. In parts:
+// of integer sums in memory, at `partials`.
+Sink sink_of_product(const Sink& sink, int64_t neighbours, bool in_parts, int64_t partials, const Layout& layout);
 
 // Adds the parts, if there are several.
-void finish(const char* name, const Sink& sink, const Sink& with_parts, const Split& split, int64_t channels);
+void finish(const char* name, const Sink& sink, const Sink& with_parts, const Split& split);
 
 }  // namespace luq::kernels::cuda::qconv

@@ -5,39 +5,10 @@
 namespace luq::kernels::cuda::qconv {
 namespace {
 
-__device__ int64_t dot(const Operands& in, const uint8_t* a, int64_t a_first, const uint8_t* b, int64_t count) {
-  int64_t sum = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    sum += value_of(in.a_values, load_code(a, a_first + i)) * value_of(in.b_values, load_code(b, i));
-  }
-  return sum;
-}
-
-__global__ void __launch_bounds__(kThreads) forward_any(ConvShape s, int64_t oh, int64_t ow, Operands in, Sink sink) {
-  const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (index >= sink.size) return;
-  const int64_t cg = s.c / s.groups, og = s.o / s.groups;
-  const int64_t o = index % s.o, ox = index / s.o % ow, oy = index / (s.o * ow) % oh, n = index / (s.o * ow * oh);
-  int64_t sum = 0;
-  for (int64_t ky = 0; ky < s.kh; ++ky) {
-    const int64_t iy = oy * s.stride_h - s.pad_h + ky * s.dilation_h;
-    if (iy < 0 || iy >= s.h) continue;
-    for (int64_t kx = 0; kx < s.kw; ++kx) {
-      const int64_t ix = ox * s.stride_w - s.pad_w + kx * s.dilation_w;
-      if (ix < 0 || ix >= s.w) continue;
-      sum += dot(in, in.a + ((n * s.h + iy) * s.w + ix) * in.a_row, o / og * cg,
-                 in.b + ((o * s.kh + ky) * s.kw + kx) * in.b_row, cg);
-    }
-  }
-  store(sink, index, o, sum);
-}
-
 void run_anything(const QConvForwardArgs& a, const MomentsOut* moments) {
   const ConvShape& s = a.shape;
-  const Operands in{
-      a.x, a.w, values_of(a.x_format), values_of(a.w_format), packed_row_bytes(s.c), packed_row_bytes(s.c_group())};
-  Sink sink = sink_of(a.y, a.sums, a.scale, a.bias, false, s.y_size());
-  if (moments == nullptr) return run_any("qconv_forward", forward_any, s, in, sink);
+  Sink sink = sink_of(a);
+  if (moments == nullptr) return run_any(a, sink);
   Layout layout;
   sink.moment_tiles = moment_tiles_of(s.n * s.oh() * s.ow());
   const int64_t sums = layout.add(sink.size * 8), parts = layout.add(s.o * sink.moment_tiles * 16);
@@ -45,11 +16,11 @@ void run_anything(const QConvForwardArgs& a, const MomentsOut* moments) {
   sink.moments = reinterpret_cast<Moment*>(layout.at(parts));
   Sink to_sums = sink;
   to_sums.sums = reinterpret_cast<int64_t*>(layout.at(sums));
-  run_any("qconv_forward", forward_any, s, in, to_sums);
-  finish_with_moments(sink, to_sums.sums, s.o, *moments);
+  run_any(a, to_sums);
+  finish_with_moments(sink, to_sums.sums, *moments);
 }
 
-using Product = void (*)(Tile, const char*, const Patches&, const Grid&, int64_t, const Sink&);
+using Product = void (*)(Tile, const char*, const Patches&, const Tiling&, int64_t, const Sink&);
 
 Product choose_product(bool integers, Decoder x, bool with_moments) {
   constexpr Decoder kInt4 = Decoder::int4, kUint4 = Decoder::uint4, kTable = Decoder::table;
@@ -63,11 +34,10 @@ Product choose_product(bool integers, Decoder x, bool with_moments) {
 
 void run(const QConvForwardArgs& a, const MomentsOut* moments) {
   const ConvShape& s = a.shape;
-  const Values x_values = values_of(a.x_format), w_values = values_of(a.w_format);
-  const Decoder x_decoder = decoder_of(a.x_format);
-  const bool integers = a.w_format == Format::int4 && x_decoder != Decoder::table;
-  if (!fits(s) || (moments != nullptr && !integers)) return run_anything(a, moments);
-  Sink sink = sink_of(a.y, a.sums, a.scale, a.bias, false, s.y_size());
+  const Decoder x_decoder = decoder_of(a.x_table);
+  const bool integers = decoder_of(a.w_table) == Decoder::int4 && x_decoder != Decoder::table;
+  if (!fits(s)) return run_anything(a, moments);
+  Sink sink = sink_of(a);
   const int64_t merged = merged_groups(s), groups = s.groups / merged;
   const int64_t m = s.n * s.oh() * s.ow(), n = merged * s.o_group();
   Layout layout;
@@ -77,16 +47,18 @@ void run(const QConvForwardArgs& a, const MomentsOut* moments) {
   const Tile tile = choose_tile(groups, m, n, Patches::kMayBeWide);
   const int shift = integers ? shift_of(x_decoder) + shift_of(Decoder::int4) : 0;
   const Split split = choose_split(tile, groups * tiles_of(tile, m, n), k_tiles,
-                                   max_int32_terms(a.x_format, a.w_format) >> shift, sink.size);
-  const int64_t partials = layout.add(split.splits > 1 ? split.splits * sink.size * 4 : 0);
-  if (moments != nullptr) sink.moment_tiles = split.splits > 1 ? moment_tiles_of(m) : divide_up(m, tile_m(tile));
+                                   max_int32_terms(a.x_table, a.w_table) >> shift, sink.size);
+  const bool on_the_way = moments != nullptr && integers && split.splits == 1;
+  const bool in_parts = split.splits > 1 || (moments != nullptr && !on_the_way);
+  const int64_t partials = layout.add(in_parts ? split.splits * sink.size * 4 : 0);
+  if (moments != nullptr) sink.moment_tiles = on_the_way ? divide_up(m, tile_m(tile)) : moment_tiles_of(m);
   const int64_t moment_parts = layout.add(s.o * sink.moment_tiles * 16);
   layout.allocate();
   if (moments != nullptr) sink.moments = reinterpret_cast<Moment*>(layout.at(moment_parts));
   const Patches p{.a = x.ready(layout),
                   .b = w.ready(layout),
-                  .a_values = x_values,
-                  .b_values = w_values,
+                  .a_values = values_of(a.x_table),
+                  .b_values = values_of(a.w_table),
                   .y = forward_axis(s.h, s.oh(), s.kh, s.stride_h, s.pad_h, s.dilation_h),
                   .x = forward_axis(s.w, s.ow(), s.kw, s.stride_w, s.pad_w, s.dilation_w),
                   .y_rows = Divisor(s.oh()),
@@ -100,16 +72,15 @@ void run(const QConvForwardArgs& a, const MomentsOut* moments) {
                   .n = static_cast<int>(n),
                   .kernel_w = static_cast<int>(s.kw),
                   .channels = static_cast<int>(s.o)};
-  Sink parts = sink_of_product(sink, n, split, partials, layout);
-  const bool on_the_way = moments != nullptr && split.splits == 1;
+  Sink parts = sink_of_product(sink, n, in_parts, partials, layout);
   const bool may_shift = !on_the_way || QConvForwardMomentsArgs{a, nullptr, nullptr}.fit(shift);
   const bool scale_shifts = may_shift && scale_takes(parts, shift);
-  const Grid grid = grid_of(tile, m, n, k_tiles, split.splits, scale_shifts ? 0 : shift);
+  const Tiling tiling = tiling_of(tile, m, n, k_tiles, split.splits, scale_shifts ? 0 : shift);
   const Product multiply = choose_product(integers, x_decoder, on_the_way);
-  multiply(tile, "qconv_forward", p, grid, groups, parts);
-  if (on_the_way) return finish_moments(sink, m, s.o, a.scale, scale_shifts ? shift : 0, *moments);
-  if (moments != nullptr) return finish_with_moments(sink, parts.partial, split.splits, s.o, *moments);
-  finish("qconv_forward, parts", sink, parts, split, s.o);
+  multiply(tile, "qconv_forward", p, tiling, groups, parts);
+  if (on_the_way) return finish_moments(sink, m, scale_shifts ? shift : 0, *moments);
+  if (moments != nullptr) return finish_with_moments(sink, parts.partial, split.splits, *moments);
+  finish("qconv_forward, parts", sink, parts, split);
 }
 
 void forward(const QConvForwardArgs& a) { run(a, nullptr); }

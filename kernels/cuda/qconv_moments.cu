@@ -10,13 +10,13 @@ struct MomentShared {
 };
 
 // As add_parts, of kRowsOfTile rows and kColumns channels a block. Sum: int for parts, int64_t for whole sums.
-template <typename Sum>
-__global__ void __launch_bounds__(kThreads)
-    add_parts_with_moments(Sink sink, const Sum* parts, int64_t splits, int64_t channels) {
+template <typename Sum, bool kScales>
+__global__ void __launch_bounds__(kThreads) add_parts_with_moments(Sink sink, const Sum* parts, int64_t splits) {
   auto& shared = luq::device::shared_memory<MomentShared>();
   const int lane = static_cast<int>(threadIdx.x) / kColumns, column = static_cast<int>(threadIdx.x) % kColumns;
   const int64_t channel = int64_t{blockIdx.x} / sink.moment_tiles * kColumns + column;
-  const int64_t tile = int64_t{blockIdx.x} % sink.moment_tiles;
+  const int64_t tile = int64_t{blockIdx.x} % sink.moment_tiles, channels = sink.places;
+  if (!kScales) sink.scales = nullptr;
   Moment all{};
   if (channel < channels) {
     for (int row = lane; row < kRowsOfTile; row += kLanes) {
@@ -41,10 +41,11 @@ struct AddMomentsShared {
 
 // A block adds the tiles of a channel.
 __global__ void __launch_bounds__(kThreads) add_moments(const Moment* parts, int64_t tiles, int64_t rows, float scale,
-                                                        int shift, float* mean, float* variance) {
+                                                        const float* scales, int shift, float* mean, float* variance) {
   auto& shared = luq::device::shared_memory<AddMomentsShared>();
   const int64_t channel = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x);
+  const float step = result_scale(scale, scales, channel);
   Moment all{};
   for (int64_t tile = thread; tile < tiles; tile += kThreads) all += parts[channel * tiles + tile];
   shared.at[thread] = all;
@@ -53,35 +54,35 @@ __global__ void __launch_bounds__(kThreads) add_moments(const Moment* parts, int
     if (thread < half) shared.at[thread] += shared.at[thread + half];
   }
   if (thread == 0)
-    moments_of_sums(shared.at[0].sum >> shift, shared.at[0].square >> 2 * shift, rows, scale, mean + channel,
+    moments_of_sums(shared.at[0].sum >> shift, shared.at[0].square >> 2 * shift, rows, step, mean + channel,
                     variance + channel);
 }
 
 template <typename Sum>
-void add_and_finish(const Sink& sink, const Sum* parts, int64_t splits, int64_t channels, const MomentsOut& moments) {
-  const LaunchShape shape{.blocks = blocks_for(channels, kColumns) * sink.moment_tiles,
+void add_and_finish(const Sink& sink, const Sum* parts, int64_t splits, const MomentsOut& moments) {
+  const LaunchShape shape{.blocks = blocks_for(sink.places, kColumns) * sink.moment_tiles,
                           .threads = kThreads,
                           .shared_bytes = sizeof(MomentShared)};
-  launch("qconv_forward, parts", add_parts_with_moments<Sum>, shape, sink, parts, splits, channels);
-  finish_moments(sink, sink.size / channels, channels, sink.scale, 0, moments);
+  launch("qconv_forward, parts",
+         sink.scales != nullptr ? add_parts_with_moments<Sum, true> : add_parts_with_moments<Sum, false>, shape, sink,
+         parts, splits);
+  finish_moments(sink, sink.size / sink.places, 0, moments);
 }
 
 }  // namespace
 
-void finish_moments(const Sink& sink, int64_t rows, int64_t channels, float scale, int shift,
-                    const MomentsOut& moments) {
+void finish_moments(const Sink& sink, int64_t rows, int shift, const MomentsOut& moments) {
   launch("qconv_forward, moments", add_moments,
-         {.blocks = channels, .threads = kThreads, .shared_bytes = sizeof(AddMomentsShared)}, sink.moments,
-         sink.moment_tiles, rows, scale, shift, moments.mean, moments.variance);
+         {.blocks = sink.places, .threads = kThreads, .shared_bytes = sizeof(AddMomentsShared)}, sink.moments,
+         sink.moment_tiles, rows, sink.scale, sink.scales, shift, moments.mean, moments.variance);
 }
 
-void finish_with_moments(const Sink& sink, const int* parts, int64_t splits, int64_t channels,
-                         const MomentsOut& moments) {
-  add_and_finish(sink, parts, splits, channels, moments);
+void finish_with_moments(const Sink& sink, const int* parts, int64_t splits, const MomentsOut& moments) {
+  add_and_finish(sink, parts, splits, moments);
 }
 
-void finish_with_moments(const Sink& sink, const int64_t* sums, int64_t channels, const MomentsOut& moments) {
-  add_and_finish(sink, sums, 1, channels, moments);
+void finish_with_moments(const Sink& sink, const int64_t* sums, const MomentsOut& moments) {
+  add_and_finish(sink, sums, 1, moments);
 }
 
 }  // namespace luq::kernels::cuda::qconv

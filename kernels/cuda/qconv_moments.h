@@ -7,7 +7,7 @@
 // where a tile along K takes 150 for two. Bytes: 16 a column of a tile, an eighth of a byte a result, instead of the 2
 // or 4 that reading the result takes.
 //
-// Where int4 is decoded as 16 times itself, the moments are of sums that are as many times too large, if those fit; the
+// If int4 is decoded as 16 times itself, the moments are of sums that are as many times too large, if those fit; the
 // last kernel shifts back, exactly.
 #pragma once
 
@@ -69,26 +69,24 @@ __device__ inline void store_moments(const Gather& gather, const Sink& sink, int
   if (place.offset < 0) return;
   Moment all{};
   for (int i = 0; i < S::kM / S::kWarpM; ++i) all += warps[i][column];
-  sink.moments[place.channel * sink.moment_tiles + m_tile] = all;
+  sink.moments[place.place * sink.moment_tiles + m_tile] = all;
 }
 
 // ---- The host's side ------------------------------------------------------------------------------------------------
 
-// Where the moments of the results go, where they are wanted.
+// The arrays that the moments of the results go to.
 struct MomentsOut {
   float *mean, *variance;  // (channels)
 };
 
 // The end: adds the tiles of sink.moments, of `rows` results a channel, which are of 2^shift times the sums.
-void finish_moments(const Sink& sink, int64_t rows, int64_t channels, float scale, int shift,
-                    const MomentsOut& moments);
+void finish_moments(const Sink& sink, int64_t rows, int shift, const MomentsOut& moments);
 
 // As finish, with moments: results from parts of sums, or whole sums, in memory. sink.moment_tiles is moment_tiles_of
 // the rows.
 constexpr int kRowsOfTile = 128;
 constexpr int64_t moment_tiles_of(int64_t rows) { return blocks_for(rows, kRowsOfTile); }
-void finish_with_moments(const Sink& sink, const int* parts, int64_t splits, int64_t channels,
-                         const MomentsOut& moments);
-void finish_with_moments(const Sink& sink, const int64_t* sums, int64_t channels, const MomentsOut& moments);
+void finish_with_moments(const Sink& sink, const int* parts, int64_t splits, const MomentsOut& moments);
+void finish_with_moments(const Sink& sink, const int64_t* sums, const MomentsOut& moments);
 
 }  // namespace luq::kernels::cuda::qconv

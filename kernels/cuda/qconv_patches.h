@@ -110,7 +110,7 @@ class PatchGather {
     for (int j = 0; j < 4; ++j) decode<B>(p_.b_values, words[j], blocks[j][0], blocks[j][1]);
   }
 
-  // Of the warp's rows, that of block i, half h, in lanes of which l / 4 is g.
+  // The warp's row of block i, half h, in lanes of which l / 4 is g.
   __device__ static int row_of(int i, int h, int g) { return i * 16 + h * 8 + g; }
   // Column k of the lane's 8 of a strip: blocks of columns are 2 j, 2 j + 1, 8 + 2 j, 8 + 2 j + 1, ....
   template <int kBlocks>
@@ -124,7 +124,7 @@ class PatchGather {
     const int column = p_.x_rows.next(image), row = p_.y_rows.next(image);
     const int64_t pixel = (int64_t{image} * p_.y.out + p_.y.out_first + row * p_.y.out_step) * p_.x.out +
                           p_.x.out_first + column * p_.x.out_step;
-    return {pixel * p_.channels + group_ * p_.n, 0, 0};
+    return {pixel * p_.channels + group_ * p_.n, 0, image};
   }
   __device__ Place column(int n) const { return {n < p_.n ? n : -1, 0, group_ * p_.n + n}; }
 
@@ -155,7 +155,7 @@ class PatchGather {
   int group_;
   int y_[S::kItemsM], x_[S::kItemsM], pixel_[S::kItemsM];
   int chunk_, tap_;
-  // Of the current tap.
+  // The rest is of the current tap.
   uint32_t a_from_[S::kItemsM], b_from_[S::kItemsN], b_tap_;  // chunks: 2^32 of them are 64 GiB
   bool a_inside_[S::kItemsM];
   int a_at_[2], b_at_[2];  // where the lane's row for load_matrix_x4 begins

@@ -48,7 +48,8 @@ inline Axis forward_axis(int64_t size, int64_t out, int64_t kernel, int64_t stri
   return {i(out), i(size), i(stride), i(kernel), i(-pad), i(dilation), 0, 1, i(out), 0, 1, 0};
 }
 
-// Of backward-data: inputs phase, phase + stride, ...; taps with (phase + pad - tap * dilation) % stride == 0.
+// An axis of backward-data has inputs phase, phase + stride, ... and taps with (phase + pad - tap * dilation) % stride
+// == 0.
 inline Axis backward_axis(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation,
                           int64_t phase) {
   const auto i = [](int64_t value) { return static_cast<int>(value); };

@@ -39,12 +39,12 @@
 
 namespace luq::kernels::cuda::qconv {
 
-// How an operand is decoded: integers by their bits, or any format by a table.
+// How an operand is decoded: integers by their bits, or anything by its table.
 enum class Decoder { uint4, int4, table };
-constexpr Decoder decoder_of(Format format) {
-  return format == Format::uint4 ? Decoder::uint4 : format == Format::int4 ? Decoder::int4 : Decoder::table;
+constexpr Decoder decoder_of(const CodeTable& table) {
+  return table == unsigned_integers() ? Decoder::uint4 : table == signed_integers() ? Decoder::int4 : Decoder::table;
 }
-// What a decoded value is multiplied by, as a power of two.
+// The power of two that decoded values are multiplied by.
 constexpr int shift_of(Decoder decoder) { return decoder == Decoder::int4 ? 4 : 0; }
 
 // 8 codes, the first in the lowest bits, as int8, in order. The permutation takes selectors of three bits for a byte,
@@ -87,13 +87,17 @@ struct Shape {
   }
 };
 
-// Where a row or a column of the product belongs: offset -1 is nowhere; `part` of both must be the same.
+// A row or a column of the product: its offset in the results, -1 for nowhere; `part` of both must be the same; and its
+// place in the sink's vectors, if they are of rows, or of columns.
 struct Place {
   int64_t offset;
-  int part, channel;
+  int part, place;
 };
 __device__ inline bool belong(const Place& row, const Place& column) {
   return row.offset >= 0 && column.offset >= 0 && row.part == column.part;
+}
+__device__ inline int place_of(const Sink& sink, const Place& row, const Place& column) {
+  return sink.of_rows != 0 ? row.place : column.place;
 }
 
 template <typename S>
@@ -103,8 +107,8 @@ union Shared {
   Moment moments[S::kM / S::kWarpM][S::kN];
 };
 
-// What a lane has of 32 rows of A, or 32 columns of B, and 32 codes along K: packed, 4 words, and decoded, two blocks
-// of 16 rows or four blocks of 8 columns, as mma_s8 has them.
+// A lane's share of 32 rows of A, or 32 columns of B, and 32 codes along K: packed, 4 words, and decoded, two blocks of
+// 16 rows or four blocks of 8 columns, as mma_s8 has them.
 using Words = unsigned[4];
 using RowBlocks = unsigned[2][4];
 using ColumnBlocks = unsigned[4][2];
@@ -113,9 +117,9 @@ using ColumnBlocks = unsigned[4][2];
 
 using OldEight = Packed<BFloat16, 8>;
 
-// 8 results of a row, the first at `offset`. old: what is there, where they are added to bfloat16; it is on its way
-// early. (For float32 there are not the registers.)
-__device__ inline void store_eight(const Sink& sink, int64_t offset, int channel, const int (&sum)[8],
+// 8 results of a row, the first at `offset`, with the place of their row, or of their first column. old: what is there,
+// where they are added to bfloat16; it is on its way early. (For float32 there are not the registers.)
+__device__ inline void store_eight(const Sink& sink, int64_t offset, int place, const int (&sum)[8],
                                    const OldEight& old) {
   if (sink.partial != nullptr) {
     for (int k = 0; k < 8; k += 4) {
@@ -126,9 +130,16 @@ __device__ inline void store_eight(const Sink& sink, int64_t offset, int channel
     return;
   }
   float value[8];
-  for (int k = 0; k < 8; ++k) value[k] = __fmul_rn(static_cast<float>(sum[k]), sink.scale);
+  if (sink.scales == nullptr) {
+    for (int k = 0; k < 8; ++k) value[k] = __fmul_rn(static_cast<float>(sum[k]), sink.scale);
+  } else {
+    const float* scales = sink.scales + place;
+    const int step = sink.of_rows != 0 ? 0 : 1;
+    for (int k = 0; k < 8; ++k)
+      value[k] = __fmul_rn(static_cast<float>(sum[k]), __fmul_rn(sink.scale, scales[k * step]));
+  }
   if (sink.bias != nullptr) {
-    for (int k = 0; k < 8; ++k) value[k] = __fadd_rn(value[k], sink.bias[channel + k]);
+    for (int k = 0; k < 8; ++k) value[k] = __fadd_rn(value[k], sink.bias[place + k]);
   }
   if (sink.bfloat16 != 0) {
     if (sink.accumulate != 0) {
@@ -146,7 +157,7 @@ __device__ inline void store_eight(const Sink& sink, int64_t offset, int channel
 
 // Tiles of the product, parts of K and tiles of each; shift: of the sums, for int4 decoded as 16 times itself, where
 // the sink's scale has not got it.
-struct Grid {
+struct Tiling {
   Divisor m_tiles, n_tiles, splits;
   int split_tiles, k_tiles, shift;
 };
@@ -183,7 +194,8 @@ __device__ inline void store_eights(const Gather& gather, const Sink& sink, int 
         int values[8];
         LUQ_UNROLL
         for (int k = 0; k < 8; ++k) values[k] = Gather::result(sum[i], strip, h, k);
-        store_eight(sink, rows[h].offset + columns[strip].offset, columns[strip].channel, values, old[h][strip]);
+        store_eight(sink, rows[h].offset + columns[strip].offset, place_of(sink, rows[h], columns[strip]), values,
+                    old[h][strip]);
       }
     }
   }
@@ -211,7 +223,7 @@ __device__ inline void store_singly(const Gather& gather, const Sink& sink, int 
       for (int r = 0; r < 16; ++r) {
         const Place row = gather.row(first_m + Gather::row_of(i, r / 8, r % 8));
         if (!belong(row, column)) continue;
-        store_one(sink, row.offset + column.offset, column.channel, strips[r][lane]);
+        store_one(sink, row.offset + column.offset, place_of(sink, row, column), strips[r][lane]);
       }
       __syncwarp();
     }
@@ -223,13 +235,13 @@ __device__ inline void store_singly(const Gather& gather, const Sink& sink, int 
 // One block: a tile of the results of one group, of one part of K.
 template <typename Gather, typename S = typename Gather::Tile>
 __global__ void __launch_bounds__(S::kThreads, Gather::kBlocks)
-    product(typename Gather::Parameters parameters, Grid grid, Sink sink) {
+    product(typename Gather::Parameters parameters, Tiling tiling, Sink sink) {
   auto& shared = luq::device::shared_memory<Shared<S>>();
   int block = static_cast<int>(blockIdx.x);
-  const int n_tile = grid.n_tiles.next(block), m_tile = grid.m_tiles.next(block), split = grid.splits.next(block);
+  const int n_tile = tiling.n_tiles.next(block), m_tile = tiling.m_tiles.next(block), split = tiling.splits.next(block);
   const int group = block;
-  const int first = split * grid.split_tiles;
-  const int end = first + grid.split_tiles < grid.k_tiles ? first + grid.split_tiles : grid.k_tiles;
+  const int first = split * tiling.split_tiles;
+  const int end = first + tiling.split_tiles < tiling.k_tiles ? first + tiling.split_tiles : tiling.k_tiles;
   Gather gather(parameters, group, m_tile, n_tile, first);
   int sum[S::kWarpM / 16][S::kWarpN / 8][4] = {};
 
@@ -275,10 +287,10 @@ __global__ void __launch_bounds__(S::kThreads, Gather::kBlocks)
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int first_m = m_tile * S::kM + warp / S::kWarpsN * S::kWarpM;
   const int first_n = n_tile * S::kN + warp % S::kWarpsN * S::kWarpN;
-  if (grid.shift != 0) {
+  if (tiling.shift != 0) {
     for (auto& row : sum) {
       for (auto& block : row) {
-        for (int& value : block) value >>= grid.shift;
+        for (int& value : block) value >>= tiling.shift;
       }
     }
   }
@@ -294,44 +306,44 @@ __global__ void __launch_bounds__(S::kThreads, Gather::kBlocks)
 // ---- The host's side ------------------------------------------------------------------------------------------------
 
 template <typename Gather>
-void run_product(const char* name, const typename Gather::Parameters& parameters, const Grid& grid, int64_t groups,
+void run_product(const char* name, const typename Gather::Parameters& parameters, const Tiling& tiling, int64_t groups,
                  const Sink& sink) {
   constexpr auto kernel = product<Gather>;
   using S = typename Gather::Tile;
   constexpr auto kBytes = static_cast<int>(sizeof(Shared<S>));
   static_assert(kBytes <= 48 << 10);
-  const int64_t blocks = groups * grid.splits.value * grid.m_tiles.value * grid.n_tiles.value;
-  launch(name, kernel, {.blocks = blocks, .threads = S::kThreads, .shared_bytes = kBytes}, parameters, grid, sink);
+  const int64_t blocks = groups * tiling.splits.value * tiling.m_tiles.value * tiling.n_tiles.value;
+  launch(name, kernel, {.blocks = blocks, .threads = S::kThreads, .shared_bytes = kBytes}, parameters, tiling, sink);
 }
 
 template <template <typename, Decoder, Decoder> typename Gather, Decoder A, Decoder B, typename Parameters>
-void run_tile(Tile tile, const char* name, const Parameters& parameters, const Grid& grid, int64_t groups,
+void run_tile(Tile tile, const char* name, const Parameters& parameters, const Tiling& tiling, int64_t groups,
               const Sink& sink) {
   switch (tile) {
     case Tile::m128n128:
       if constexpr (Parameters::kMayBeWide) {
-        run_product<Gather<Shape<128, 128, 32, 128>, A, B>>(name, parameters, grid, groups, sink);
+        run_product<Gather<Shape<128, 128, 32, 128>, A, B>>(name, parameters, tiling, groups, sink);
       }
       return;
     case Tile::m128n64:
-      return run_product<Gather<Shape<128, 64, 32, 64>, A, B>>(name, parameters, grid, groups, sink);
+      return run_product<Gather<Shape<128, 64, 32, 64>, A, B>>(name, parameters, tiling, groups, sink);
     case Tile::m128n32:
-      return run_product<Gather<Shape<128, 32, 32, 32>, A, B>>(name, parameters, grid, groups, sink);
+      return run_product<Gather<Shape<128, 32, 32, 32>, A, B>>(name, parameters, tiling, groups, sink);
     case Tile::m64n64:
-      return run_product<Gather<Shape<64, 64, 32, 32>, A, B>>(name, parameters, grid, groups, sink);
+      return run_product<Gather<Shape<64, 64, 32, 32>, A, B>>(name, parameters, tiling, groups, sink);
   }
 }
 
-// Where the results are floats at once, their scale takes the shift: both products are rounded alike, as long as the
-// smaller scale is a normal number.
+// Results that are floats at once leave the shift to their scale: both products are rounded alike, as long as the
+// smaller scale is a normal number. With a vector of scales, which the host does not read, nobody knows that it is.
 inline bool scale_takes(Sink& sink, int shift) {
   const float scale = std::ldexp(sink.scale, -shift);
-  if (sink.partial != nullptr || sink.sums != nullptr || !std::isnormal(scale)) return false;
+  if (sink.partial != nullptr || sink.sums != nullptr || sink.scales != nullptr || !std::isnormal(scale)) return false;
   sink.scale = scale;
   return true;
 }
 
-inline Grid grid_of(Tile tile, int64_t m, int64_t n, int64_t k_tiles, int64_t splits, int shift) {
+inline Tiling tiling_of(Tile tile, int64_t m, int64_t n, int64_t k_tiles, int64_t splits, int shift) {
   return {.m_tiles = Divisor(divide_up(m, tile_m(tile))),
           .n_tiles = Divisor(divide_up(n, tile_n(tile))),
           .splits = Divisor(splits),

@@ -5,16 +5,17 @@
 // shuffles over 8, 4, 2 and 1 threads and then inside thread 0. A block folds the results of 256 chunks, and another
 // those of 256 blocks: two more launches for 268 million elements. Bytes: those of x, and 32 for a chunk.
 //
-// Encoders: a thread has 8 elements that share a block of random bits: 32 bytes of float32 in, 4 out. Where a row is an
-// odd number of elements, or x is not aligned to 16 bytes, a thread has a byte of codes, and reads and draws for
+// The encoder: a thread has 8 elements that share a block of random bits: 32 bytes of float32 in, 4 out. Where a row is
+// an odd number of elements, or x is not aligned to 16 bytes, a thread has a byte of codes, and reads and draws for
 // itself. Bytes: 4.5 an element (2.5 of bfloat16); instructions for LUQ 217 for 8 elements, Philox's 7
-// rounds for them included.
+// rounds for them included. Grids of powers of 4 and of levels compare with each magnitude, and may be slow.
 #include <luq_cuda/ptx.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "kernels/cuda/chunk_sums.h"
+#include "kernels/cuda/code_values.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/tables.h"
 #include "kernels/cuda/vectors.h"
@@ -62,7 +63,7 @@ __global__ void __launch_bounds__(kThreads) sum_chunks(const T* x, int64_t count
   if (threadIdx.x % kChunkThreads == 0 && chunk * kStatsChunk < count) sums[chunk] = all;
 }
 
-// What is known of some chunks.
+// The sums of some chunks.
 struct Totals {
   double abs = 0, sq = 0;
   int64_t nonzero = 0;
@@ -153,8 +154,7 @@ __global__ void __launch_bounds__(kStatsGroup) fold_many(ManyTensors many, const
   if (t == 0) to[tensor] = groups > 0 ? shared.fold.totals[0] : Totals{};
 }
 
-// Where everything lies in the scratch memory: results of groups of chunks, room for those of groups of them, and the
-// chunks' sums.
+// The scratch memory has results of groups of chunks, room for those of groups of them, and the chunks' sums.
 struct ChunkScratch {
   int64_t chunks, groups;
   Totals *totals, *next;
@@ -188,7 +188,7 @@ Stats stats_of(const Totals& total, int64_t count) {
           .abs_bits_max = total.abs_bits_max};
 }
 
-// Of as many of the tensors as fit; how many these were.
+// Takes the statistics of the first tensors that fit into one launch; returns how many.
 int64_t stats_of_some(const StatsArgs* tensors, int64_t count) {
   ManyTensors many{};
   int chunks = 0;
@@ -224,43 +224,38 @@ void stats_many(const StatsManyArgs& a) {
   }
 }
 
-// ---- Encoders -------------------------------------------------------------------------------------------------------
+// ---- The encoder ----------------------------------------------------------------------------------------------------
 
-// What an encoder is told, for both families of formats.
 struct Encoding {
   float inverse;
-  int low, high;  // of integers
+  Grid grid;
   RngKey key;
 };
 
-enum class Kind { int_nearest, int_stochastic, fp4_nearest, fp4_stochastic };
-__host__ __device__ constexpr bool is_stochastic(Kind kind) {
-  return kind == Kind::int_stochastic || kind == Kind::fp4_stochastic;
-}
+// A grid's arithmetic; that of levels takes any grid of magnitudes.
+enum class Arithmetic { integers, powers, levels };
 
-template <Kind K>
+template <Arithmetic A, Rounding R>
 __device__ uint32_t code_of(float x, const Encoding& e, uint32_t random) {
-  if (K == Kind::int_nearest) return int4_code(int4_value_nearest(x, e.inverse, e.low, e.high));
-  if (K == Kind::int_stochastic) return int4_code(int4_value_stochastic(x, e.inverse, e.low, e.high, random));
-  return fp4_code(x, e.inverse, K == Kind::fp4_nearest ? kNearestBits : random);
+  const Grid& grid = e.grid;
+  if (A == Arithmetic::levels) return level_code(grid, x, e.inverse, R, random);
+  if (A == Arithmetic::powers)
+    return power_code(x, e.inverse, grid.magnitudes, R == Rounding::nearest ? kNearestBits : random);
+  return integer_code(R == Rounding::nearest ? integer_nearest(x, e.inverse, grid.low, grid.high)
+                                             : integer_stochastic(x, e.inverse, grid.low, grid.high, random));
 }
 
-// Of fp4 the magnitudes and the signs are put together for all: a nibble of 0 has no sign.
-template <Kind K>
+// Powers get their signs at the end, all at once: a nibble of 0 has none.
+template <Arithmetic A, Rounding R>
 __device__ uint32_t eight_codes(const float (&x)[kUnit], const Encoding& e, const PhiloxBlock& random) {
-  uint32_t packed = 0;
-  if constexpr (K == Kind::int_nearest || K == Kind::int_stochastic) {
-    LUQ_UNROLL
-    for (int i = 0; i < kUnit; ++i) packed |= code_of<K>(x[i], e, random16(random, i)) << (4 * i);
-    return packed;
-  }
-  uint32_t signs = 0;
+  uint32_t packed = 0, signs = 0;
   LUQ_UNROLL
   for (int i = 0; i < kUnit; ++i) {
-    const uint32_t bits = K == Kind::fp4_nearest ? kNearestBits : random16(random, i);
-    packed |= fp4_code(bits_float(float_bits(x[i]) & 0x7fffffffu), e.inverse, bits) << (4 * i);
+    const float value = A == Arithmetic::powers ? bits_float(float_bits(x[i]) & 0x7fffffffu) : x[i];
+    packed |= code_of<A, R>(value, e, random16(random, i)) << (4 * i);
     signs |= float_bits(x[i]) >> 31 << (4 * i);
   }
+  if (A != Arithmetic::powers) return packed;
   const uint32_t nonzero = (packed | packed >> 1 | packed >> 2) & 0x11111111u;
   return packed | (signs & nonzero) << 3;
 }
@@ -273,31 +268,32 @@ __device__ uint32_t random16_of(const PhiloxBlock& block, int index) {
 }
 
 // Rows of an even number of elements are one row; thread i has elements 8 i .. 8 i + 7, bytes 4 i .. 4 i + 3.
-template <Kind K, typename T>
-__global__ void __launch_bounds__(kThreads) encode_even(const T* x, int64_t count, Encoding e, uint8_t* codes) {
+template <Arithmetic A, Rounding R, typename T>
+__global__ void __launch_bounds__(kThreads)
+    encode_even(const T* x, int64_t count, const __grid_constant__ Encoding e, uint8_t* codes) {
   const int64_t block = int64_t{blockIdx.x} * kThreads + threadIdx.x, first = block * kUnit;
   if (first >= count) return;
   PhiloxBlock random{};
-  if (is_stochastic(K)) random = philox(e.key, static_cast<uint64_t>(block));
+  if (R == Rounding::stochastic) random = philox(e.key, static_cast<uint64_t>(block));
   const int here = count - first < kUnit ? static_cast<int>(count - first) : kUnit;
   float value[kUnit];
   if (here == kUnit) {
     const auto loaded = Packed<T, kUnit>::load(x + first);
     for (int i = 0; i < kUnit; ++i) value[i] = loaded[i];
-    *reinterpret_cast<uint32_t*>(codes + first / 2) = eight_codes<K>(value, e, random);
+    *reinterpret_cast<uint32_t*>(codes + first / 2) = eight_codes<A, R>(value, e, random);
     return;
   }
   load_some(x + first, here, false, value);
-  uint32_t packed = eight_codes<K>(value, e, random);
+  uint32_t packed = eight_codes<A, R>(value, e, random);
   for (int64_t byte = first / 2; byte < count / 2; ++byte) {
     codes[byte] = static_cast<uint8_t>(packed);
     packed >>= 8;
   }
 }
 
-template <Kind K, typename T>
+template <Arithmetic A, Rounding R, typename T>
 __global__ void __launch_bounds__(kThreads)
-    encode_any(const T* x, int64_t rows, int64_t cols, Encoding e, uint8_t* codes) {
+    encode_any(const T* x, int64_t rows, int64_t cols, const __grid_constant__ Encoding e, uint8_t* codes) {
   const int64_t row_bytes = packed_row_bytes(cols), byte = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (byte >= rows * row_bytes) return;
   const int64_t row = byte / row_bytes, col = byte % row_bytes * 2;
@@ -305,55 +301,60 @@ __global__ void __launch_bounds__(kThreads)
   for (int k = 0; k < 2; ++k) {
     if (col + k >= cols) continue;
     const int64_t index = row * cols + col + k;
-    const uint32_t random =
-        is_stochastic(K) ? random16_of(philox(e.key, static_cast<uint64_t>(index) / 8), static_cast<int>(index % 8))
-                         : 0;
-    packed |= code_of<K>(load1(x + index), e, random) << (4 * k);
+    uint32_t random = 0;
+    if (R == Rounding::stochastic)
+      random = random16_of(philox(e.key, static_cast<uint64_t>(index) / 8), static_cast<int>(index % 8));
+    packed |= code_of<A, R>(load1(x + index), e, random) << (4 * k);
   }
   codes[byte] = static_cast<uint8_t>(packed);
 }
 
-template <Kind K, typename T>
-void encode(const char* name, const T* x, int64_t rows, int64_t cols, const Encoding& e, uint8_t* codes) {
-  if (cols % 2 == 0 && are_aligned(x) && reinterpret_cast<uintptr_t>(codes) % 4 == 0) {
-    const LaunchShape shape{.blocks = blocks_for(rows * cols, int64_t{kThreads} * kUnit), .threads = kThreads};
-    launch(name, encode_even<K, T>, shape, x, rows * cols, e, codes);
+template <Arithmetic A, Rounding R, typename T>
+void encode_as(const T* x, const EncodeArgs& a) {
+  const Encoding e{a.inverse_scale, a.grid, a.key};
+  if (a.cols % 2 == 0 && are_aligned(x) && reinterpret_cast<uintptr_t>(a.codes) % 4 == 0) {
+    const LaunchShape shape{.blocks = blocks_for(a.rows * a.cols, int64_t{kThreads} * kUnit), .threads = kThreads};
+    launch("encode", encode_even<A, R, T>, shape, x, a.rows * a.cols, e, a.codes);
   } else {
-    const LaunchShape shape{.blocks = blocks_for(rows * packed_row_bytes(cols), kThreads), .threads = kThreads};
-    launch(name, encode_any<K, T>, shape, x, rows, cols, e, codes);
+    const LaunchShape shape{.blocks = blocks_for(a.rows * packed_row_bytes(a.cols), kThreads), .threads = kThreads};
+    launch("encode", encode_any<A, R, T>, shape, x, a.rows, a.cols, e, a.codes);
   }
 }
 
-template <Kind K, typename Args>
-void encode(const char* name, const Args& a, const Encoding& e) {
-  a.x.bfloat16 ? encode<K>(name, a.x.template as<BFloat16>(), a.rows, a.cols, e, a.codes)
-               : encode<K>(name, a.x.template as<float>(), a.rows, a.cols, e, a.codes);
+template <Arithmetic A, Rounding R>
+void encode_as(const EncodeArgs& a) {
+  a.x.bfloat16 ? encode_as<A, R>(a.x.as<BFloat16>(), a) : encode_as<A, R>(a.x.as<float>(), a);
 }
 
-void encode_int(const EncodeIntArgs& a) {
-  const bool is_unsigned = a.format == Format::uint4;
-  const Encoding e{a.inverse_scale, is_unsigned ? 0 : -7, is_unsigned ? 15 : 7, a.key};
-  a.rounding == Rounding::nearest ? encode<Kind::int_nearest>("encode_int", a, e)
-                                  : encode<Kind::int_stochastic>("encode_int", a, e);
+template <Arithmetic A>
+void encode_as(const EncodeArgs& a) {
+  a.rounding == Rounding::nearest ? encode_as<A, Rounding::nearest>(a) : encode_as<A, Rounding::stochastic>(a);
 }
 
-void encode_fp4(const EncodeFp4Args& a) {
-  const Encoding e{a.inverse_alpha, 0, 0, a.key};
-  a.rounding == Rounding::nearest ? encode<Kind::fp4_nearest>("encode_fp4", a, e)
-                                  : encode<Kind::fp4_stochastic>("encode_fp4", a, e);
+void encode(const EncodeArgs& a) {
+  switch (a.grid.kind) {
+    case GridKind::uniform:
+      return encode_as<Arithmetic::integers>(a);
+    case GridKind::powers_of_2:
+      return encode_as<Arithmetic::powers>(a);
+    case GridKind::powers_of_4:
+    case GridKind::levels:
+      return encode_as<Arithmetic::levels>(a);
+  }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    decode_codes(const uint8_t* codes, int64_t rows, int64_t cols, Format format, float scale, float* x) {
+__global__ void __launch_bounds__(kThreads) decode_codes(const uint8_t* codes, int64_t rows, int64_t cols,
+                                                         Values values, float scale, bool accumulate, float* x) {
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= rows * cols) return;
   const uint32_t code = load_code(codes + index / cols * packed_row_bytes(cols), index % cols);
-  x[index] = __fmul_rn(scale, static_cast<float>(luq::kernels::decode(format, code)));
+  const float value = __fmul_rn(scale, static_cast<float>(value_of(values, code)));
+  x[index] = accumulate ? __fadd_rn(x[index], value) : value;
 }
 
 void decode(const DecodeArgs& a) {
   const LaunchShape shape{.blocks = blocks_for(a.rows * a.cols, kThreads), .threads = kThreads};
-  launch("decode", decode_codes, shape, a.codes, a.rows, a.cols, a.format, a.scale, a.x);
+  launch("decode", decode_codes, shape, a.codes, a.rows, a.cols, values_of(a.table), a.scale, a.accumulate, a.x);
 }
 
 }  // namespace
@@ -378,8 +379,7 @@ Stats add_up_chunks(int64_t count) {
 void add_quantize(Kernels& table) {
   table.stats = {stats, "cuda"};
   table.stats_many = {stats_many, "cuda"};
-  table.encode_int = {encode_int, "cuda"};
-  table.encode_fp4 = {encode_fp4, "cuda"};
+  table.encode = {encode, "cuda"};
   table.decode = {decode, "cuda"};
 }
 
