@@ -48,7 +48,7 @@ class Cuda(Case):
             self.assertIn("CUDA: " + ("no device" if memory else EMULATED), text)
             self.assertIn("missing: nothing\n", text)
             self.assertRegex(text, r"(?m)^kernel +cpu +cuda$")
-            self.assertRegex(text, r"(?m)^encode_fp4 +\S+ +cuda$")
+            self.assertRegex(text, r"(?m)^encode +\S+ +cuda$")
             self.assertRegex(text, r"(?m)^resize +\S+ +host$")
         for command in (("kernels",), ("--config", LUQ_CONFIG, "--set", "device=cuda")):
             error = self.luqtrain(*command, code=2, LUQ_CUDA_KERNELS="bogus").stderr

@@ -125,7 +125,7 @@ TEST_CASE("What is written is read back, to the last digit", "[config]") {
   config.data.path = "a: b #c 'd' \"e\" \\ ü";
   config.run.directory = "true";
   config.quantization.exempt = {"*.downsample.*", "?", "- x"};
-  config.quantization.spec.gradients = {Format::fp4, ScaleMethod::max, Rounding::nearest};
+  config.quantization.spec = {{}, {}, {Format::fp4, ScaleMethod::max, Rounding::nearest}};
   const std::string yaml = to_yaml(config);
   const ExperimentConfig again = parse(yaml);
   CHECK(differing_keys(config, again, {}).empty());

@@ -413,13 +413,13 @@ TEST_CASE("every op reports itself to the plan with the kernel that runs it", "[
   CHECK(plan[0].parameters == 4 * 27 + 4);
   CHECK(plan[0].macs == 2 * 8 * 8 * 4 * 27);
   CHECK(plan[0].forward == "float32");
-  CHECK(plan[0].backward == "-");  // nobody wants the gradient of the images
+  CHECK(plan[0].backward_data == "-");  // nobody wants the gradient of the images
   CHECK(plan[0].forward_kernel == k.conv_forward.implementation);
-  CHECK(plan[0].backward_kernel == "-");
-  CHECK(plan[0].update_kernel == k.conv_backward_weight.implementation);
+  CHECK(plan[0].backward_data_kernel == "-");
+  CHECK(plan[0].backward_weight_kernel == k.conv_backward_weight.implementation);
   CHECK(plan[1].op == "batch_norm");
   CHECK(plan[1].parameters == 8);
-  CHECK(plan[1].backward_kernel == k.batch_norm_backward.implementation);
+  CHECK(plan[1].backward_data_kernel == k.batch_norm_backward.implementation);
   CHECK(plan[2].forward_kernel == k.relu.implementation);
   CHECK(plan[3].op == "max_pool2d");
   CHECK(plan[3].output == Shape{2, 4, 4, 4});

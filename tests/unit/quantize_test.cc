@@ -36,7 +36,7 @@ Tensor gaussian(int64_t count, uint64_t seed) {
 std::set<int> codes_of(const QTensor& q) {
   std::set<int> codes;
   for (int64_t row = 0; row < q.rows(); ++row) {
-    const uint8_t* from = q.codes.data<uint8_t>() + row * packed_row_bytes(q.cols());
+    const uint8_t* from = q.planes[0].codes.data<uint8_t>() + row * packed_row_bytes(q.cols());
     for (int64_t col = 0; col < q.cols(); ++col) codes.insert(static_cast<int>(kernels::load_code(from, col)));
   }
   return codes;
@@ -155,7 +155,8 @@ TEST_CASE("Random bits depend on the seed, the name, the step and the sample", "
   const Tensor x = gaussian(4096, 3);
   const auto codes = [&](const RngKey& key) {
     const QTensor q = quantize(table(), x, kLuq, false, key, "test");
-    return std::string(reinterpret_cast<const char*>(q.codes.data<uint8_t>()), static_cast<size_t>(q.codes.numel()));
+    return std::string(reinterpret_cast<const char*>(q.planes[0].codes.data<uint8_t>()),
+                       static_cast<size_t>(q.planes[0].codes.numel()));
   };
   const std::string first = codes(make_rng_key(1, "a", 2, 3, 4));
   CHECK(first == codes(make_rng_key(1, "a", 2, 3, 4)));
@@ -216,15 +217,15 @@ TEST_CASE("A given scale is used and values beyond it are clipped", "[quantize]"
 TEST_CASE("The worked examples of docs/numerics.md", "[quantize]") {
   const Tensor x = Tensor::from<float>({5}, std::vector<float>{1.0f, -0.5f, 3.5f, 0.1f, -3.5f}.data());
   const QTensor q = quantize(table(), x, kInt4, false, {}, "test", 0.5f);
-  REQUIRE(q.codes.numel() == 3);
-  CHECK(q.codes.data<uint8_t>()[0] == 0xf2);
-  CHECK(q.codes.data<uint8_t>()[1] == 0x07);
-  CHECK(q.codes.data<uint8_t>()[2] == 0x09);
+  REQUIRE(q.planes[0].codes.numel() == 3);
+  CHECK(q.planes[0].codes.data<uint8_t>()[0] == 0xf2);
+  CHECK(q.planes[0].codes.data<uint8_t>()[1] == 0x07);
+  CHECK(q.planes[0].codes.data<uint8_t>()[2] == 0x09);
   const Tensor y = Tensor::from<float>({3}, std::vector<float>{16.0f, -0.5f, 0.25f}.data());
   const QTensor p = quantize(table(), y, kLuq, false, make_rng_key(0, "x"), "test");
   CHECK(p.scale == 0.25f);
-  CHECK(p.codes.data<uint8_t>()[0] == 0xa7);
-  CHECK(p.codes.data<uint8_t>()[1] == 0x01);
+  CHECK(p.planes[0].codes.data<uint8_t>()[0] == 0xa7);
+  CHECK(p.planes[0].codes.data<uint8_t>()[1] == 0x01);
 }
 
 TEST_CASE("NaN and infinity are errors that name the place", "[quantize]") {

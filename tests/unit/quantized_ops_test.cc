@@ -68,18 +68,14 @@ Gradients run(Ctx ctx, const Tensor& x, bool non_negative, const Tensor& w, cons
   return {y.value(), input.grad(), weight.grad(), bias.grad()};
 }
 
-// A kernel table that counts calls of the encoders.
-int encode_int_calls = 0, encode_fp4_calls = 0;
+// A kernel table that counts calls of the encoder, by the kind of grid.
+int integer_encodings = 0, power_encodings = 0;
 Kernels counting_kernels() {
-  encode_int_calls = encode_fp4_calls = 0;
+  integer_encodings = power_encodings = 0;
   Kernels kernels = kernels_for({});
-  kernels.encode_int.run = [](const kernels::EncodeIntArgs& args) {
-    ++encode_int_calls;
-    kernels_for({}).encode_int(args);
-  };
-  kernels.encode_fp4.run = [](const kernels::EncodeFp4Args& args) {
-    ++encode_fp4_calls;
-    kernels_for({}).encode_fp4(args);
+  kernels.encode.run = [](const kernels::EncodeArgs& args) {
+    ++(args.grid.kind == GridKind::uniform ? integer_encodings : power_encodings);
+    kernels_for({}).encode(args);
   };
   return kernels;
 }
@@ -102,7 +98,7 @@ TEST_CASE("a quantised conv equals the float conv at the dequantised operands", 
   const Tensor seen_x = seen(quantized, x, spec.activations, non_negative, "activations");
   const Tensor seen_w = seen(quantized, w, spec.weights, false, "weights");
   const Gradients expected =
-      run(plain, seen_x, non_negative, seen_w, seen(quantized, dy, spec.gradients, false, "gradient"), options);
+      run(plain, seen_x, non_negative, seen_w, seen(quantized, dy, spec.gradient_for_data, false, "gradient"), options);
   CHECK(relative_error(actual.y, expected.y) < kRounding);
   CHECK(relative_error(actual.dx, expected.dx) < kRounding);
   CHECK(relative_error(actual.dw, expected.dw) < kRounding);
@@ -251,13 +247,13 @@ TEST_CASE("a tensor that two convolutions read is quantised once", "[quantized]"
   const Var w_a(random_tensor({4, 3, 3, 4}, "a"), true), w_b(random_tensor({4, 1, 1, 4}, "b"), true);
   const Var a = conv2d(ctx, x, w_a, nullptr, {.stride = 2, .padding = 1}, "a", running_a);
   const Var b = conv2d(ctx, x, w_b, nullptr, {.stride = 2}, "b", running_b);
-  CHECK(encode_int_calls == 3);  // x once, two weights
+  CHECK(integer_encodings == 3);  // x once, two weights
   CHECK(x.quant_cache().entries.size() == 1);
   CHECK(x.quant_cache().entries[0].codes.format == Format::uint4);
   CHECK(running_a.data<float>()[0] == running_b.data<float>()[0]);
   tape.backward(weighted_sum(ctx, add(ctx, a, b), random_tensor({2, 3, 3, 4}, "dy")));
-  CHECK(encode_int_calls == 3);  // backward and update use the codes of the forward pass
-  CHECK(encode_fp4_calls == 2);
+  CHECK(integer_encodings == 3);  // the backward products use the codes of the forward pass
+  CHECK(power_encodings == 2);
 
   ctx.training = false;
   ctx.tape = nullptr;
@@ -283,7 +279,7 @@ TEST_CASE("the closure of a quantised conv keeps packed codes only", "[quantized
     return bytes;
   };
   CHECK(kept({kInt4, kInt4, kFp4}) == elements / 2 + weights / 2);
-  CHECK(kept({kInt4, kInt4, kFloat}) == elements / 2 + weights / 2);  // dequantised again when the update needs it
+  CHECK(kept({kInt4, kInt4, kFloat}) == elements / 2 + weights / 2);  // dequantised again when backward_weight needs it
   CHECK(kept({kFloat, kInt4, kFp4}) == elements / 2);
   CHECK(kept({kInt4, kFloat, kFp4}) == elements * 4 + weights / 2);
   CHECK(kept({kFloat, kFloat, kFloat}) == elements * 4);
@@ -306,7 +302,7 @@ TEST_CASE("NaN and infinity stop with the layer and the operand", "[quantized]")
   CHECK_THROWS_WITH(tape.backward(weighted_sum(ctx, y, bad)), contains_text("gradient of layer conv"));
 }
 
-TEST_CASE("formats that the integer kernels do not multiply are refused", "[quantized]") {
+TEST_CASE("quantisers that a layer cannot have are refused with the layer and the operand", "[quantized]") {
   Ctx ctx = make_ctx();
   Tensor running = Tensor::zeros({1});
   const Var x(random_tensor({1, 4, 4, 3}, "x")), w(random_tensor({3, 1, 1, 3}, "w"));
@@ -316,10 +312,20 @@ TEST_CASE("formats that the integer kernels do not multiply are refused", "[quan
     ctx.quant = &plan;
     conv2d(ctx, x, w, nullptr, {}, "conv", running);
   };
-  CHECK_THROWS_WITH(forward({kFp4, kInt4, kFp4}), contains_text("conv: expected weights in float32 or int4, got fp4"));
-  CHECK_THROWS_WITH(forward({kInt4, uint4, kFp4}), contains_text("expected activations in float32 or int4, got uint4"));
-  CHECK_THROWS_WITH(forward({kInt4, kInt4, uint4}), contains_text("expected gradients in float32, int4 or fp4"));
+  const QuantSpec fp4_with_sawb{Format::fp4, ScaleMethod::sawb, Rounding::stochastic};
+  static constexpr FormatRow unregistered{"mine", uniform_grid(-3, 3), 1, {{signed_integers()}}};
+  const auto refused = [&](const LayerQuant& spec, const std::string& message) {
+    CHECK_THROWS_AS(forward(spec), UserError);
+    CHECK_THROWS_WITH(forward(spec), contains_text("[conv2d] conv: " + message));
+  };
+  refused({uint4, kInt4, kFp4}, "weights: expected float32 or a format with signs, got uint4");
+  refused({kInt4, uint4, kFp4}, "activations: expected float32 or a format with signs, got uint4");
+  refused({kInt4, kInt4, kFp4, uint4}, "gradient_for_weights: expected float32 or a format with signs, got uint4");
+  refused({kInt4, kInt4, fp4_with_sawb}, "gradient_for_data: expected the scale method max for fp4");
+  refused({kInt4, kInt4, {Format(&unregistered), ScaleMethod::max, Rounding::nearest}},
+          "gradient_for_data: expected a registered format, got mine");
   CHECK_NOTHROW(forward({kInt4, kInt4, kInt4}));
+  CHECK_NOTHROW(forward({kFp4, kFp4, kInt4, kFp4}));
 }
 
 TEST_CASE("the plan tells formats and kernels of the three matmuls", "[quantized][plan]") {
@@ -334,13 +340,13 @@ TEST_CASE("the plan tells formats and kernels of the three matmuls", "[quantized
   conv2d(ctx, x, w, nullptr, {}, "exempt", running);
   REQUIRE(entries.size() == 3);
   CHECK(entries[1].forward == "uint4 x int4");
-  CHECK(entries[1].backward == "int4 x fp4");
-  CHECK(entries[1].update == "fp4 x uint4");
+  CHECK(entries[1].backward_data == "int4 x fp4");
+  CHECK(entries[1].backward_weight == "fp4 x uint4");
   CHECK(entries[1].forward_kernel == ctx.kernels->qconv_forward.implementation);
-  CHECK(entries[1].backward_kernel == ctx.kernels->qconv_backward_data.implementation);
-  CHECK(entries[1].update_kernel == ctx.kernels->qconv_backward_weight.implementation);
+  CHECK(entries[1].backward_data_kernel == ctx.kernels->qconv_backward_data.implementation);
+  CHECK(entries[1].backward_weight_kernel == ctx.kernels->qconv_backward_weight.implementation);
   CHECK(entries[2].forward == "float32");
-  CHECK(entries[2].backward_kernel == ctx.kernels->conv_backward_data.implementation);
+  CHECK(entries[2].backward_data_kernel == ctx.kernels->conv_backward_data.implementation);
 }
 
 TEST_CASE("Statistics taken on the way are those that quantisers would take", "[ops][batch_norm][quantize]") {

@@ -168,9 +168,9 @@ TEST_CASE("linear on tokens is linear on their rows, in float and in 4 bits", "[
   const bool quantized = GENERATE(false, true);
   QuantPolicy policy;
   if (quantized) {
-    policy.spec.weights = {.format = Format::int4};
-    policy.spec.activations = {.format = Format::int4};
-    policy.spec.gradients = {.format = Format::fp4, .scale_method = ScaleMethod::max, .rounding = Rounding::stochastic};
+    policy.spec = {{.format = Format::int4},
+                   {.format = Format::int4},
+                   {.format = Format::fp4, .scale_method = ScaleMethod::max, .rounding = Rounding::stochastic}};
     policy.exempt_last_linear = false;
   }
   const QuantPlan plan(policy, {{"fc", LayerKind::linear}});

@@ -133,8 +133,7 @@ TEST_CASE("Every model's step is the same to the bit with the 4-bit kernels of a
       CAPTURE(small.name, to_string(dtype), named.name);
       Kernels kernels = tables.back().table;
       kernels.stats = named.table.stats;
-      kernels.encode_int = named.table.encode_int;
-      kernels.encode_fp4 = named.table.encode_fp4;
+      kernels.encode = named.table.encode;
       kernels.decode = named.table.decode;
       kernels.qconv_forward = named.table.qconv_forward;
       kernels.qconv_forward_moments = {};  // moments are floats

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "luq/core/error.h"
+#include "luq/core/format.h"
 #include "luq/core/machine.h"
 #include "luq/core/rng.h"
 #include "luq/core/tensor.h"
@@ -39,25 +40,15 @@ struct Arrays {
 
 const float* values(const Tensor& tensor) { return tensor.data<float>(); }
 
-void encode_int(const Kernels& k, Arrays& a, int64_t n) {
-  k.encode_int({.x = values(a.x),
-                .rows = 1,
-                .cols = n,
-                .inverse_scale = 7.5f,
-                .format = Format::int4,
-                .rounding = Rounding::nearest,
-                .key = {},
-                .codes = a.codes.data<uint8_t>()});
-}
-
-void encode_fp4(const Kernels& k, Arrays& a, int64_t n) {
-  k.encode_fp4({.x = values(a.x),
-                .rows = 1,
-                .cols = n,
-                .inverse_alpha = 64.0f,
-                .rounding = Rounding::stochastic,
-                .key = {5, 6, 7, 8},
-                .codes = a.codes.data<uint8_t>()});
+void encode(const Kernels& k, Arrays& a, int64_t n, Format format, float inverse_scale, Rounding rounding) {
+  k.encode({.x = values(a.x),
+            .rows = 1,
+            .cols = n,
+            .grid = format.grid(),
+            .inverse_scale = inverse_scale,
+            .rounding = rounding,
+            .key = {5, 6, 7, 8},
+            .codes = a.codes.data<uint8_t>()});
 }
 
 void random_bits(const Kernels& k, Arrays&, int64_t n) {
@@ -145,8 +136,14 @@ std::vector<Pass> passes_of(const Kernels& kernels) {
   const auto add = [](const Kernels& k, Arrays& a, int64_t n) {
     k.add({values(a.x), values(a.x), n, a.y.data<float>()});
   };
+  const auto encode_int4 = [](const Kernels& k, Arrays& a, int64_t n) {
+    encode(k, a, n, Format::int4, 7.5f, Rounding::nearest);
+  };
+  const auto encode_fp4 = [](const Kernels& k, Arrays& a, int64_t n) {
+    encode(k, a, n, Format::fp4, 64.0f, Rounding::stochastic);
+  };
   return {{"stats", 4, 0, true, stats, stats, same_stats},
-          {"encode_int", 4, 0.5, true, encode_int, encode_int, same_codes},
+          {"encode_int4", 4, 0.5, true, encode_int4, encode_int4, same_codes},
           {"encode_fp4", 4, 0.5, true, encode_fp4, encode_fp4, same_codes},
           {"random_bits", 0, 0, bool(kernels.random_bits), random_bits, nullptr, nullptr},
           {"relu", 4, 4, true, relu, relu, close_values},

@@ -66,24 +66,24 @@ Limits limits_of(Device device, const Kernels& kernels) {
   return limits;
 }
 
-// The library's int8 products that do as many multiply-adds as the phase.
-std::vector<Peer> peers_of(Device device, const ConvShape& s, int phase) {
+// The library's int8 products that do as many multiply-adds as the product.
+std::vector<Peer> peers_of(Device device, const ConvShape& s, int product) {
   const bool on_cpu = device.type == DeviceType::cpu;
   std::vector<Peer> peers;
-  if (phase == 0 && on_cpu) peers.push_back(onednn_conv(s));
+  if (product == 0 && on_cpu) peers.push_back(onednn_conv(s));
   if (s.groups > 1) return peers;
   const int64_t taps = s.kh * s.kw;
   // The multiply-adds of a strided convolution spread over all pixels of x.
   const int64_t spread = std::max<int64_t>(1, s.macs() / (s.n * s.h * s.w * s.c));
   const auto matmul = on_cpu ? onednn_matmul : cublaslt_int8_matmul;
-  const Peer peer = phase == 0   ? matmul(s.n * s.oh() * s.ow(), s.o, taps * s.c)
-                    : phase == 1 ? matmul(s.n * s.h * s.w, s.c, spread)
-                                 : matmul(taps * s.c, s.o, s.n * s.oh() * s.ow());
+  const Peer peer = product == 0   ? matmul(s.n * s.oh() * s.ow(), s.o, taps * s.c)
+                    : product == 1 ? matmul(s.n * s.h * s.w, s.c, spread)
+                                   : matmul(taps * s.c, s.o, s.n * s.oh() * s.ow());
   if (peer) peers.push_back(peer);
   return peers;
 }
 
-struct Phase {
+struct Product {
   const char* name;
   double ours = 0, peers = 0;  // seconds of all layers
 };
@@ -100,26 +100,26 @@ Json bench_layers(const LayersOptions& options) {
   std::cout << fmt::format("machine  {}\n{}, batch {}, {}x{}x{}; median of {}, in turns with {}\n\n", machine.text,
                            options.model, options.batch, options.image_size, options.image_size, options.channels,
                            options.repeats, library_name);
-  std::cout << fmt::format("{:<38}{:>5}  {:<9}{:>9}{:>9}{:>9}{:>16}{:>9}\n", "shape", "count", "phase", "ms", "GOP/s",
-                           "of peak", library_name + " GOP/s", "ratio");
+  std::cout << fmt::format("{:<38}{:>5}  {:<17}{:>9}{:>9}{:>9}{:>16}{:>9}\n", "shape", "count", "product", "ms",
+                           "GOP/s", "of peak", library_name + " GOP/s", "ratio");
   Json json;
-  Phase phases[3] = {{"forward"}, {"backward"}, {"update"}};
+  Product products[3] = {{"forward"}, {"backward_data"}, {"backward_weight"}};
   double operations = 0;
   bool with_peers = false;
   for (const Layer& layer : layers_of(options)) {
     const ConvShape& s = layer.shape;
-    Operands operands(s, device);
+    LayerOperands operands(s, device);
     operands.check(kernels);
     const double ops = 2.0 * static_cast<double>(s.macs());
     operations += ops * static_cast<double>(layer.count);
     const std::string shape = fmt::format("{}x{}x{}x{} -> {}, {}x{} stride {}{}", s.n, s.h, s.w, s.c, s.o, s.kh, s.kw,
                                           s.stride_h, s.groups > 1 ? fmt::format(" groups {}", s.groups) : "");
-    for (int phase = 0; phase < 3; ++phase) {
-      const std::vector<Peer> peers = peers_of(device, s, phase);
+    for (int product = 0; product < 3; ++product) {
+      const std::vector<Peer> peers = peers_of(device, s, product);
       const auto run = [&] {
-        if (phase == 0) operands.forward(kernels);
-        if (phase == 1) operands.backward_data(kernels);
-        if (phase == 2) operands.update(kernels);
+        if (product == 0) operands.forward(kernels);
+        if (product == 1) operands.backward_data(kernels);
+        if (product == 2) operands.backward_weight(kernels);
       };
       run();
       for (const Peer& peer : peers) peer();
@@ -133,30 +133,30 @@ Json bench_layers(const LayersOptions& options) {
       double peer = 0;
       for (const std::vector<double>& times : theirs) peer = peer == 0 ? median(times) : std::min(peer, median(times));
       with_peers = with_peers || peer > 0;
-      phases[phase].ours += taken * static_cast<double>(layer.count);
-      phases[phase].peers += (peer > 0 ? peer : taken) * static_cast<double>(layer.count);
-      std::cout << fmt::format("{:<38}{:>5}  {:<9}{:>9.2f}{:>9.0f}{:>9.2f}", phase == 0 ? shape : "",
-                               phase == 0 ? std::to_string(layer.count) : "", phases[phase].name, taken * 1e3,
+      products[product].ours += taken * static_cast<double>(layer.count);
+      products[product].peers += (peer > 0 ? peer : taken) * static_cast<double>(layer.count);
+      std::cout << fmt::format("{:<38}{:>5}  {:<17}{:>9.2f}{:>9.0f}{:>9.2f}", product == 0 ? shape : "",
+                               product == 0 ? std::to_string(layer.count) : "", products[product].name, taken * 1e3,
                                ops / taken * 1e-9, machine.int8 > 0 ? ops / taken / machine.int8 : 0.0);
       std::cout << (peer > 0 ? fmt::format("{:>16.0f}{:>9.2f}\n", ops / peer * 1e-9, peer / taken)
                              : fmt::format("{:>16}{:>9}\n", "-", "-"))
                 << std::flush;
-      Json row{{"shape", shape}, {"count", layer.count}, {"phase", phases[phase].name}, {"seconds", taken}};
+      Json row{{"shape", shape}, {"count", layer.count}, {"product", products[product].name}, {"seconds", taken}};
       if (peer > 0) row[library + "_seconds"] = peer;
       json["layers"].push_back(std::move(row));
     }
   }
   std::cout << "\nall layers\n";
-  for (const Phase& phase : phases) {
-    std::cout << fmt::format("  {:<9}{:>9.1f} ms{:>9.0f} GOP/s", phase.name, phase.ours * 1e3,
-                             operations / phase.ours * 1e-9);
-    json["all"][phase.name] = {{"seconds", phase.ours}};
+  for (const Product& product : products) {
+    std::cout << fmt::format("  {:<17}{:>9.1f} ms{:>9.0f} GOP/s", product.name, product.ours * 1e3,
+                             operations / product.ours * 1e-9);
+    json["all"][product.name] = {{"seconds", product.ours}};
     if (with_peers) {
       std::cout << fmt::format(", {:.2f} of the peak; {} {:.0f} GOP/s, ratio {:.2f}",
-                               machine.int8 > 0 ? operations / phase.ours / machine.int8 : 0.0, library_name,
-                               operations / phase.peers * 1e-9, phase.peers / phase.ours);
-      json["all"][phase.name][library + "_seconds"] = phase.peers;
-      json["all"][phase.name]["ratio"] = phase.peers / phase.ours;
+                               machine.int8 > 0 ? operations / product.ours / machine.int8 : 0.0, library_name,
+                               operations / product.peers * 1e-9, product.peers / product.ours);
+      json["all"][product.name][library + "_seconds"] = product.peers;
+      json["all"][product.name]["ratio"] = product.peers / product.ours;
     }
     std::cout << "\n";
   }

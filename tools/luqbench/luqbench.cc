@@ -59,9 +59,8 @@ double time_on(Device device, const std::function<void()>& run) {
 }
 
 LayerQuant luq_quantization() {
-  return {.weights = {Format::int4, ScaleMethod::sawb, Rounding::nearest},
-          .activations = {Format::int4, ScaleMethod::sawb, Rounding::nearest},
-          .gradients = {Format::fp4, ScaleMethod::max, Rounding::stochastic}};
+  const QuantSpec int4{Format::int4, ScaleMethod::sawb, Rounding::nearest};
+  return {int4, int4, {Format::fp4, ScaleMethod::max, Rounding::stochastic}};
 }
 
 }  // namespace luq::bench

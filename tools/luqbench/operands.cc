@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/conv_terms.h"
 #include "kernels/numerics.h"
 #include "luq/core/error.h"
 #include "luq/core/format.h"
@@ -11,13 +12,15 @@
 namespace luq::bench {
 namespace {
 
+constexpr Format kX = Format::uint4, kW = Format::int4, kDy = Format::fp4;
+
 Tensor random_codes(int64_t rows, int64_t cols, Format format, uint64_t seed) {
   Tensor codes = Tensor::empty({rows * packed_row_bytes(cols)}, DType::uint8);
   RngStream random(make_rng_key(seed, to_string(format)));
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t col = 0; col < cols; ++col) {
       uint32_t code = static_cast<uint32_t>(random.uniform() * 16) & 15;
-      if ((format == Format::int4 || format == Format::fp4) && code == 8) code = 0;  // -8 and -0 are no codes
+      if (format.is_signed() && code == 8) code = 0;  // -8 and -0 are no codes
       uint8_t& byte = codes.data<uint8_t>()[row * packed_row_bytes(cols) + col / 2];
       byte = static_cast<uint8_t>(col % 2 == 0 ? code : byte | code << 4);
     }
@@ -26,16 +29,16 @@ Tensor random_codes(int64_t rows, int64_t cols, Format format, uint64_t seed) {
 }
 
 int64_t value_at(const Tensor& codes, int64_t row, int64_t col, int64_t cols, Format format) {
-  return kernels::decode(format, kernels::load_code(codes.data<uint8_t>() + row * packed_row_bytes(cols), col));
+  return kernels::decode(format.table(), kernels::load_code(codes.data<uint8_t>() + row * packed_row_bytes(cols), col));
 }
 
 }  // namespace
 
-Operands::Operands(const ConvShape& s, Device device)
+LayerOperands::LayerOperands(const ConvShape& s, Device device)
     : shape_(s),
-      x_(random_codes(s.n * s.h * s.w, s.c, Format::uint4, 1)),
-      w_(random_codes(s.o * s.kh * s.kw, s.c_group(), Format::int4, 2)),
-      dy_(random_codes(s.n * s.oh() * s.ow(), s.o, Format::fp4, 3)),
+      x_(random_codes(s.n * s.h * s.w, s.c, kX, 1)),
+      w_(random_codes(s.o * s.kh * s.kw, s.c_group(), kW, 2)),
+      dy_(random_codes(s.n * s.oh() * s.ow(), s.o, kDy, 3)),
       x_there_(x_.to(device)),
       w_there_(w_.to(device)),
       dy_there_(dy_.to(device)),
@@ -43,108 +46,72 @@ Operands::Operands(const ConvShape& s, Device device)
       dx_(Tensor::zeros({s.x_size()}, DType::float32, device)),
       dw_(Tensor::zeros({s.w_size()}, DType::float32, device)) {}
 
-void Operands::forward(const Kernels& k) {
+void LayerOperands::forward(const Kernels& k) {
   k.qconv_forward({.shape = shape_,
                    .x = std::as_const(x_there_).data<uint8_t>(),
-                   .x_format = Format::uint4,
+                   .x_table = kX.table(),
                    .w = std::as_const(w_there_).data<uint8_t>(),
-                   .w_format = Format::int4,
+                   .w_table = kW.table(),
                    .scale = 1,
                    .bias = nullptr,
                    .y = y_.data<float>(),
                    .sums = nullptr});
 }
 
-void Operands::backward_data(const Kernels& k) {
+void LayerOperands::backward_data(const Kernels& k) {
   k.qconv_backward_data({.shape = shape_,
                          .dy = std::as_const(dy_there_).data<uint8_t>(),
-                         .dy_format = Format::fp4,
+                         .dy_table = kDy.table(),
                          .w = std::as_const(w_there_).data<uint8_t>(),
-                         .w_format = Format::int4,
+                         .w_table = kW.table(),
                          .scale = 1,
                          .dx = dx_.data<float>(),
                          .sums = nullptr});
 }
 
-void Operands::update(const Kernels& k) {
+void LayerOperands::backward_weight(const Kernels& k) {
   k.qconv_backward_weight({.shape = shape_,
                            .dy = std::as_const(dy_there_).data<uint8_t>(),
-                           .dy_format = Format::fp4,
+                           .dy_table = kDy.table(),
                            .x = std::as_const(x_there_).data<uint8_t>(),
-                           .x_format = Format::uint4,
+                           .x_table = kX.table(),
                            .scale = 1,
                            .dw = dw_.data<float>(),
                            .sums = nullptr});
 }
 
-bool Operands::meets(int64_t oy, int64_t ox, int64_t ky, int64_t kx, int64_t& iy, int64_t& ix) const {
-  iy = oy * shape_.stride_h - shape_.pad_h + ky * shape_.dilation_h;
-  ix = ox * shape_.stride_w - shape_.pad_w + kx * shape_.dilation_w;
-  return iy >= 0 && iy < shape_.h && ix >= 0 && ix < shape_.w;
-}
-
-int64_t Operands::x_at(int64_t n, int64_t iy, int64_t ix, int64_t c) const {
-  return value_at(x_, (n * shape_.h + iy) * shape_.w + ix, c, shape_.c, Format::uint4);
-}
-
-int64_t Operands::w_at(int64_t o, int64_t ky, int64_t kx, int64_t c) const {
-  return value_at(w_, (o * shape_.kh + ky) * shape_.kw + kx, c, shape_.c_group(), Format::int4);
-}
-
-int64_t Operands::dy_at(int64_t n, int64_t oy, int64_t ox, int64_t o) const {
-  return value_at(dy_, (n * shape_.oh() + oy) * shape_.ow() + ox, o, shape_.o, Format::fp4);
-}
-
-void Operands::check(const Kernels& k) {
+void LayerOperands::check(const Kernels& k) {
   forward(k);
   backward_data(k);
-  update(k);
-  const Tensor y = y_.to({}), dx = dx_.to({}), dw = dw_.to({});
+  backward_weight(k);
   const ConvShape& s = shape_;
   RngStream random(make_rng_key(9, "samples"));
-  const auto draw = [&](int64_t size) {
-    return std::min(static_cast<int64_t>(random.uniform() * static_cast<float>(size)), size - 1);
+  const auto compare = [&](const char* product, const Tensor& results, auto for_terms, auto term) {
+    const Tensor here = results.to({});
+    for (int sample = 0; sample < 24; ++sample) {
+      const int64_t index =
+          std::min(static_cast<int64_t>(random.uniform() * static_cast<float>(here.numel())), here.numel() - 1);
+      int64_t sum = 0;
+      for_terms(s, index, [&](auto... place) { sum += term(place...); });
+      const float got = here.data<float>()[index];
+      if (got == static_cast<float>(sum)) continue;
+      fail("[luqbench] {} of {}x{}x{}x{} to {}: got {}, expected {}: not timed", product, s.n, s.h, s.w, s.c, s.o, got,
+           sum);
+    }
   };
-  for (int sample = 0; sample < 24; ++sample) {
-    const int64_t n = draw(s.n), o = draw(s.o), ci = draw(s.c_group()), group = o / s.o_group();
-    const int64_t c = group * s.c_group() + ci, y0 = draw(s.oh()), x0 = draw(s.ow()), ky0 = draw(s.kh),
-                  kx0 = draw(s.kw);
-    int64_t sum_y = 0, sum_w = 0, sum_x = 0, iy = 0, ix = 0;
-    for (int64_t ky = 0; ky < s.kh; ++ky) {
-      for (int64_t kx = 0; kx < s.kw; ++kx) {
-        if (!meets(y0, x0, ky, kx, iy, ix)) continue;
-        for (int64_t i = 0; i < s.c_group(); ++i)
-          sum_y += x_at(n, iy, ix, group * s.c_group() + i) * w_at(o, ky, kx, i);
-      }
-    }
-    for (int64_t image = 0; image < s.n; ++image) {
-      for (int64_t oy = 0; oy < s.oh(); ++oy) {
-        for (int64_t ox = 0; ox < s.ow(); ++ox) {
-          if (meets(oy, ox, ky0, kx0, iy, ix)) sum_w += x_at(image, iy, ix, c) * dy_at(image, oy, ox, o);
-        }
-      }
-    }
-    const int64_t row = draw(s.h), column = draw(s.w);
-    for (int64_t ky = 0; ky < s.kh; ++ky) {
-      for (int64_t kx = 0; kx < s.kw; ++kx) {
-        const int64_t at_y = row + s.pad_h - ky * s.dilation_h, at_x = column + s.pad_w - kx * s.dilation_w;
-        if (at_y % s.stride_h != 0 || at_x % s.stride_w != 0) continue;
-        const int64_t oy = at_y / s.stride_h, ox = at_x / s.stride_w;
-        if (at_y < 0 || at_x < 0 || oy >= s.oh() || ox >= s.ow()) continue;
-        for (int64_t i = 0; i < s.o_group(); ++i)
-          sum_x += dy_at(n, oy, ox, group * s.o_group() + i) * w_at(group * s.o_group() + i, ky, kx, ci);
-      }
-    }
-    const auto expect = [&](const char* phase, float got, int64_t sum) {
-      if (got != static_cast<float>(sum)) {
-        fail("[luqbench] {} of {}x{}x{}x{} to {}: got {}, expected {}: not timed", phase, s.n, s.h, s.w, s.c, s.o, got,
-             sum);
-      }
-    };
-    expect("forward", y.data<float>()[((n * s.oh() + y0) * s.ow() + x0) * s.o + o], sum_y);
-    expect("update", dw.data<float>()[((o * s.kh + ky0) * s.kw + kx0) * s.c_group() + ci], sum_w);
-    expect("backward", dx.data<float>()[((n * s.h + row) * s.w + column) * s.c + c], sum_x);
-  }
+  const auto x = [&](int64_t row, int64_t c) { return value_at(x_, row, c, s.c, kX); };
+  const auto w = [&](int64_t row, int64_t c) { return value_at(w_, row, c, s.c_group(), kW); };
+  const auto dy = [&](int64_t row, int64_t o) { return value_at(dy_, row, o, s.o, kDy); };
+  const auto product = [](auto a, auto b) {
+    return
+        [=](int64_t a_row, int64_t a_col, int64_t b_row, int64_t b_col) { return a(a_row, a_col) * b(b_row, b_col); };
+  };
+  compare(
+      "forward", y_, [](auto... a) { kernels::for_forward_terms(a...); }, product(x, w));
+  compare(
+      "backward_data", dx_, [](auto... a) { kernels::for_backward_data_terms(a...); }, product(dy, w));
+  compare(
+      "backward_weight", dw_, [](auto... a) { kernels::for_backward_weight_terms(a...); }, product(dy, x));
 }
 
 }  // namespace luq::bench
