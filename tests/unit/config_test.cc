@@ -79,7 +79,10 @@ TEST_CASE("Mistakes name file, line, key, what was expected and the nearest key"
       {kRequired + "precision: bfloat8\n", {"precision", "one of float32, bfloat16"}},
       {kRequired + "quantization: {weights: {format: fp4}}\n", {"quantization.weights.format", "float32, int4"}},
       {kRequired + "quantization: {weights: {granularity: per_channel}}\n", {"granularity", "per_tensor"}},
-      {kRequired + "quantization: {gradients: {format: fp4, scale: sawb}}\n", {"quantization.gradients.scale", "max"}},
+      {kRequired + "quantization: {gradients: {format: fp4, scale: sawb}}\n",
+       {"quantization.gradients.scale", "expected the scale method max for fp4", "got sawb"}},
+      {kRequired + "quantization: {gradients: {format: fp5}}\n",
+       {"x.yaml:3", "quantization.gradients.format", "one of float32, fp4, int4 (did you mean fp4?)", "'fp5'"}},
       {kRequired + "? [a, b]\n: 3\n", {"x.yaml:3", "expected a key"}},
       {kRequired + "train: {epochs: 3\n", {"x.yaml:", "not valid YAML"}},
       {"", {"x.yaml", "empty", "model.name"}},
@@ -128,6 +131,11 @@ TEST_CASE("What is written is read back, to the last digit", "[config]") {
   config.quantization.spec = {{}, {}, {Format::fp4, ScaleMethod::max, Rounding::nearest}};
   const std::string yaml = to_yaml(config);
   const ExperimentConfig again = parse(yaml);
+  CHECK(again.quantization.spec.gradient_for_data == config.quantization.spec.gradient_for_data);
+  CHECK(again.quantization.spec.gradient_for_weights == config.quantization.spec.gradient_for_data);
+  config.quantization.spec.gradient_for_weights.rounding = Rounding::stochastic;  // which no key says
+  CHECK_THROWS_WITH(to_yaml(config), contains_text("quantization.gradients.rounding: expected the same for both"));
+  config.quantization.spec.gradient_for_weights.rounding = Rounding::nearest;
   CHECK(differing_keys(config, again, {}).empty());
   CHECK(to_yaml(again) == yaml);
   CHECK(again.optimizer.lr == config.optimizer.lr);

@@ -11,6 +11,7 @@
 #include "luq/core/error.h"
 #include "luq/quant/policy.h"
 #include "tests/catch.h"
+#include "tests/unit/formats.h"
 
 namespace luq {
 namespace {
@@ -236,6 +237,35 @@ TEST_CASE("NaN and infinity are errors that name the place", "[quantize]") {
                         contains_text("gradient of layer conv1"));
     }
   }
+}
+
+TEST_CASE("The scale of a format without a name in the code follows from its grid", "[quantize]") {
+  const Tensor x = make(100, [](int64_t i) { return i == 0 ? -6.0f : 0.01f * static_cast<float>(i); });
+  const auto scale = [&](Format format, bool non_negative) {
+    return quantize(table(), x, {format, ScaleMethod::max, Rounding::nearest}, non_negative, {}, "test").scale;
+  };
+  CHECK(scale(test::int3(), false) == 6.0f / 3);
+  CHECK(scale(test::int3(), true) == 6.0f / 7);
+  CHECK(scale(test::powers_of_3(), false) == 6.0f / 27);
+  CHECK(scale(test::radix4(), false) == 6.0f / 4096);
+}
+
+TEST_CASE("A rule that the format does not have, and a scale that is not finite, are errors that name the place",
+          "[quantize]") {
+  const Tensor x = make(10, [](int64_t i) { return static_cast<float>(i); });
+  const auto refused = [&](const QuantSpec& spec, std::optional<float> scale, const std::string& message) {
+    CHECK_THROWS_WITH(quantize(table(), x, spec, true, {}, "gradient of layer conv1", scale),
+                      contains_text("[quantize] gradient of layer conv1: expected " + message));
+  };
+  refused({Format::fp4, ScaleMethod::sawb, Rounding::stochastic}, {}, "the scale method max for fp4");
+  refused({Format::fp4, ScaleMethod::sawb, Rounding::stochastic}, 1.0f, "the scale method max for fp4");
+  refused({test::int3(), ScaleMethod::sawb, Rounding::nearest}, {}, "the scale method max for test_int3");
+  refused(kInt4, NAN, "a finite scale, got nan");
+  refused(kInt4, INFINITY, "a finite scale, got inf");
+  const Tensor huge = make(10, [](int64_t) { return 3e38f; });
+  CHECK_THROWS_WITH(quantization_scale(table(), huge, {Format::int4, ScaleMethod::reference, Rounding::nearest}, true,
+                                       "input of layer conv2"),
+                    contains_text("input of layer conv2: expected a finite scale, got inf"));
 }
 
 TEST_CASE("The policy exempts the first convolution, the last linear layer and patterns", "[policy]") {

@@ -10,6 +10,7 @@
 #include "luq/ops/matmul.h"
 #include "luq/ops/pointwise.h"
 #include "tests/catch.h"
+#include "tests/unit/formats.h"
 #include "tests/unit/op_test.h"
 
 using namespace luq;
@@ -30,7 +31,7 @@ QuantPlan plan_of(const LayerQuant& spec, const std::vector<std::string>& names 
   return QuantPlan(policy, layers);
 }
 
-// Of the float sums here: at most 64 terms, each rounded once.
+// The bound of the float sums here: at most 64 terms, each rounded once.
 constexpr double kRounding = 64 * 0x1p-24;
 
 // What the layer multiplies in place of x.
@@ -400,4 +401,63 @@ TEST_CASE("batch_norm after a quantised convolution gives the same whether or no
   };
   const std::vector<float> fused = run(true), composed = run(false);
   for (size_t i = 0; i < fused.size(); ++i) CHECK(fused[i] == Approx(composed[i]).epsilon(1e-4).margin(1e-5));
+}
+
+TEST_CASE("equal quantisers of the gradient encode it once, others once each, with random bits of their own",
+          "[quantized]") {
+  const Kernels kernels = counting_kernels();
+  const Tensor x = random_tensor({2, 5, 5, 4}, "x"), w = random_tensor({6, 3, 3, 4}, "w");
+  const Tensor dy = random_tensor({2, 3, 3, 6}, "dy");
+  const auto gradients = [&](const LayerQuant& spec) {
+    const QuantPlan plan = plan_of(spec);
+    Ctx ctx = make_ctx(nullptr, &plan);
+    ctx.kernels = &kernels;
+    integer_encodings = power_encodings = 0;
+    const Gradients all = run(ctx, x, false, w, dy, {});
+    CHECK(integer_encodings + power_encodings == 2 + (spec.gradient_for_data == spec.gradient_for_weights ? 1 : 2));
+    return all;
+  };
+  const Gradients luq = gradients({kInt4, kInt4, kFp4}), same = gradients({kInt4, kInt4, kFp4, kFp4});
+  CHECK(values(same.dx) == values(luq.dx));
+  CHECK(values(same.dw) == values(luq.dw));
+
+  QuantSpec nearest = kFp4;
+  nearest.rounding = Rounding::nearest;
+  const Gradients mixed = gradients({kInt4, kInt4, nearest, kInt4});
+  CHECK(values(mixed.dx) == values(gradients({kInt4, kInt4, nearest}).dx));
+  CHECK(values(mixed.dw) == values(gradients({kInt4, kInt4, kInt4}).dw));
+
+  // The role of the stochastic one is its product, and no longer "gradient".
+  const Gradients half = gradients({kInt4, kInt4, kFp4, nearest});
+  CHECK(values(half.dw) == values(gradients({kInt4, kInt4, nearest}).dw));
+  CHECK(values(half.dx) != values(luq.dx));
+  const Ctx ctx = make_ctx();
+  const Tensor seen_w = seen(ctx, w, kInt4, false, "weights"), seen_x = seen(ctx, x, kInt4, false, "activations");
+  const Gradients expected = run(ctx, seen_x, false, seen_w, seen(ctx, dy, kFp4, false, "gradient_for_data"), {});
+  CHECK(relative_error(half.dx, expected.dx) < kRounding);
+
+  // One of them in floats.
+  const Gradients one = gradients({kFloat, kFloat, kFp4, kFloat});
+  CHECK(values(one.dw) == values(gradients({kFloat, kFloat, kFloat}).dw));
+  CHECK(values(one.dx) != values(gradients({kFloat, kFloat, kFloat}).dx));
+}
+
+TEST_CASE("a layer trains with formats that are not built in, of one plane and of two", "[quantized]") {
+  const QuantSpec thirds{powers_of_3(), ScaleMethod::max, Rounding::nearest},
+      integers{int3(), ScaleMethod::max, Rounding::nearest}, wide{radix4(), ScaleMethod::max, Rounding::stochastic};
+  const bool non_negative = GENERATE(false, true);
+  const LayerQuant spec{thirds, integers, wide, thirds};
+  const QuantPlan plan = plan_of(spec);
+  const Ctx ctx = make_ctx(nullptr, &plan);
+  const Tensor x = random_tensor({2, 5, 5, 4}, "x", non_negative ? 0.0f : -1.0f), w = random_tensor({6, 3, 3, 4}, "w");
+  const Tensor dy = random_tensor({2, 3, 3, 6}, "dy");
+  const Gradients actual = run(ctx, x, non_negative, w, dy, {});
+  const Tensor seen_w = seen(ctx, w, thirds, false, "weights");
+  const Tensor seen_x = seen(ctx, x, integers, non_negative, "activations");
+  const auto expected = [&](const QuantSpec& gradient, const char* role) {
+    return run(make_ctx(), seen_x, non_negative, seen_w, seen(ctx, dy, gradient, false, role), {});
+  };
+  CHECK(relative_error(actual.y, expected(wide, "gradient_for_data").y) < kRounding);
+  CHECK(relative_error(actual.dx, expected(wide, "gradient_for_data").dx) < kRounding);
+  CHECK(relative_error(actual.dw, expected(thirds, "gradient_for_weights").dw) < kRounding);
 }
