@@ -23,7 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Where a value stands, for messages.
+// The place where a value stands, for messages.
 struct Source {
   std::string name;
   bool has_lines = true;

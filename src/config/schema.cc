@@ -77,7 +77,7 @@ void emit(YAML::Emitter& out, const YAML::Node& node) {
 
 std::string upper_bound(int64_t high) { return high == kAnyLarge ? "" : std::to_string(high); }
 
-// What was expected where a scalar is no number of the type, which may be for its size alone.
+// True of a number that is whole, though it may be too large for the type.
 bool is_whole_number(const YAML::Node& node) {
   const std::string text = node.IsScalar() ? node.Scalar() : "";
   const size_t sign = text.starts_with('-') || text.starts_with('+') ? 1 : 0;

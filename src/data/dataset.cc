@@ -123,7 +123,7 @@ const std::vector<KnownDataset>& known_datasets() {
   return known;
 }
 
-// Of a data set of image files.
+// A data set of image files that has a name here.
 struct KnownImageFiles {
   std::string name;
   std::vector<std::string> system_folders;
@@ -206,7 +206,7 @@ std::vector<std::string> all_files(const KnownDataset& known) {
   return names;
 }
 
-// What is wrong with a folder that does not hold all files.
+// Says what is wrong with a folder that does not hold all files.
 std::string describe_lack(const fs::path& folder, const std::vector<std::string>& names) {
   std::error_code error;
   if (!fs::exists(folder, error)) return error ? error.message() : "no such folder";

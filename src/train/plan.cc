@@ -33,7 +33,7 @@ class PublishedDataset : public Dataset {
   DatasetInfo info_;
 };
 
-// Of a data set that was not found in the usual places.
+// True of a data set that was not found in the usual places.
 bool is_missing(const ExperimentConfig& config) {
   return config.data.path.empty() && published_info(config.data.name, Split::train) &&
          find_dataset(config.data.name).empty();

@@ -44,8 +44,8 @@ int64_t at(const Plane& plane, int64_t row, int64_t cols, int64_t col) {
   return kernels::decode(plane.table, kernels::load_code(codes, col));
 }
 
-// What the definition gives: each pair's exact sum as a float, times its scale, plus the bias of the first pair, plus
-// what was there.
+// Sets the result to what the definition gives: each pair's exact sum as a float, times its scale, plus the bias of the
+// first pair, plus what was there.
 template <typename Terms, typename Scale, typename Bias>
 void define(Terms terms, const QTensor& a, const QTensor& b, Scale row_scale, Bias bias, Tensor& result) {
   for (int64_t index = 0; index < result.numel(); ++index) {

@@ -74,7 +74,7 @@ double bias_in_standard_errors(float x, float largest) {
   const double mean = sum / static_cast<double>(count);
   const double variance = std::max(squares / static_cast<double>(count) - mean * mean, 0.0);
   const double difference = std::fabs(mean - static_cast<double>(x));
-  // What 16 random bits may be off by: 2^-17 of the gap, which is at most |x| or alpha.
+  // 16 random bits may be off by 2^-17 of the gap, which is at most |x| or alpha.
   const double resolution = std::max(std::fabs(static_cast<double>(x)), static_cast<double>(largest) / 64) / 100000;
   if (difference <= resolution) return 0;
   return variance == 0 ? INFINITY : difference / std::sqrt(variance / static_cast<double>(count));

@@ -34,7 +34,7 @@ QuantPlan plan_of(const LayerQuant& spec, const std::vector<std::string>& names 
 // The bound of the float sums here: at most 64 terms, each rounded once.
 constexpr double kRounding = 64 * 0x1p-24;
 
-// What the layer multiplies in place of x.
+// The values that the layer multiplies in place of x.
 Tensor seen(const Ctx& ctx, const Tensor& x, const QuantSpec& spec, bool non_negative, const char* role) {
   if (!is_4bit(spec.format)) return x;
   return dequantize(*ctx.kernels, quantize(*ctx.kernels, x, spec, non_negative, ctx.rng("conv", role), "test"));

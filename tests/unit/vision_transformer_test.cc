@@ -252,7 +252,8 @@ TEST_CASE("a vision transformer starts as torchvision's", "[models]") {
   }
   CHECK(largest(block + "self_attention.in_proj_bias") == 0);
   CHECK(largest(block + "self_attention.out_proj.bias") == 0);
-  // Of thousands of values: the uniform ones' largest is near its bound, the normal ones' deviation near its own.
+  // There are thousands of values: the uniform ones' largest is near its bound, the normal ones' deviation near its
+  // own.
   CHECK(largest(block + "self_attention.in_proj_weight") == Approx(std::sqrt(6.0 / (4 * 48))).epsilon(0.02));
   CHECK(largest(block + "self_attention.out_proj.weight") == Approx(1 / std::sqrt(48.0)).epsilon(0.02));
   CHECK(largest(block + "mlp.0.weight") == Approx(std::sqrt(6.0 / (48 + 96))).epsilon(0.02));

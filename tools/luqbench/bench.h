@@ -29,7 +29,7 @@ struct StepOptions {
 
 // Whole training steps, each configuration in a process of its own, in turns.
 Json bench_step(const StepOptions& options);
-// What such a process runs: a step for each line of standard input, answered by seconds, loss and peak memory in bytes:
+// Runs in such a process: a step for each line of standard input, answered by seconds, loss and peak memory in bytes:
 // resident in the process, or on a CUDA device in tensors.
 void run_step_worker(const std::string& configuration, const StepOptions& options);
 
@@ -72,7 +72,7 @@ std::string torch_python(const std::string& given);
 // A PyTorch script beside this program: in the sources that hold the build folder, or installed.
 std::string torch_program(const std::string& script);
 
-// What the model is usually trained on, in the fields that are 0.
+// Puts what the model is usually trained on into the fields that are 0.
 void fill_input(const std::string& model, int64_t& image_size, int64_t& channels, int64_t& classes);
 double median(std::vector<double> values);
 double time_once(const std::function<void()>& run);  // seconds

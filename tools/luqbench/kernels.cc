@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t kChannels = 256;     // of the norms
 constexpr int64_t kChecked = 100'096;  // elements that are compared with ref, whole rows of the norms
 
-// What the passes read and write, on one device.
+// The arrays that the passes read and write, on one device.
 struct Arrays {
   Tensor x, y, codes, mask;
   Tensor mean, inverse_std, gamma, beta, dgamma, dbeta;  // (kChannels)

@@ -45,7 +45,7 @@ std::vector<Layer> layers_of(const LayersOptions& options) {
   return found;
 }
 
-// What the operations over a rate of the machine are held against. 0: not known.
+// The rate of the machine that operations are held against. 0: not known.
 struct Limits {
   std::string text;
   double int8 = 0;  // operations a second

@@ -40,7 +40,7 @@ struct FormatRow {
   bool sawb = false;  // has the methods beside max; their constants are those of 15 or 16 integers
   const FormatRow* non_negative = nullptr;  // in its place, where a tensor is known to have no negative values
 
-  // What a code stands for, in units of the scale: the sum of the planes.
+  // The value that a code stands for, in units of the scale: the sum of the planes.
   constexpr double value(int code) const {
     double sum = 0;
     for (int i = 0; i < planes; ++i) sum += static_cast<double>(plane[i].factor) * plane[i].table.value[code & 15];
@@ -60,7 +60,7 @@ constexpr CodeTable unsigned_integers() {
   for (int code = 0; code < 16; ++code) table.value[code] = static_cast<int8_t>(code);
   return table;
 }
-// Of the magnitudes those up to kMaxCodeValue, or the others in units of it.
+// Takes those magnitudes that are at most kMaxCodeValue, or, with `beyond`, the others in units of it.
 constexpr CodeTable signed_magnitudes(const Grid& grid, bool beyond = false) {
   CodeTable table;
   for (int i = 1; i <= grid.magnitudes && i <= kMaxGridMagnitudes; ++i) {
@@ -122,8 +122,8 @@ Format register_format(const FormatRow& row);
 // True of the built-in formats, of those that register_format gave, and of float32.
 bool is_registered(Format format);
 
-// What was expected of a table that codes of a matmul's operand have, "0 as what code 0 stands for, got 1"; "" where it
-// is sound.
+// Says what was expected of the table of a matmul's operand, "0 as what code 0 stands for, got 1"; "" where it is
+// sound.
 std::string problem_of(const CodeTable& table);
 
 // All formats by their order of registration, float32 first.

@@ -1,4 +1,4 @@
-// What a 4-bit code stands for, and what is rounded to it: plain data, for kernels on the host and on a device.
+// The values that 4-bit codes stand for, and how others are rounded to them: plain data, for the host and a device.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +37,7 @@ enum class GridKind : uint8_t {
   levels,       // 0 and ± any rising list of magnitudes
 };
 
-// The values that an encoder rounds to, in units of the scale. Of all kinds but uniform, code i in 1..magnitudes stands
+// The values that an encoder rounds to, in units of the scale. In all kinds but uniform, code i in 1..magnitudes stands
 // for level[i], code 8 + i for -level[i], and code 0 for 0.
 struct Grid {
   GridKind kind = GridKind::uniform;
@@ -50,7 +50,7 @@ struct Grid {
   }
 };
 
-// What `kind` says; `magnitudes` of 1 to 7 levels.
+// Grids by what their kind says; `magnitudes` is 1 to 7.
 constexpr Grid uniform_grid(int low, int high) {
   Grid grid;
   grid.low = low;

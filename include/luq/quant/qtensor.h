@@ -11,7 +11,7 @@ namespace luq {
 // A part of a tensor: element (..., i, ...) is scale * table.value[code], or (scale * scales[i]) * table.value[code]
 // where there are scales.
 struct Plane {
-  // Of which dimension `scales` has an element for each index.
+  // The dimension of the tensor for each index of which `scales` has an element.
   enum class Axis : uint8_t { first, last };
 
   Tensor codes;  // uint8 (rows * packed_row_bytes(cols)); planes of one encoding share it

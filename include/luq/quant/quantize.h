@@ -23,8 +23,8 @@ struct QuantSpec {
   friend bool operator==(const QuantSpec&, const QuantSpec&) = default;
 };
 
-// What was expected where the format has no such scale method, or is not registered: "expected ..., got ..."; "" for a
-// spec that can be used. Every part that takes a spec from outside asks this: the configuration, an op, a quantiser.
+// Says "expected ..., got ..." where the format has no such scale method, or is not registered; "" for a spec that can
+// be used. Every part that takes a spec from outside asks this: the configuration, an op, a quantiser.
 std::string problem_of(const QuantSpec& spec);
 
 // The scale `quantize` would use: the clip of the method over the grid's highest value, so clip/7 or clip/15 for the
