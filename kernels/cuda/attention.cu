@@ -10,7 +10,7 @@
 // in a third kernel a block has 64 keys and adds up dV = P^T dY and dK = dS^T Q over the queries. Both make P = e^(S -
 // log_sum) and dS = P (dY V^T - rowsum) / sqrt(head_dim) again.
 //
-// Where head_dim is more than 64, each block of 64 columns makes the scores for itself: with d = head_dim and
+// If head_dim is more than 64, each block of 64 columns makes the scores for itself: with d = head_dim and
 // b = ceil(d / 64), multiply-adds of an image's head are tokens^2 d times 1 + b forward and 3 + 4 b backward, tokens
 // rounded up to 64. Operands are read through L1 and L2, 64 rows of each for 64 x 64 scores. Device memory sees each
 // once where the heads at work fit in L2: forward 4 and backward 13 times (n, tokens, heads, head_dim) elements (2 for
@@ -42,7 +42,7 @@ struct Task {
   float* log_sum_out;                 // or null
 };
 
-// What a block has of it.
+// A block's part of it.
 struct Part {
   int image, head, token, column;
 
@@ -55,12 +55,12 @@ struct Part {
     head = block % t.heads;
     image = block / t.heads;
   }
-  // Of (n, heads, tokens).
+  // The token's row of (n, heads, tokens).
   __device__ __forceinline__ int64_t row(const Task& t, int of_token) const {
     return (int64_t{image} * t.heads + head) * t.tokens + of_token;
   }
-  // Where the head's row of a token begins in its image: of q, k, v (0, 1, 2) in (tokens, 3, heads, head_dim), or of
-  // the one part of (tokens, heads, head_dim).
+  // The head's row of a token begins here in its image: of q, k, v (0, 1, 2) in (tokens, 3, heads, head_dim), or of the
+  // one part of (tokens, heads, head_dim).
   __device__ __forceinline__ int begin(const Task& t, int of_token, int part, int parts) const {
     return ((of_token * parts + part) * t.heads + head) * t.head_dim;
   }
@@ -75,7 +75,7 @@ struct Part {
   }
 };
 
-// Of 16 neighbouring threads, those that share the rows of their sums.
+// The largest x of 16 neighbouring threads, which share the rows of their sums.
 __device__ __forceinline__ float largest_of_row(float x) {
   for (int apart = 8; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, apart, 16));
   return x;
@@ -259,7 +259,7 @@ int vectors_of(int64_t head_dim, const void* x, bool bfloat16) {
   return head_dim % 4 == 0 && aligned_to_4(x, bfloat16) ? 1 : 0;
 }
 
-// Of AttentionArgs or AttentionBackwardArgs.
+// Args: AttentionArgs or AttentionBackwardArgs.
 template <typename Args>
 Task task_of(const Args& a, const Floats& out) {
   return {.tokens = static_cast<int>(a.tokens),

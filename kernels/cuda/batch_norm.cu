@@ -10,7 +10,7 @@
 // set; one for dx. Bytes an element of bfloat16: 2 for the moments, 4.125 (6.125 with a residual) forward, 4.125
 // (6.125) and 6.125 backward.
 //
-// Where statistics of the results are wanted, the last pass has their order: 8 threads walk a chunk of 4096 elements,
+// If statistics of the results are wanted, the last pass has their order: 8 threads walk a chunk of 4096 elements,
 // each with 8 of its 64 lanes, and find their channels' parameters in shared memory, 12 or 16 bytes an element of it.
 // Beyond 2048 channels, and where c is no multiple of 8, the statistics' own kernels read the results again.
 //
@@ -97,7 +97,7 @@ struct Forward {
   int relu;  // 0 or 1
   float ceiling;
 
-  // What is stored for value, which may be above the ceiling.
+  // The result for a value, which may be above the ceiling.
   __device__ float activated(float value) const {
     if (relu == 0) return value;
     return value <= 0 ? 0.0f : ceiling > 0 && value >= ceiling ? ceiling : value;
@@ -146,7 +146,7 @@ struct ForwardColumns {
       beta[k] = shift[k];
     }
   }
-  // Of `kCount` rows, `step` elements apart.
+  // Does `kCount` rows, `step` elements apart.
   template <int kCount>
   __device__ void run(const Forward<T>& a, int64_t at, int64_t step) const {
     Row x[kCount], residual[kCount];
@@ -430,7 +430,7 @@ struct BackwardColumns {
   __device__ BackwardColumns(const Backward<T>& a, int64_t column) {
     for (int k = 0; k < kUnit; ++k) slopes[k] = a.slope_of(column + k);
   }
-  // Of `kCount` rows, `step` elements apart.
+  // Does `kCount` rows, `step` elements apart.
   template <int kCount>
   __device__ void run(const Backward<T>& a, int64_t at, int64_t step) const {
     Row x[kCount], dy[kCount];

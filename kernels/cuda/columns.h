@@ -39,7 +39,7 @@ inline ColumnTiling tile_columns(int64_t rows, int64_t c, int n) {
   return t;
 }
 
-// Where a thread stands in a tiling.
+// A thread's place in a tiling.
 struct ColumnPlace {
   int64_t column, row, end, chunk;
   int lane;

@@ -1,4 +1,4 @@
-// What a CUDA device must be for the kernels, and what a user is told where it is not.
+// A CUDA device must be as this file says for the kernels to run, or a user is told what is wrong with it.
 #pragma once
 
 #include <fmt/format.h>
@@ -9,7 +9,7 @@ namespace luq::kernels::cuda {
 
 constexpr int kLeastMajor = 8;  // mma.sync.m16n8k32 of int8, cp.async, bfloat16
 
-// What the driver and the runtime say. Versions as CUDA writes them: 13000 is 13.0.
+// The driver and the runtime say this. Versions are as CUDA writes them: 13000 is 13.0.
 struct DeviceFacts {
   int driver = 0;  // the newest CUDA that it supports; 0: there is none
   int runtime = 0;

@@ -1,4 +1,4 @@
-// What the libraries that are loaded at run time must be, and what a user is told where they are not.
+// The libraries that are loaded at run time must be as this file says, or a user is told what is wrong with them.
 #pragma once
 
 #include <fmt/format.h>

@@ -1,5 +1,5 @@
-// What cuDNN and cublasLt are told of a convolution: extents, strides, leading dimensions and transposes. Plain
-// numbers, so that a machine without a device can check them.
+// cuDNN and cublasLt are told this of a convolution: extents, strides, leading dimensions and transposes. They are
+// plain numbers, so that a machine without a device can check them.
 #pragma once
 
 #include <array>
@@ -50,7 +50,7 @@ struct TensorLayout {
   std::array<int64_t, 4> extents, strides;
 };
 
-// Of a dense (a, h, w, c) in memory.
+// The layout of a dense (a, h, w, c) in memory.
 inline TensorLayout channels_last(int64_t a, int64_t c, int64_t h, int64_t w) {
   return {{a, c, h, w}, {h * w * c, 1, w * c, c}};
 }

@@ -20,7 +20,7 @@ void* staging() {
   return memory;
 }
 
-// Of itself the pool gives what is free back to the system whenever the device is waited for.
+// Unless it is told otherwise, the pool gives what is free back to the system whenever the device is waited for.
 void keep_freed_memory() {
   cudaMemPool_t pool = nullptr;
   uint64_t most = UINT64_MAX;

@@ -35,7 +35,7 @@ struct Sliding {
     const int64_t last = i + pad, first = last - kernel;  // the window of output o begins in first + 1 .. last
     return {first < 0 ? 0 : first / stride + 1, smaller(last / stride + 1, out)};
   }
-  // Of the divisor of an average.
+  // The axis's factor of an average's divisor.
   __device__ int64_t extent(int64_t o) const {
     if (count_pad != 0) return smaller(o * stride - pad + kernel, size + pad) - (o * stride - pad);
     const Range inside = window(o);

@@ -1,4 +1,4 @@
-// The first kernel that runs: whether the device takes any of this program's. Of no use otherwise.
+// The first kernel that runs: it shows whether the device takes any of this program's, and does nothing.
 #include "kernels/cuda/probe.h"
 
 #include <luq_cuda/launch_name.h>

@@ -12,7 +12,7 @@
 // fragments with ldmatrix, 8 codes a word, and decodes them in registers; the order along K is free where both operands
 // have the same, so that the two words of a decoded one are the two halves of a fragment. That decodes an element once
 // in each warp of a row or a column of warps, 2 to 4 times, and costs less than int8 in shared memory did: its
-// bandwidth bounds this kernel, not the decoding. Instructions for 8 codes: 3 for integers, 11 for fp4; in
+// bandwidth bounds this kernel, not the decoding. Instructions for 8 codes: 3 for integers, 11 by a table; in
 // backward-weight, which transposes too, 3 for uint4, 4 for int4 and 14. So a warp's tile is 32 rows of A, which are
 // fp4 in the backward pass, by 64 or, in backward-weight, 128 columns.
 //

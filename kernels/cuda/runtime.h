@@ -1,4 +1,4 @@
-// What the CUDA kernels' host side shares: checked calls, launches, the stream of a device, and scratch memory.
+// The CUDA kernels' host side shares checked calls, launches, the stream of a device, and scratch memory.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,4 +1,4 @@
-// What select.cc assembles for a CUDA device: each function fills the entries that its file implements.
+// select.cc assembles a CUDA device's table from these: each function fills the entries that its file implements.
 #pragma once
 
 #include <string>

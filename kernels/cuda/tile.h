@@ -6,9 +6,9 @@
 // 4 factors of each with one 16-byte load: 3 cycles of shared memory for 4 of multiply-adds. While a panel is
 // multiplied, the next is on its way from memory to registers.
 //
-// What lies in memory with the depth running fastest is read "across": a thread has 4 steps of one row. What lies with
-// the 64 side by side is read "along": a thread has 4 neighbours of one step. Both are a 16-byte load a thread (8 of
-// bfloat16) where shape and alignment allow.
+// A panel that lies in memory with the depth running fastest is read "across": a thread has 4 steps of one row. One
+// that lies with the 64 side by side is read "along": a thread has 4 neighbours of one step. Both are a 16-byte load a
+// thread (8 of bfloat16) where shape and alignment allow.
 //
 // An operand is a class with load(float (&)[4]), which fetches the thread's part of the next panel, zeros where there
 // is nothing, and put(Panel&, value), which puts it there.
@@ -69,7 +69,7 @@ __device__ __forceinline__ void store4(void* y, int64_t i, int count, bool vecto
   store_some(static_cast<Stored<Bfloat16>*>(y) + i, count, vectors && count > 0, value);
 }
 
-// Where a thread's 4 values of a panel lie when they are read across: row of the 64 and first of 16 steps.
+// A thread's 4 values of a panel that is read across lie at this row of the 64 and this first one of 16 steps.
 __device__ __forceinline__ int across_row() { return static_cast<int>(threadIdx.x) / 4; }
 __device__ __forceinline__ int across_step() { return static_cast<int>(threadIdx.x) % 4 * 4; }
 // And along: the step, and the first of the 64.

@@ -17,7 +17,7 @@ __device__ inline float load1(const BFloat16* x) { return to_float(*x); }
 __device__ inline void store1(float* y, float value) { *y = value; }
 __device__ inline void store1(BFloat16* y, float value) { *y = to_bfloat16(value); }
 
-// What a store puts into memory.
+// The bits that a store puts into memory.
 __device__ inline uint32_t stored_bits(float value, const float*) { return float_bits(value); }
 __device__ inline uint32_t stored_bits(float value, const BFloat16*) { return to_bfloat16(value).bits; }
 

@@ -11,7 +11,7 @@ namespace luq::kernels::cuda {
 
 constexpr int64_t kMatmulWorkspace = int64_t{32} << 20;  // what cublasLt wants on Hopper
 
-// Of the operands, and of the result where it is another.
+// The type of the operands, and of the result if it is another.
 enum class MatmulTypes { float32, bfloat16, bfloat16_to_float32, int8_to_int32 };
 
 struct MatmulPlan {

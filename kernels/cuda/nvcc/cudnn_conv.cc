@@ -10,8 +10,8 @@
 namespace luq::kernels::cuda {
 namespace {
 
-// Of an engine: enough for copies of the operands in another layout, without which some of float32 are hundreds of
-// times slower.
+// The most that an engine may ask for: enough for copies of the operands in another layout, without which some of
+// float32 are hundreds of times slower.
 int64_t most_workspace(const ConvShape& s) { return (int64_t{256} << 20) + 8 * (s.x_size() + s.w_size() + s.y_size()); }
 
 constexpr int64_t kX = 'x', kW = 'w', kY = 'y';  // names of the operands
@@ -51,7 +51,7 @@ CudnnDescriptor convolution(const ConvLayout& layout) {
   return c;
 }
 
-// What a pass is called and where its operands go.
+// The names that cuDNN has for a pass and for its operands.
 struct PassNames {
   cudnnBackendDescriptorType_t operation;
   cudnnBackendAttributeName_t x, w, y, convolution, alpha, beta;

@@ -164,7 +164,7 @@ void conv_backward_weight(const ConvBackwardWeightArgs& a) {
   if (narrow) plain.convert.run({reinterpret_cast<const BFloat16*>(memory.results), s.w_size(), a.dw});
 }
 
-// Of padded operands, whose extents say all.
+// The plan for padded operands, whose extents say all.
 const std::optional<MatmulPlan>& int8_plan(const MatmulShape& shape) {
   static std::map<std::array<int64_t, 3>, std::optional<MatmulPlan>> plans;
   const std::array<int64_t, 3> extents{shape.m, shape.n, shape.k};

@@ -52,7 +52,7 @@ struct CudnnFunctions {
 const CublasLtFunctions& cublaslt_library();
 const CudnnFunctions& cudnn_library();
 
-// What was found; these throw nothing.
+// Say what was found; these throw nothing.
 const LibraryFacts& cublaslt_facts();
 const LibraryFacts& cudnn_facts();
 

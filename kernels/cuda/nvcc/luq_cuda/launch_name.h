@@ -1,4 +1,4 @@
-// What messages call the kernel that is launched next: of use under emulation alone.
+// The kernel that is launched next gets the name that messages call it by: of use under emulation alone.
 #pragma once
 
 namespace luq::device {
