@@ -17,8 +17,9 @@ inline void moments_by_ref(const Kernels& ref, const kernels::QConvForwardMoment
   integers.sums = sums.data();
   ref.qconv_forward(integers);
   const int64_t rows = s.n * s.oh() * s.ow();
-  const double scale = static_cast<double>(a.conv.scale), count = static_cast<double>(rows);
+  const auto count = static_cast<double>(rows);
   for (int64_t channel = 0; channel < s.o; ++channel) {
+    const double scale = static_cast<double>(kernels::result_scale(a.conv.scale, a.conv.scales, channel));
     __int128 sum = 0, square = 0;
     for (int64_t row = 0; row < rows; ++row) {
       const __int128 value = sums[static_cast<size_t>(row * s.o + channel)];

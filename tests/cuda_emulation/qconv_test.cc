@@ -8,7 +8,7 @@
 #include "tests/catch.h"
 #include "tests/cuda_emulation/emulation.h"
 #include "tests/cuda_emulation/moments_by_ref.h"
-#include "tests/cuda_emulation/on_device.h"
+#include "tests/kernels/qconv_cases.h"
 
 using namespace luq;
 using namespace luq::kernels;
@@ -23,81 +23,6 @@ struct Restore {
   ~Restore() { number = before; }
 };
 
-// Codes of (rows, cols); a third of them 0, code 8 only where it is a value.
-std::vector<uint8_t> codes_of(Format format, int64_t rows, int64_t cols, std::mt19937& random) {
-  std::vector<uint8_t> codes(static_cast<size_t>(rows * packed_row_bytes(cols)));
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t col = 0; col < cols; ++col) {
-      unsigned code = random() % 3 == 0 ? 0 : random() % 16;
-      if (code == 8 && format != Format::uint4) code = 15;
-      codes[static_cast<size_t>(row * packed_row_bytes(cols) + col / 2)] |= static_cast<uint8_t>(code << (col % 2 * 4));
-    }
-  }
-  return codes;
-}
-
-std::string describe(const ConvShape& s) {
-  const auto pair = [](int64_t a, int64_t b) { return std::to_string(a) + "x" + std::to_string(b); };
-  return "n " + std::to_string(s.n) + ", x " + pair(s.h, s.w) + "x" + std::to_string(s.c) + ", w " +
-         std::to_string(s.o) + "x" + pair(s.kh, s.kw) + ", stride " + pair(s.stride_h, s.stride_w) + ", pad " +
-         pair(s.pad_h, s.pad_w) + ", dilation " + pair(s.dilation_h, s.dilation_w) + ", groups " +
-         std::to_string(s.groups);
-}
-
-template <typename T>
-void check_equal(const std::vector<T>& got, const std::vector<T>& expected) {
-  REQUIRE(got.size() == expected.size());
-  for (size_t i = 0; i < got.size(); ++i) {
-    if (std::memcmp(&got[i], &expected[i], sizeof(T)) == 0) continue;
-    FAIL_CHECK("result " << i << " of " << got.size() << " differs");
-    return;
-  }
-}
-
-// One entry for sums, float32 and bfloat16. `give`(to_device, y, sums) makes the arguments.
-template <typename Args, typename Give>
-void check_entry(const char* name, const Kernel<Args>& kernel, const Kernel<Args>& ref, int64_t size, bool bfloat16,
-                 std::mt19937& random, Give give) {
-  INFO(name);
-  std::vector<int64_t> sums(static_cast<size_t>(size));
-  const OnDevice<int64_t> dsums(sums);
-  ref(give(false, Floats(), sums.data()));
-  kernel(give(true, Floats(), dsums.data()));
-  check_equal(dsums.host(), sums);
-  std::vector<float> y = gaussian(size, random);
-  std::vector<BFloat16> y16 = rounded(y);
-  const OnDevice<float> dy(y);
-  ref(give(false, y.data(), nullptr));
-  kernel(give(true, dy.data(), nullptr));
-  check_equal(dy.host(), y);
-  if (!bfloat16) return;
-  const OnDevice<BFloat16> dy16(y16, random() % 2);
-  ref(give(false, y16.data(), nullptr));
-  kernel(give(true, dy16.data(), nullptr));
-  check_equal(dy16.host(), y16);
-}
-
-// The moments of the exact sums, and the results of the entry without moments.
-template <typename Give>
-void check_moments(const ConvShape& s, const Kernels& table, const Kernels& ref, std::mt19937& random, Give give) {
-  std::vector<float> mean(static_cast<size_t>(s.o)), variance(mean.size());
-  moments_by_ref(ref, {give(false, Floats(), nullptr), mean.data(), variance.data()});
-  std::vector<BFloat16> y(static_cast<size_t>(s.y_size()));
-  ref.qconv_forward(give(false, y.data(), nullptr));
-  const OnDevice<BFloat16> dy(std::vector<BFloat16>(y.size()), random() % 2);
-  const OnDevice<float> dmean(std::vector<float>(mean.size())), dvariance(std::vector<float>(mean.size()));
-  const QConvForwardMomentsArgs args{give(true, dy.data(), nullptr), dmean.data(), dvariance.data()};
-  REQUIRE(args.fit());
-  table.qconv_forward_moments(args);
-  check_equal(dy.host(), y);
-  check_equal(dmean.host(), mean);
-  check_equal(dvariance.host(), variance);
-}
-
-struct Formats {
-  Format x = Format::uint4, dy = Format::fp4;
-};
-
 Kernels own_kernels() {
   Kernels table;
   cuda::add_qconv_forward(table);
@@ -106,101 +31,64 @@ Kernels own_kernels() {
   return table;
 }
 
-void check_shape(const ConvShape& s, Formats formats, std::mt19937& random, const Kernels& table = own_kernels()) {
-  static const Kernels ref = cpu_kernel_tables().front().table;
-  emulation::set_seed(random());
-  const bool with_bias = random() % 2 != 0, accumulate = random() % 2 != 0;
-  const size_t skip = random() % 4 == 0 ? 1 : 0;  // codes that are not aligned
-  INFO(describe(s) << ", x " << to_string(formats.x) << ", dy " << to_string(formats.dy) << ", bias " << with_bias
-                   << ", accumulate " << accumulate << ", skip " << skip);
-  const auto x = codes_of(formats.x, s.n * s.h * s.w, s.c, random);
-  const auto w = codes_of(Format::int4, s.o * s.kh * s.kw, s.c_group(), random);
-  const auto dy = codes_of(formats.dy, s.n * s.oh() * s.ow(), s.o, random);
-  const std::vector<float> bias = gaussian(s.o, random);
-  const OnDevice<uint8_t> dx(x, skip), dw(w, skip), ddy(dy, skip);
-  const OnDevice<float> dbias(bias);
-  const float scale = 0.00123f;
-  const auto give_forward = [&](bool device, Floats y, int64_t* sums) {
-    return QConvForwardArgs{.shape = s,
-                            .x = device ? dx.data() : x.data(),
-                            .x_format = formats.x,
-                            .w = device ? dw.data() : w.data(),
-                            .w_format = Format::int4,
-                            .scale = scale,
-                            .bias = !with_bias ? nullptr
-                                    : device   ? dbias.data()
-                                               : bias.data(),
-                            .y = y,
-                            .sums = sums};
-  };
-  check_entry("forward", table.qconv_forward, ref.qconv_forward, s.y_size(), true, random, give_forward);
-  const auto give_for_moments = [&](bool device, Floats y, int64_t* sums) {
-    QConvForwardArgs args = give_forward(device, y, sums);
-    args.bias = nullptr;
-    return args;
-  };
-  if (table.qconv_forward_moments) check_moments(s, table, ref, random, give_for_moments);
-  check_entry("backward_data", table.qconv_backward_data, ref.qconv_backward_data, s.x_size(), true, random,
-              [&](bool device, Floats y, int64_t* sums) {
-                return QConvBackwardDataArgs{.shape = s,
-                                             .dy = device ? ddy.data() : dy.data(),
-                                             .dy_format = formats.dy,
-                                             .w = device ? dw.data() : w.data(),
-                                             .w_format = Format::int4,
-                                             .scale = scale,
-                                             .accumulate = accumulate,
-                                             .dx = y,
-                                             .sums = sums};
-              });
-  check_entry("backward_weight", table.qconv_backward_weight, ref.qconv_backward_weight, s.w_size(), false, random,
-              [&](bool device, Floats y, int64_t* sums) {
-                return QConvBackwardWeightArgs{.shape = s,
-                                               .dy = device ? ddy.data() : dy.data(),
-                                               .dy_format = formats.dy,
-                                               .x = device ? dx.data() : x.data(),
-                                               .x_format = formats.x,
-                                               .scale = scale,
-                                               .dw = y.as<float>(),
-                                               .sums = sums};
-              });
+// For operands in host memory.
+Kernels for_host(const Kernels& table, Alignment alignment = Alignment::of_host) {
+  return on_device(table, {DeviceType::cuda, 0}, 0, alignment);
 }
 
-ConvShape square(int64_t n, int64_t size, int64_t c, int64_t o, int64_t kernel, int64_t stride = 1, int64_t pad = 0,
-                 int64_t dilation = 1, int64_t groups = 1) {
-  return {.n = n,
-          .h = size,
-          .w = size,
-          .c = c,
-          .o = o,
-          .kh = kernel,
-          .kw = kernel,
-          .stride_h = stride,
-          .stride_w = stride,
-          .pad_h = pad,
-          .pad_w = pad,
-          .dilation_h = dilation,
-          .dilation_w = dilation,
-          .groups = groups};
+// The moments of the exact sums, and the results of the entry without moments.
+void check_moments(const QConvCase& of, const Kernels& table, bool scales) {
+  static const Kernels ref = cpu_kernel_tables().front().table;
+  QConvForwardMomentsArgs args{of.forward({.scales = scales}), nullptr, nullptr};
+  const ConvShape& s = args.conv.shape;
+  Guarded<float> mean(s.o), variance(s.o), expected_mean(s.o), expected_variance(s.o);
+  Guarded<BFloat16> y(s.y_size()), expected(s.y_size());
+  REQUIRE(args.fit());
+  args.mean = expected_mean.data();
+  args.variance = expected_variance.data();
+  args.conv.y = expected.data();
+  moments_by_ref(ref, args);
+  ref.qconv_forward(args.conv);
+  args.mean = mean.data();
+  args.variance = variance.data();
+  args.conv.y = y.data();
+  table.qconv_forward_moments(args);
+  CHECK(y.first_difference(expected) == -1);
+  CHECK(mean.first_difference(expected_mean) == -1);
+  CHECK(variance.first_difference(expected_variance) == -1);
+}
+
+void check_shape(const ConvShape& s, const QConvTables& tables, std::mt19937& random,
+                 const Kernels& table = own_kernels()) {
+  emulation::set_seed(random());
+  const QConvFinish finish{
+      .bias = random() % 2 != 0, .scales = random() % 2 != 0, .accumulate = random() % 2 != 0, .bfloat16 = true};
+  const QConvCase of(s, tables, random);
+  const Kernels entries = for_host(table, random() % 4 == 0 ? Alignment::shifted : Alignment::of_host);
+  of.check(entries, finish);
+  if (table.qconv_forward_moments) check_moments(of, entries, finish.scales);
 }
 
 }  // namespace
 
 TEST_CASE("cuda qconv: every tile, and parts of K", "[cuda][qconv]") {
   std::mt19937 random(7);
-  for (const Formats formats : {Formats{}, Formats{Format::int4, Format::int4}, Formats{Format::uint4, Format::int4}}) {
-    check_shape(square(3, 1, 1100, 33, 1), formats, random);   // of forward
-    check_shape(square(3, 1, 40, 1200, 1), formats, random);   // of backward-data
-    check_shape(square(1500, 1, 32, 34, 1), formats, random);  // of backward-weight
+  for (const QConvTables& tables :
+       {QConvTables{}, QConvTables{kInt4Table, kInt4Table}, QConvTables{kUint4Table, kInt4Table},
+        QConvTables{kLevels3Table, kWideTable, kWideTable}}) {
+    check_shape(square(3, 1, 1100, 33, 1), tables, random);   // of forward
+    check_shape(square(3, 1, 40, 1200, 1), tables, random);   // of backward-data
+    check_shape(square(1500, 1, 32, 34, 1), tables, random);  // of backward-weight
   }
-  check_shape(square(3, 5, 9, 37, 3, 1, 1), {Format::fp4, Format::fp4}, random);  // decoded by tables
+  check_shape(square(3, 5, 9, 37, 3, 1, 1), {kFp4Table, kFp4Table}, random);  // decoded by tables
   const Restore restore{cuda::qconv::target_processors};
   for (const int64_t target : {1, 6, 100000}) {
     cuda::qconv::target_processors = target;
     check_shape(square(2, 7, 96, 160, 1), {}, random);
-    check_shape(square(140, 1, 130, 100, 1), {Format::int4, Format::int4}, random);
+    check_shape(square(140, 1, 130, 100, 1), {kInt4Table, kInt4Table}, random);
     check_shape(square(1, 10, 64, 64, 3, 1, 1), {}, random);
-    check_shape(square(1, 12, 80, 70, 3, 2, 1), {Format::int4, Format::fp4}, random);
-    check_shape(square(1, 12, 32, 32, 3, 1, 1, 1, 8), {Format::int4, Format::fp4}, random);
+    check_shape(square(1, 12, 80, 70, 3, 2, 1), {kInt4Table, kFp4Table}, random);
+    check_shape(square(1, 12, 32, 32, 3, 1, 1, 1, 8), {kInt4Table, kFp4Table}, random);
     check_shape(square(1, 12, 192, 70, 3, 1, 1, 1, 2), {}, random);
   }
 }
@@ -216,7 +104,7 @@ TEST_CASE("cuda qconv: the choice of tiles and parts", "[cuda][qconv]") {
   CHECK(choose_tile(1, 512, 512, true) == Tile::m64n64);
   for (const int64_t blocks : {int64_t{1}, int64_t{7}, int64_t{300}}) {
     for (const int64_t k_tiles : {int64_t{0}, int64_t{1}, int64_t{9}, int64_t{64}, int64_t{1000}, int64_t{123457}}) {
-      for (const int64_t max_terms : {int64_t{100}, max_int32_terms(Format::fp4, Format::uint4)}) {
+      for (const int64_t max_terms : {int64_t{100}, max_int32_terms(kFp4Table, kUint4Table)}) {
         const Split split = choose_split(Tile::m128n64, blocks, k_tiles, max_terms, 1000);
         CHECK(split.splits >= 1);
         CHECK(split.splits * split.tiles >= k_tiles);
@@ -263,62 +151,40 @@ TEST_CASE("cuda qconv: the choice of tiles and parts", "[cuda][qconv]") {
   CHECK(!fits(square(0, 224, 64, 64, 3, 1, 1)));
 }
 
-// The kernel tests have such sums for every entry and table; an emulated device takes too long for them but for this.
+// The kernel tests have more such sums for every entry and table; an emulated device takes too long for them.
 TEST_CASE("cuda qconv: a sum past int32 is added up from parts that int32 holds", "[cuda][qconv]") {
-  Kernels table;
-  cuda::add_qconv_backward_weight(table);
-  const int64_t terms = max_int32_terms(Format::fp4, Format::uint4) + 1;
-  const OnDevice<uint8_t> x(std::vector<uint8_t>(static_cast<size_t>(terms), 15)),
-      dy(std::vector<uint8_t>(static_cast<size_t>(terms), 7));
-  const OnDevice<int64_t> sums(std::vector<int64_t>{-1});
-  table.qconv_backward_weight({.shape = square(terms, 1, 1, 1, 1),
-                               .dy = dy.data(),
-                               .dy_format = Format::fp4,
-                               .x = x.data(),
-                               .x_format = Format::uint4,
-                               .scale = 1,
-                               .dw = nullptr,
-                               .sums = sums.data()});
-  CHECK(sums.host() == std::vector<int64_t>{terms * 64 * 15});
+  const Kernels table = for_host(own_kernels());
+  for (const Extremes& e : {Extremes{kWideTable, kWideTable}, {kWideTable, kWideTable, -1}}) {
+    const int64_t bound = max_int32_terms(e.a, e.b);
+    REQUIRE(bound == 524'287);
+    for (const int64_t terms : {bound, bound + 1}) {
+      e.check_forward(table, terms);
+      e.check_backward_data(table, terms);
+      e.check_backward_weight(table, square(terms, 1, 1, 1, 1));
+    }
+  }
+  Extremes{kUint4Table, kFp4Table}.check_backward_weight(
+      table, square(max_int32_terms(kUint4Table, kFp4Table) + 1, 1, 1, 1, 1));
 }
 
 TEST_CASE("cuda qconv: sums that int32 holds, but not 16 or 256 times them, as codes are decoded", "[cuda][qconv]") {
   const Restore restore{cuda::qconv::most_splits};
   cuda::qconv::most_splits = 1;  // parts of K for int32 alone
-  const auto all = [](uint8_t codes, int64_t bytes) {
-    return OnDevice<uint8_t>(std::vector<uint8_t>(static_cast<size_t>(bytes), codes));
-  };
-  const Kernels table = own_kernels();
-  {
-    constexpr int64_t kTerms = 150016;  // pixels; two channels, of which one is 16 times itself
-    const auto dy = all(0x0f, kTerms), x = all(0xff, kTerms);
-    const OnDevice<int64_t> sums(std::vector<int64_t>(2));
-    table.qconv_backward_weight(
-        {square(kTerms, 1, 2, 1, 1), dy.data(), Format::fp4, x.data(), Format::uint4, 1, nullptr, sums.data()});
-    CHECK(sums.host() == std::vector<int64_t>(2, kTerms * 15 * -64));
-  }
-  {
-    constexpr int64_t kTerms = 180032;  // channels
-    const auto x = all(0x77, kTerms / 2), w = all(0x77, kTerms / 2);
-    const OnDevice<int64_t> sums(std::vector<int64_t>(1));
-    table.qconv_forward(
-        {square(1, 1, kTerms, 1, 1), x.data(), Format::int4, w.data(), Format::int4, 1, nullptr, nullptr, sums.data()});
-    CHECK(sums.host() == std::vector<int64_t>{kTerms * 49});
-  }
-  {
-    constexpr int64_t kTerms = 300032;  // channels
-    const auto dy = all(0x77, kTerms / 2), w = all(0x07, kTerms);
-    const OnDevice<int64_t> sums(std::vector<int64_t>(1));
-    table.qconv_backward_data({.shape = square(1, 1, 1, kTerms, 1),
+  const Kernels table = for_host(own_kernels());
+  constexpr int64_t kTerms = 150016;  // pixels; two channels, of which one is 16 times itself
+  const Guarded<uint8_t> dy(kTerms, 0x0f), x(kTerms, 0xff);
+  Guarded<int64_t> sums(2);
+  table.qconv_backward_weight({.shape = square(kTerms, 1, 2, 1, 1),
                                .dy = dy.data(),
-                               .dy_format = Format::fp4,
-                               .w = w.data(),
-                               .w_format = Format::int4,
+                               .dy_table = kFp4Table,
+                               .x = x.data(),
+                               .x_table = kUint4Table,
                                .scale = 1,
-                               .dx = nullptr,
+                               .dw = nullptr,
                                .sums = sums.data()});
-    CHECK(sums.host() == std::vector<int64_t>{kTerms * 64 * 7});
-  }
+  for (int64_t i = 0; i < 2; ++i) CHECK(sums[i] == kTerms * 15 * -64);
+  Extremes{kInt4Table, kInt4Table}.check_forward(table, 180032);
+  Extremes{kFp4Table, kInt4Table}.check_backward_data(table, 300032);
 }
 
 TEST_CASE("cuda qconv: moments of the largest sums, which int32 holds 32 of, but not of 256 times them",
@@ -326,15 +192,13 @@ TEST_CASE("cuda qconv: moments of the largest sums, which int32 holds 32 of, but
   constexpr int64_t kRows = 64, kTerms = 5400, kChannels = 8;
   const Restore restore{cuda::qconv::most_splits};
   cuda::qconv::most_splits = 1;
-  const OnDevice<uint8_t> x(std::vector<uint8_t>(kRows * kTerms / 2, 0x77)),
-      w(std::vector<uint8_t>(kChannels * kTerms / 2, 0x77));
-  const std::vector<float> none(kChannels, -1.0f), results(kRows * kChannels);
-  const OnDevice<float> y(results), mean(none), variance(none);
+  const Guarded<uint8_t> x(kRows * kTerms / 2, 0x77), w(kChannels * kTerms / 2, 0x77);
+  Guarded<float> y(kRows * kChannels), mean(kChannels), variance(kChannels, -1.0f);
   const QConvForwardMomentsArgs args{.conv = {.shape = square(kRows, 1, kTerms, kChannels, 1),
                                               .x = x.data(),
-                                              .x_format = Format::int4,
+                                              .x_table = kInt4Table,
                                               .w = w.data(),
-                                              .w_format = Format::int4,
+                                              .w_table = kInt4Table,
                                               .scale = 0.5f,
                                               .bias = nullptr,
                                               .y = y.data(),
@@ -342,10 +206,10 @@ TEST_CASE("cuda qconv: moments of the largest sums, which int32 holds 32 of, but
                                      .mean = mean.data(),
                                      .variance = variance.data()};
   REQUIRE((args.fit() && !args.fit(8)));
-  own_kernels().qconv_forward_moments(args);
-  CHECK(mean.host() == std::vector<float>(kChannels, 0.5f * kTerms * 49));
-  CHECK(variance.host() == std::vector<float>(kChannels, 0.0f));
-  CHECK(y.host() == std::vector<float>(kRows * kChannels, 0.5f * kTerms * 49));
+  for_host(own_kernels()).qconv_forward_moments(args);
+  CHECK(mean.first_difference(Guarded<float>(kChannels, 0.5f * kTerms * 49)) == -1);
+  CHECK(variance.first_difference(Guarded<float>(kChannels)) == -1);
+  CHECK(y.first_difference(Guarded<float>(kRows * kChannels, 0.5f * kTerms * 49)) == -1);
 }
 
 // A library's int8 product, one result a thread. It has its own idea of what it takes.
@@ -382,19 +246,21 @@ TEST_CASE("cuda qconv: plain products by a library's int8, others by our own ker
   cuda::add_int8_matmuls(
       table, {.takes = takes_product, .multiply = int8_product, .workspace_bytes = 1000, .name = "stand-in"});
   CHECK(!table.qconv_forward_moments);
-  const auto products_of = [&](const ConvShape& s, Formats formats) {
+  const auto products_of = [&](const ConvShape& s, const QConvTables& tables) {
     products = 0;
-    check_shape(s, formats, random, table);
+    check_shape(s, tables, random, table);
     return products;
   };
-  for (const Formats formats : {Formats{}, Formats{Format::int4, Format::int4}, Formats{Format::uint4, Format::int4}}) {
-    CHECK(products_of(square(2, 3, 35, 17, 1), formats) == 8);  // three entries, for each kind of result
-    CHECK(products_of(square(7, 1, 16, 32, 1), formats) == 8);
-    CHECK(products_of(square(1, 1, 1, 1, 1), formats) == 8);
-    CHECK(products_of(square(0, 3, 8, 8, 1), formats) == 0);
-    CHECK(products_of(square(1, 4, 8, 8, 1, 2), formats) == 0);
-    CHECK(products_of(square(1, 4, 8, 8, 3, 1, 1), formats) == 0);
-    CHECK(products_of(square(1, 3, 8, 8, 1, 1, 0, 1, 2), formats) == 0);
+  for (const QConvTables& tables :
+       {QConvTables{}, QConvTables{kInt4Table, kInt4Table}, QConvTables{kUint4Table, kInt4Table},
+        QConvTables{kLevels3Table, kWideTable, kWideTable}}) {
+    CHECK(products_of(square(2, 3, 35, 17, 1), tables) == 8);  // three entries, for each kind of result
+    CHECK(products_of(square(7, 1, 16, 32, 1), tables) == 8);
+    CHECK(products_of(square(1, 1, 1, 1, 1), tables) == 8);
+    CHECK(products_of(square(0, 3, 8, 8, 1), tables) == 0);
+    CHECK(products_of(square(1, 4, 8, 8, 1, 2), tables) == 0);
+    CHECK(products_of(square(1, 4, 8, 8, 3, 1, 1), tables) == 0);
+    CHECK(products_of(square(1, 3, 8, 8, 1, 1, 0, 1, 2), tables) == 0);
   }
   takes = false;
   CHECK(products_of(square(2, 3, 35, 17, 1), {}) == 0);

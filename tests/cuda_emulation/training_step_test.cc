@@ -18,6 +18,7 @@
 #include "tests/cuda_emulation/emulation.h"
 #include "tests/cuda_emulation/shadow.h"
 #include "tests/cuda_emulation/small_models.h"
+#include "tests/kernels/test_formats.h"
 #include "tests/temporary_folder.h"
 
 using namespace luq;
@@ -159,8 +160,15 @@ TEST_CASE("cuda: every kernel of training steps does what ref does with its oper
   config.data.augment.cutmix_alpha = 1;
   run(config, "mixed images, micro-batches and clipping");
   config = experiment("small_resnet20", Arithmetic::luq, "cuda");
-  config.quantization.spec.gradients.format = Format::float32;
+  LayerQuant& spec = config.quantization.spec;
+  spec.gradient_for_data.format = spec.gradient_for_weights.format = Format::float32;
   run(config, "float gradients, codes decoded");
+  const Format levels = register_format(kTestFormats[3]), planes = register_format(std::end(kTestFormats)[-1]);
+  spec = {{levels, ScaleMethod::max, Rounding::stochastic},
+          {Format::int4, ScaleMethod::sawb, Rounding::nearest},
+          {planes, ScaleMethod::max, Rounding::stochastic},
+          {levels, ScaleMethod::max, Rounding::nearest}};
+  run(config, "formats of other values, in two planes too, one for each product");
   // What is left: entries that fused ones stand for, what runs between steps, and what no model of the zoo has.
   std::string uncalled;
   for (const auto& [name, implementation] : describe(kernels_for(kCuda))) {
@@ -177,11 +185,10 @@ TEST_CASE("cuda: kernels that are a little wrong differ from ref", "[cuda][train
     change;                                           \
     kernels_for(kCuda).entry(a);                      \
   }
-  LUQ_FAULT(encode_fp4, EncodeFp4Args, a.key.k0 ^= 1);
-  LUQ_FAULT(encode_int, EncodeIntArgs, a.inverse_scale *= 1.01f);
+  LUQ_FAULT(encode, EncodeArgs, a.key.k0 ^= 1);
   LUQ_FAULT(qconv_forward_moments, QConvForwardMomentsArgs,
             a.conv.scale = std::nextafter(a.conv.scale, 2 * a.conv.scale));
-  LUQ_FAULT(qconv_backward_data, QConvBackwardDataArgs, a.w_format = Format::uint4);
+  LUQ_FAULT(qconv_backward_data, QConvBackwardDataArgs, a.w_table = Format::uint4.table());
   LUQ_FAULT(qconv_backward_weight, QConvBackwardWeightArgs, a.scale = std::nextafter(a.scale, 2 * a.scale));
   LUQ_FAULT(conv_forward, ConvForwardArgs, a.bias = nullptr);
   LUQ_FAULT(conv_backward_weight, ConvBackwardWeightArgs, a.shape.n -= a.shape.n > 1 ? 1 : 0);
@@ -195,8 +202,8 @@ TEST_CASE("cuda: kernels that are a little wrong differ from ref", "[cuda][train
   steps.use(shadow.table());
   steps.step();
   for (const char* name :
-       {"encode_fp4", "encode_int", "qconv_forward_moments", "qconv_backward_data", "qconv_backward_weight",
-        "conv_forward", "conv_backward_weight", "sgd", "batch_norm_act", "batch_norm_act_backward", "cross_entropy"}) {
+       {"encode", "qconv_forward_moments", "qconv_backward_data", "qconv_backward_weight", "conv_forward",
+        "conv_backward_weight", "sgd", "batch_norm_act", "batch_norm_act_backward", "cross_entropy"}) {
     INFO(name);
     REQUIRE(shadow.counts().contains(name));
     CHECK(shadow.counts().at(name).wrong > 0);
@@ -244,14 +251,14 @@ TEST_CASE("cuda: the first step has the CPU's weight codes, statistics and first
       if (const TraceNode::Operand* weight = node.find("weight"); weight != nullptr && weight->codes.defined()) {
         const QTensor &w = weight->codes, &v = same.find("weight")->codes;
         CHECK(w.scale == v.scale);
-        CHECK(same_bytes(w.codes, v.codes));
+        CHECK(same_bytes(w.planes[0].codes, v.planes[0].codes));
         const QTensor &x = node.find("x")->codes, &y = same.find("x")->codes;
         if (exact) {
           CHECK(x.scale == y.scale);
-          CHECK(same_bytes(x.codes, y.codes));
+          CHECK(same_bytes(x.planes[0].codes, y.planes[0].codes));
         }
         CHECK(x.scale == Approx(y.scale).epsilon(1e-5));
-        const Tensor of_x = x.codes.to({}), of_y = y.codes.to({});
+        const Tensor of_x = x.planes[0].codes.to({}), of_y = y.planes[0].codes.to({});
         for (int64_t byte = 0; byte < of_x.numel(); ++byte) {
           const int p = of_x.data<uint8_t>()[byte], q = of_y.data<uint8_t>()[byte];
           different += ((p ^ q) & 15) != 0 ? 1 : 0;

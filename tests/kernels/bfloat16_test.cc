@@ -8,6 +8,7 @@
 #include "kernels/kernels.h"
 #include "kernels/tables.h"
 #include "tests/kernels/harness.h"
+#include "tests/kernels/test_formats.h"
 
 namespace luq::test {
 namespace {
@@ -92,14 +93,11 @@ TEST_CASE("Statistics and codes of bfloat16 are those of the same values in floa
         REQUIRE(wide.nonzero == narrow.nonzero);
         REQUIRE(wide.abs_bits_max == narrow.abs_bits_max);
         for (const Rounding rounding : {Rounding::nearest, Rounding::stochastic}) {
-          for (const Format format : {Format::int4, Format::uint4, Format::fp4}) {
+          for (const FormatRow& format : kTestFormats) {
             Guarded<uint8_t> expected(bytes), codes(bytes);
             const auto run = [&](ConstFloats from, Guarded<uint8_t>& to) {
-              if (format == Format::fp4) {
-                table.encode_fp4({from, rows, cols, 20.0f, rounding, {1, 2, 3, 4}, to.data()});
-              } else {
-                table.encode_int({from, rows, cols, 3.0f, format, rounding, {1, 2, 3, 4}, to.data()});
-              }
+              const float inverse = 0.3f * format.grid.highest();
+              table.encode({from, rows, cols, format.grid, inverse, rounding, {1, 2, 3, 4}, to.data()});
             };
             run(x.wide.data(), expected);
             run(x.narrow.data(), codes);
@@ -109,48 +107,6 @@ TEST_CASE("Statistics and codes of bfloat16 are those of the same values in floa
         }
       });
     }
-  }
-}
-
-TEST_CASE("4-bit matmuls write bfloat16 as the float32 result, rounded", "[kernels][bfloat16]") {
-  std::mt19937 rng(test_seed("qconv bfloat16"));
-  for (const ConvShape& s :
-       {ConvShape{.n = 3, .h = 9, .w = 8, .c = 10, .o = 37, .kh = 3, .kw = 3, .pad_h = 1, .pad_w = 1},
-        ConvShape{.n = 40, .c = 33, .o = 50},
-        ConvShape{
-            .n = 2, .h = 6, .w = 5, .c = 8, .o = 12, .kh = 3, .kw = 3, .stride_h = 2, .stride_w = 2, .groups = 4}}) {
-    const auto codes = [&](int64_t rows, int64_t cols) {
-      std::vector<uint8_t> packed(static_cast<size_t>(rows * packed_row_bytes(cols)));
-      for (uint8_t& byte : packed) byte = static_cast<uint8_t>(rng() & 0x77u);
-      return packed;
-    };
-    const auto x = codes(s.n * s.h * s.w, s.c), w = codes(s.o * s.kh * s.kw, s.c_group());
-    const auto dy = codes(s.n * s.oh() * s.ow(), s.o);
-    const Pair bias(s.o, rng), before(s.x_size(), rng);
-    for_each_table({.multiply_adds = s.macs()}, [&](const Kernels& table) {
-      Guarded<float> y(s.y_size()), dx(s.x_size());
-      Guarded<BFloat16> narrow_y(s.y_size()), narrow_dx(s.x_size());
-      const auto forward = [&](Floats to) {
-        table.qconv_forward(
-            {s, x.data(), Format::uint4, w.data(), Format::int4, 0.013f, bias.wide.data(), to, nullptr});
-      };
-      forward(y.data());
-      forward(narrow_y.data());
-      for (const bool accumulate : {false, true}) {
-        std::memcpy(dx.data(), before.wide.data(), static_cast<size_t>(dx.size()) * sizeof(float));
-        for (int64_t i = 0; i < dx.size(); ++i) narrow_dx[i] = before.narrow[i];
-        const auto backward = [&](Floats to) {
-          table.qconv_backward_data(
-              {s, dy.data(), Format::fp4, w.data(), Format::int4, 0.013f, accumulate, to, nullptr});
-        };
-        backward(dx.data());
-        backward(narrow_dx.data());
-        for (int64_t i = 0; i < dx.size(); ++i) REQUIRE(narrow_dx[i].bits == to_bfloat16(dx[i]).bits);
-      }
-      REQUIRE(narrow_y.intact());
-      REQUIRE(narrow_dx.intact());
-      for (int64_t i = 0; i < y.size(); ++i) REQUIRE(narrow_y[i].bits == to_bfloat16(y[i]).bits);
-    });
   }
 }
 

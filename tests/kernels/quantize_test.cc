@@ -6,6 +6,7 @@
 
 #include "kernels/kernels.h"
 #include "tests/kernels/harness.h"
+#include "tests/kernels/test_formats.h"
 
 namespace luq::test {
 namespace {
@@ -75,47 +76,34 @@ Stats stats_by_definition(const Guarded<float>& x) {
   return stats;
 }
 
-struct Encoder {
-  Format format;
-  Rounding rounding;
-};
-constexpr Encoder kEncoders[] = {{Format::int4, Rounding::nearest},  {Format::int4, Rounding::stochastic},
-                                 {Format::uint4, Rounding::nearest}, {Format::uint4, Rounding::stochastic},
-                                 {Format::fp4, Rounding::nearest},   {Format::fp4, Rounding::stochastic}};
-
-void encode(const Kernels& table, const Encoder& encoder, const Guarded<float>& x, int64_t rows, int64_t cols,
-            float inverse, const RngKey& key, Guarded<uint8_t>& codes) {
-  if (encoder.format == Format::fp4) {
-    table.encode_fp4({x.data(), rows, cols, inverse, encoder.rounding, key, codes.data()});
-  } else {
-    table.encode_int({x.data(), rows, cols, inverse, encoder.format, encoder.rounding, key, codes.data()});
-  }
-}
-
-// A code by the definition of docs/numerics.md, in double where the text has real numbers.
-uint32_t code_by_definition(const Encoder& encoder, float x, float inverse, uint32_t random) {
-  if (encoder.format == Format::fp4) {
-    const double r = std::fabs(x * inverse);
-    if (encoder.rounding == Rounding::nearest) random = 0x8000;
-    int exponent = 0;
-    double low = 0, gap = 1;  // the grid: 0, 1, 2, 4, ..., 64
-    while (exponent < 7 && r >= low + gap) {
-      low += gap;
-      gap = low;
-      ++exponent;
+// The definition of docs/numerics.md, in double where the text has real numbers: the code of x on a grid.
+uint32_t code_by_definition(const Grid& grid, Rounding rounding, float x, float inverse, uint32_t random) {
+  const bool stochastic = rounding == Rounding::stochastic;
+  if (grid.kind == GridKind::uniform) {
+    const float scaled = std::min(std::max(x * inverse, static_cast<float>(grid.low)), static_cast<float>(grid.high));
+    double value = std::nearbyint(scaled);
+    if (stochastic) {
+      value = std::floor(scaled) + ((scaled - std::floor(scaled)) * 65536.0 > random ? 1 : 0);
     }
-    // Up when the fraction, rounded to 16 bits, and the random bits add up to 1.
-    if (exponent < 7 && std::floor((r - low) / gap * 65536.0 + 0.5) + random >= 65536.0) ++exponent;
-    return exponent == 0 ? 0u : (std::signbit(x) ? 8u : 0u) + static_cast<uint32_t>(exponent);
+    return static_cast<uint32_t>(static_cast<int>(value)) & 15u;
   }
-  const float low = encoder.format == Format::uint4 ? 0 : -7, high = encoder.format == Format::uint4 ? 15 : 7;
-  const float scaled = std::min(std::max(x * inverse, low), high);
-  double value = std::nearbyint(scaled);
-  if (encoder.rounding == Rounding::stochastic) {
-    value = std::floor(scaled) + ((scaled - std::floor(scaled)) * 65536.0 > random ? 1 : 0);
+  const float r = std::fabs(x * inverse);
+  int code = 0;
+  while (code < grid.magnitudes && r >= grid.level[code + 1]) ++code;
+  if (code < grid.magnitudes) {
+    const float low = grid.level[code], fraction = (r - low) / (grid.level[code + 1] - low);
+    bool up = stochastic ? fraction * 65536.0 > random : fraction >= 0.5;
+    // Between powers of 2: where the fraction, rounded to 16 bits, and the random bits add up to 1.
+    if (grid.kind == GridKind::powers_of_2) {
+      const double gap = code == 0 ? 1 : static_cast<double>(low);
+      up = std::floor((static_cast<double>(r) - low) / gap * 65536.0 + 0.5) + (stochastic ? random : 0x8000) >= 65536.0;
+    }
+    if (up) ++code;
   }
-  return static_cast<uint32_t>(static_cast<int>(value)) & 15u;
+  return code == 0 ? 0u : (std::signbit(x) ? 8u : 0u) + static_cast<uint32_t>(code);
 }
+
+constexpr Rounding kRoundings[] = {Rounding::nearest, Rounding::stochastic};
 
 }  // namespace
 
@@ -212,27 +200,30 @@ TEST_CASE("Codes follow the definition in every table, with any number of thread
     for (int64_t i = 0; i < x.size(); ++i) largest = std::max(largest, std::fabs(x[i]));
     const RngKey key{static_cast<uint32_t>(rng()), static_cast<uint32_t>(rng()), static_cast<uint32_t>(rng()),
                      static_cast<uint32_t>(rng())};
-    for (const Encoder& encoder : kEncoders) {
-      const float scale = encoder.format == Format::fp4 ? fp4_alpha(largest) : largest / 9.0f;
+    for (const FormatRow& format : kTestFormats) {
+      // Half of the time some values lie beyond the grid.
+      const float scale = (rng() % 2 != 0 ? largest : 0.8f * largest) / format.grid.highest();
       const float inverse = invert_scale(scale);
-      Guarded<uint8_t> expected(rows * packed_row_bytes(cols));
-      for (int64_t i = 0; i < rows * cols; ++i) {
-        const uint32_t random = random16(philox(key, static_cast<uint64_t>(i / 8)), static_cast<int>(i % 8));
-        const uint32_t code = code_by_definition(encoder, x[i], inverse, random);
-        const int64_t row = i / cols, col = i % cols;
-        expected[row * packed_row_bytes(cols) + col / 2] |= static_cast<uint8_t>(code << (col % 2 * 4));
-      }
-      for_each_table({.elements = x.size()}, [&, rows = rows, cols = cols](const Kernels& table) {
-        for (const int threads : {1, 3}) {
-          const Threads scope(threads);
-          Guarded<uint8_t> codes(expected.size(), 0xee);
-          encode(table, encoder, x, rows, cols, inverse, key, codes);
-          INFO(rows << "x" << cols << " " << to_string(encoder.format) << " " << to_string(encoder.rounding)
-                    << " content " << static_cast<int>(content));
-          REQUIRE(codes.first_difference(expected) == -1);
-          REQUIRE(codes.intact());
+      for (const Rounding rounding : kRoundings) {
+        Guarded<uint8_t> expected(rows * packed_row_bytes(cols));
+        for (int64_t i = 0; i < rows * cols; ++i) {
+          const uint32_t random = random16(philox(key, static_cast<uint64_t>(i / 8)), static_cast<int>(i % 8));
+          const uint32_t code = code_by_definition(format.grid, rounding, x[i], inverse, random);
+          const int64_t row = i / cols, col = i % cols;
+          expected[row * packed_row_bytes(cols) + col / 2] |= static_cast<uint8_t>(code << (col % 2 * 4));
         }
-      });
+        for_each_table({.elements = x.size()}, [&, rows = rows, cols = cols](const Kernels& table) {
+          for (const int threads : {1, 3}) {
+            const Threads scope(threads);
+            Guarded<uint8_t> codes(expected.size(), 0xee);
+            table.encode({x.data(), rows, cols, format.grid, inverse, rounding, key, codes.data()});
+            INFO(rows << "x" << cols << ", " << format.name << ", " << to_string(rounding) << ", content "
+                      << static_cast<int>(content));
+            REQUIRE(codes.first_difference(expected) == -1);
+            REQUIRE(codes.intact());
+          }
+        });
+      }
     }
   }
 }
@@ -240,12 +231,61 @@ TEST_CASE("Codes follow the definition in every table, with any number of thread
 TEST_CASE("An inverse scale of 0 gives codes of 0", "[kernels][encode]") {
   const Guarded<float> x(333, -3.0f);
   for_each_table({.elements = x.size()}, [&](const Kernels& table) {
-    for (const Encoder& encoder : kEncoders) {
-      Guarded<uint8_t> codes(167, 0xee);
-      encode(table, encoder, x, 1, 333, 0.0f, {1, 2, 3, 4}, codes);
-      for (int64_t i = 0; i < codes.size(); ++i) REQUIRE(codes[i] == 0);
+    for (const FormatRow& format : kTestFormats) {
+      for (const Rounding rounding : kRoundings) {
+        Guarded<uint8_t> codes(167, 0xee);
+        table.encode({x.data(), 1, 333, format.grid, 0.0f, rounding, {1, 2, 3, 4}, codes.data()});
+        for (int64_t i = 0; i < codes.size(); ++i) REQUIRE(codes[i] == 0);
+      }
     }
   });
+}
+
+TEST_CASE("Stochastic rounding is unbiased on every grid", "[kernels][encode]") {
+  const auto value_of = [](const FormatRow& format, uint32_t code) {
+    double value = 0;
+    for (int plane = 0; plane < format.planes; ++plane) {
+      value += static_cast<double>(format.plane[plane].factor) * decode(format.plane[plane].table, code);
+    }
+    return value;
+  };
+  std::mt19937 rng(test_seed("unbiased"));
+  for (const FormatRow& format : kTestFormats) {
+    const float highest = format.grid.highest();
+    for (int i = 0; i < 12; ++i) {
+      const bool can_be_negative = format.grid.kind != GridKind::uniform || format.grid.low < 0;
+      const float x = std::exp2(static_cast<float>(rng() % 4096) / 4096 * std::log2(2 * highest)) / 2 *
+                      (can_be_negative && rng() % 2 != 0 ? -1.0f : 1.0f);
+      // The two values around x; with every random number one of them, and x on average.
+      double low = -HUGE_VAL, high = HUGE_VAL, sum = 0;
+      for (uint32_t code = 0; code < 16; ++code) {
+        const double value = value_of(format, code);
+        if (value <= static_cast<double>(x)) low = std::max(low, value);
+        if (value >= static_cast<double>(x)) high = std::min(high, value);
+      }
+      INFO(format.name << ": " << x << " between " << low << " and " << high);
+      int64_t others = 0;
+      for (uint32_t random = 0; random < 65536; ++random) {
+        const double value = value_of(format, grid_code(format.grid, x, 1.0f, Rounding::stochastic, random));
+        others += value != low && value != high ? 1 : 0;
+        sum += value;
+      }
+      REQUIRE(others == 0);
+      REQUIRE(std::fabs(sum / 65536 - static_cast<double>(x)) <= (high - low) * 0x1p-16);
+      // The random bits of the tables: within six standard deviations.
+      if (i > 0) continue;
+      constexpr int64_t kCount = 20'001;
+      const Guarded<float> many(kCount, x);
+      for_each_table({.elements = kCount}, [&](const Kernels& table) {
+        Guarded<uint8_t> codes(packed_row_bytes(kCount));
+        table.encode({many.data(), 1, kCount, format.grid, 1.0f, Rounding::stochastic, {5, 6, 7, 8}, codes.data()});
+        double total = 0;
+        for (int64_t k = 0; k < kCount; ++k) total += value_of(format, load_code(codes.data(), k));
+        REQUIRE(std::fabs(total / kCount - static_cast<double>(x)) <=
+                3 * (high - low) / std::sqrt(static_cast<double>(kCount)));
+      });
+    }
+  }
 }
 
 TEST_CASE("Decoding gives scale times the value of the code, in every table", "[kernels][decode]") {
@@ -254,15 +294,20 @@ TEST_CASE("Decoding gives scale times the value of the code, in every table", "[
            {0, 3}, {1, 1}, {1, 15}, {1, 16}, {1, 17}, {3, 33}, {70, 64}, {2, 20001}, {1, 40000}}) {
     Guarded<uint8_t> codes(rows * packed_row_bytes(cols));
     for (int64_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(rng());
-    for (const Format format : {Format::int4, Format::uint4, Format::fp4}) {
-      for_each_table({.elements = rows * cols}, [&, rows = rows, cols = cols](const Kernels& table) {
-        Guarded<float> x(rows * cols);
-        table.decode({codes.data(), rows, cols, format, 0.37f, x.data()});
-        for (int64_t i = 0; i < x.size(); ++i) {
+    for (const CodeTable& values : test_tables()) {
+      for (const bool accumulate : {false, true}) {
+        Guarded<float> expected(rows * cols, 3.5f);
+        for (int64_t i = 0; i < expected.size(); ++i) {
           const uint32_t code = load_code(codes.data() + i / cols * packed_row_bytes(cols), i % cols);
-          REQUIRE(x[i] == 0.37f * static_cast<float>(decode(format, code)));
+          expected[i] = 0.37f * static_cast<float>(values.value[code]) + (accumulate ? expected[i] : 0.0f);
         }
-      });
+        for_each_table({.elements = rows * cols}, [&, rows = rows, cols = cols](const Kernels& table) {
+          Guarded<float> x(rows * cols, 3.5f);
+          table.decode({codes.data(), rows, cols, values, 0.37f, accumulate, x.data()});
+          REQUIRE(x.first_difference(expected) == -1);
+          REQUIRE(x.intact());
+        });
+      }
     }
   }
 }
@@ -271,9 +316,9 @@ TEST_CASE("Codes decode to the values of the formats", "[kernels][decode]") {
   const int int4[] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
   const int fp4[] = {0, 1, 2, 4, 8, 16, 32, 64, 0, -1, -2, -4, -8, -16, -32, -64};
   for (uint32_t code = 0; code < 16; ++code) {
-    CHECK(decode(Format::int4, code) == int4[code]);
-    CHECK(decode(Format::uint4, code) == static_cast<int>(code));
-    CHECK(decode(Format::fp4, code) == fp4[code]);
+    CHECK(decode(kInt4Table, code) == int4[code]);
+    CHECK(decode(kUint4Table, code) == static_cast<int>(code));
+    CHECK(decode(kFp4Table, code) == fp4[code]);
   }
 }
 
