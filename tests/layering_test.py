@@ -28,6 +28,8 @@ MAY_ALSO_INCLUDE = {"src/core/profile.cc": "kernels/operands.h"}
 KERNELS_MAY_INCLUDE = {"luq/core/" + name for name in
                        ("format.h", "grid.h", "rng.h", "bfloat16.h", "conv_shape.h", "device.h", "host_device.h", "image_edit.h", "error.h", "statistics.h")}
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]', re.MULTILINE)
+# What code calls a format by; a comment may.
+FORMAT = re.compile(r"^(?:(?!//).)*\b(?:Format|FormatRow|is_4bit|k(?:Int4|Uint4|Fp4)Row)\b", re.MULTILINE)
 CONDITIONAL = re.compile(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b.*$", re.MULTILINE)
 
 
@@ -42,6 +44,8 @@ def problems_of(path, text):
         for name in includes:
             if name.startswith("luq/") and name not in KERNELS_MAY_INCLUDE:
                 found.append(f"kernels/ may not include {name}")
+        if FORMAT.search(text):
+            found.append("kernels get grids and tables, and know no format by name")
         if path not in ("kernels/select.cc", "kernels/cuda/runtime.cc") and "luq/core/error.h" in includes:
             found.append("kernels throw nothing: only select.cc and cuda/runtime.cc include luq/core/error.h")
         return found
@@ -82,6 +86,7 @@ def self_test():
         ("src/ops/a.cc", "#ifdef __AVX2__\n"),
         ("src/data/a.cc", '#include "luq/autograd/tape.h"\n'),
         ("kernels/ref/a.cc", '#include "luq/core/tensor.h"\n'),
+        ("kernels/ref/a.cc", "// One format.\nconst int offset = format == Format::int4 ? 8 : 64;\n"),
         ("kernels/ref/a.cc", '#include "luq/core/error.h"\n'),
         ("tools/a.cc", '#include "tests/catch.h"\n'),
     ]
