@@ -173,8 +173,10 @@ Var matmul(Ctx& ctx, const char* op, const Var& x, const Var& weight, const Var*
               {.x = values.data<float>(), .rows = dy.numel() / channels, .cols = channels, .sum = db.data<float>()});
           add_gradient(kernels, *bias_slot, std::move(db));
         }
-        const MatmulOperand data_dy = for_data(kernels, dy, layer, y_slot->statistics);
-        const MatmulOperand weights_dy = alike ? data_dy : for_weights(kernels, dy, layer, y_slot->statistics);
+        MatmulOperand data_dy, weights_dy;
+        if (alike || x_slot != nullptr) data_dy = for_data(kernels, dy, layer, y_slot->statistics);
+        if (alike) weights_dy = data_dy;
+        if (!alike && w_slot != nullptr) weights_dy = for_weights(kernels, dy, layer, y_slot->statistics);
         dy = Tensor();
         const Products products{kernels, shape, layer};
         if (w_slot != nullptr) {

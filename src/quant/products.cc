@@ -10,37 +10,45 @@
 namespace luq {
 namespace {
 
-// An operand of a product in integers, and where its scales may lie.
+// A named operand of a product.
 struct Side {
   const char* name;
-  const QTensor& codes;
-  // The axis of scales that leave the sum, and the result's extent along it; 0: none do.
+  const MatmulOperand& operand;
+  // In integers: the axis of scales that leave the sum, and the result's extent along it; 0: none do.
   Plane::Axis axis = Plane::Axis::first;
   int64_t extent = 0;
 };
 
-void check_planes(const char* product, std::string_view layer, const Side& side) {
-  const auto require = [&](bool fine, const std::string& expected) {
-    if (!fine) fail("[{}] {}: {}: expected {}", product, layer, side.name, expected);
+void check(const char* product, std::string_view layer, const Side& side, bool integers) {
+  const auto refuse = [&](const std::string& expected) {
+    fail("[{}] {}: {}: expected {}", product, layer, side.name, expected);
   };
-  for (const Plane& plane : side.codes.planes) {
-    const std::string problem = problem_of(plane.table);
-    require(problem.empty(), problem);
-    require(std::isfinite(plane.scale), fmt::format("a finite scale, got {}", plane.scale));
-    if (!plane.scales.defined()) continue;
-    require(side.extent > 0 && plane.axis == side.axis,
-            fmt::format("no scales along its {} dimension, which lie inside the sums of this product",
-                        plane.axis == Plane::Axis::first ? "first" : "last"));
-    require(plane.scales.dtype() == DType::float32 && plane.scales.numel() == side.extent,
-            fmt::format("{} scales, got {}", side.extent, plane.scales.numel()));
+  for (const Plane& plane : side.operand.codes.planes) {
+    if (const std::string problem = problem_of(plane.table); !problem.empty()) refuse(problem);
+    if (!std::isfinite(plane.scale)) refuse(fmt::format("a finite scale, got {}", plane.scale));
+    if (!plane.scales.defined() || !integers) continue;
+    if (side.extent == 0 || plane.axis != side.axis) {
+      refuse(fmt::format("no scales along its {} dimension, which lie inside the sums of this product",
+                         plane.axis == Plane::Axis::first ? "first" : "last"));
+    }
+    if (plane.scales.dtype() != DType::float32 || plane.scales.numel() != side.extent) {
+      refuse(fmt::format("{} scales of float32, got {} of {}", side.extent, plane.scales.numel(),
+                         to_string(plane.scales.dtype())));
+    }
   }
+}
+
+// True when both are quantised. Throws where one of them cannot be an operand of the product.
+bool check_operands(const char* product, std::string_view layer, const Side& a, const Side& b) {
+  const bool integers = in_integers(a.operand, b.operand);
+  check(product, layer, a, integers);
+  check(product, layer, b, integers);
+  return integers;
 }
 
 // Calls run(plane of a, plane of b, scale, scales, is the first pair) for each pair.
 template <typename Run>
-void for_pairs(const char* product, std::string_view layer, const Side& a, const Side& b, Run run) {
-  check_planes(product, layer, a);
-  check_planes(product, layer, b);
+void for_pairs(const MatmulOperand& a, const MatmulOperand& b, Run run) {
   bool first = true;
   for (const Plane& left : a.codes.planes) {
     for (const Plane& right : b.codes.planes) {
@@ -60,7 +68,7 @@ Tensor MatmulOperand::as_float(const Kernels& kernels, DType dtype) const {
 std::optional<ChannelMoments> Products::forward(const MatmulOperand& x, const MatmulOperand& w, const Tensor& bias,
                                                 bool moments, Tensor& y) const {
   const float* added = bias.defined() ? bias.data<float>() : nullptr;
-  if (!in_integers(x, w)) {
+  if (!check_operands("forward", layer, {"x", x}, {"w", w, Plane::Axis::first, shape.o})) {
     const Tensor x_float = x.as_float(kernels, y.dtype()), w_float = w.as_float(kernels, DType::float32);
     kernels.conv_forward(
         {.shape = shape, .x = floats(x_float), .w = w_float.data<float>(), .bias = added, .y = floats(y)});
@@ -68,59 +76,55 @@ std::optional<ChannelMoments> Products::forward(const MatmulOperand& x, const Ma
   }
   std::optional<ChannelMoments> taken;
   const bool one_pair = x.codes.planes.size() == 1 && w.codes.planes.size() == 1;
-  const Side x_side{"x", x.codes}, w_side{"w", w.codes, Plane::Axis::first, shape.o};
-  for_pairs("forward", layer, x_side, w_side,
-            [&](const Plane& x_plane, const Plane& w_plane, float scale, const float* scales, bool first) {
-              const kernels::QConvForwardArgs args{.shape = shape,
-                                                   .x = x_plane.codes.data<uint8_t>(),
-                                                   .x_table = x_plane.table,
-                                                   .w = w_plane.codes.data<uint8_t>(),
-                                                   .w_table = w_plane.table,
-                                                   .scale = scale,
-                                                   .scales = scales,
-                                                   .bias = first ? added : nullptr,
-                                                   .accumulate = !first,
-                                                   .y = floats(y),
-                                                   .sums = nullptr};
-              if (moments && one_pair && added == nullptr && scales == nullptr && kernels.qconv_forward_moments) {
-                const auto channels = [&] { return Tensor::empty({shape.o}, DType::float32, y.device()); };
-                ChannelMoments into{channels(), channels()};
-                const kernels::QConvForwardMomentsArgs with{args, into.mean.data<float>(), into.variance.data<float>()};
-                if (with.fit()) {
-                  kernels.qconv_forward_moments(with);
-                  taken = std::move(into);
-                  return;
-                }
-              }
-              kernels.qconv_forward(args);
-            });
+  for_pairs(x, w, [&](const Plane& x_plane, const Plane& w_plane, float scale, const float* scales, bool first) {
+    const kernels::QConvForwardArgs args{.shape = shape,
+                                         .x = x_plane.codes.data<uint8_t>(),
+                                         .x_table = x_plane.table,
+                                         .w = w_plane.codes.data<uint8_t>(),
+                                         .w_table = w_plane.table,
+                                         .scale = scale,
+                                         .scales = scales,
+                                         .bias = first ? added : nullptr,
+                                         .accumulate = !first,
+                                         .y = floats(y),
+                                         .sums = nullptr};
+    if (moments && one_pair && added == nullptr && scales == nullptr && kernels.qconv_forward_moments) {
+      const auto channels = [&] { return Tensor::empty({shape.o}, DType::float32, y.device()); };
+      ChannelMoments into{channels(), channels()};
+      const kernels::QConvForwardMomentsArgs with{args, into.mean.data<float>(), into.variance.data<float>()};
+      if (with.fit()) {
+        kernels.qconv_forward_moments(with);
+        taken = std::move(into);
+        return;
+      }
+    }
+    kernels.qconv_forward(args);
+  });
   return taken;
 }
 
 void Products::backward_data(const MatmulOperand& dy, const MatmulOperand& w, bool accumulate, Tensor& dx) const {
-  if (!in_integers(dy, w)) {
+  if (!check_operands("backward_data", layer, {"dy", dy, Plane::Axis::first, shape.n}, {"w", w})) {
     const Tensor dy_float = dy.as_float(kernels, dx.dtype()), w_float = w.as_float(kernels, DType::float32);
     kernels.conv_backward_data({.shape = shape, .dy = floats(dy_float), .w = w_float.data<float>(), .dx = floats(dx)});
     return;
   }
-  const Side dy_side{"dy", dy.codes, Plane::Axis::first, shape.n}, w_side{"w", w.codes};
-  for_pairs("backward_data", layer, dy_side, w_side,
-            [&](const Plane& dy_plane, const Plane& w_plane, float scale, const float* scales, bool first) {
-              kernels.qconv_backward_data({.shape = shape,
-                                           .dy = dy_plane.codes.data<uint8_t>(),
-                                           .dy_table = dy_plane.table,
-                                           .w = w_plane.codes.data<uint8_t>(),
-                                           .w_table = w_plane.table,
-                                           .scale = scale,
-                                           .scales = scales,
-                                           .accumulate = accumulate || !first,
-                                           .dx = floats(dx),
-                                           .sums = nullptr});
-            });
+  for_pairs(dy, w, [&](const Plane& dy_plane, const Plane& w_plane, float scale, const float* scales, bool first) {
+    kernels.qconv_backward_data({.shape = shape,
+                                 .dy = dy_plane.codes.data<uint8_t>(),
+                                 .dy_table = dy_plane.table,
+                                 .w = w_plane.codes.data<uint8_t>(),
+                                 .w_table = w_plane.table,
+                                 .scale = scale,
+                                 .scales = scales,
+                                 .accumulate = accumulate || !first,
+                                 .dx = floats(dx),
+                                 .sums = nullptr});
+  });
 }
 
 void Products::backward_weight(const MatmulOperand& dy, const MatmulOperand& x, Tensor& dw) const {
-  if (!in_integers(dy, x)) {
+  if (!check_operands("backward_weight", layer, {"dy", dy, Plane::Axis::last, shape.o}, {"x", x})) {
     const bool bfloat16 = !dy.quantized() && !x.quantized() && dy.values.dtype() == DType::bfloat16;
     const DType dtype = bfloat16 ? DType::bfloat16 : DType::float32;
     const Tensor dy_float = dy.as_float(kernels, dtype), x_float = x.as_float(kernels, dtype);
@@ -128,20 +132,18 @@ void Products::backward_weight(const MatmulOperand& dy, const MatmulOperand& x, 
         {.shape = shape, .dy = floats(dy_float), .x = floats(x_float), .dw = dw.data<float>()});
     return;
   }
-  const Side dy_side{"dy", dy.codes, Plane::Axis::last, shape.o}, x_side{"x", x.codes};
-  for_pairs("backward_weight", layer, dy_side, x_side,
-            [&](const Plane& dy_plane, const Plane& x_plane, float scale, const float* scales, bool first) {
-              kernels.qconv_backward_weight({.shape = shape,
-                                             .dy = dy_plane.codes.data<uint8_t>(),
-                                             .dy_table = dy_plane.table,
-                                             .x = x_plane.codes.data<uint8_t>(),
-                                             .x_table = x_plane.table,
-                                             .scale = scale,
-                                             .scales = scales,
-                                             .accumulate = !first,
-                                             .dw = dw.data<float>(),
-                                             .sums = nullptr});
-            });
+  for_pairs(dy, x, [&](const Plane& dy_plane, const Plane& x_plane, float scale, const float* scales, bool first) {
+    kernels.qconv_backward_weight({.shape = shape,
+                                   .dy = dy_plane.codes.data<uint8_t>(),
+                                   .dy_table = dy_plane.table,
+                                   .x = x_plane.codes.data<uint8_t>(),
+                                   .x_table = x_plane.table,
+                                   .scale = scale,
+                                   .scales = scales,
+                                   .accumulate = !first,
+                                   .dw = dw.data<float>(),
+                                   .sums = nullptr});
+  });
 }
 
 }  // namespace luq

@@ -177,7 +177,8 @@ TEST_CASE("Scales of rows leave the sums", "[products]") {
   CHECK_THROWS_WITH(products.backward_data(scaled_weights_dy, w, false, result),
                     contains("dy: expected no scales along its last"));
   scaled_data_dy.codes.planes[1].scales = of_outputs;
-  CHECK_THROWS_WITH(products.backward_data(scaled_data_dy, w, false, result), contains("dy: expected 3 scales, got 4"));
+  CHECK_THROWS_WITH(products.backward_data(scaled_data_dy, w, false, result),
+                    contains("dy: expected 3 scales of float32, got 4"));
 }
 
 TEST_CASE("An operand that is not quantised, and its partner, are multiplied in floats", "[products]") {
@@ -200,8 +201,9 @@ TEST_CASE("Planes that no product can have are refused with the layer", "[produc
   const auto refused = [&](const auto& change, const std::string& message) {
     MatmulOperand w = encoded(kW, "w", kInt4);
     change(w.codes.planes[0]);
-    CHECK_THROWS_WITH(products.forward(x, w, {}, false, y),
-                      contains_text("[forward] layer1.0.conv2: w: expected " + message));
+    const auto contains = contains_text("[forward] layer1.0.conv2: w: expected " + message);
+    CHECK_THROWS_WITH(products.forward(x, w, {}, false, y), contains);
+    CHECK_THROWS_WITH(products.forward({.codes = {}, .values = random_tensor(kX, "x")}, w, {}, false, y), contains);
   };
   refused([](Plane& plane) { plane.table.value[5] = -65; }, "magnitudes up to 64, got 65");
   refused([](Plane& plane) { plane.table.value[0] = 2; }, "0 as what code 0 stands for, got 2");
