@@ -267,6 +267,7 @@ class QConvCase {
 struct Extremes {
   CodeTable a, b;  // of the activation or the gradient; of the weight, or of the gradient beside the activation
   int sign = 1;
+  bool floats = true;  // results too, not sums alone
 
   // Channels of one pixel.
   void check_forward(const Kernels& table, int64_t terms) const {
@@ -330,14 +331,14 @@ struct Extremes {
     const int64_t sum = terms * a.value[code_a()] * b.value[code_b()];
     Guarded<float> y(results);
     Guarded<int64_t> sums(results);
-    set_result(y.data());
-    kernel(args);
+    if (floats) {
+      set_result(y.data());
+      kernel(args);
+      for (int64_t i = 0; i < results; ++i) CHECK(y[i] == static_cast<float>(sum) * kScale);
+    }
     args.sums = sums.data();
     kernel(args);
-    for (int64_t i = 0; i < results; ++i) {
-      CHECK(sums[i] == sum);
-      CHECK(y[i] == static_cast<float>(sum) * kScale);
-    }
+    for (int64_t i = 0; i < results; ++i) CHECK(sums[i] == sum);
   }
 };
 
