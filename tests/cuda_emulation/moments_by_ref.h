@@ -1,5 +1,5 @@
-// What qconv_forward_moments must give, which ref has no entry for: from the exact sums, by other means than the
-// kernels.
+// Computes what qconv_forward_moments must give, which ref has no entry for, from the exact sums and by other means
+// than the kernels.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What the tests of CUDA kernels share: arrays in device memory, and values to put there.
+// The tests of CUDA kernels share these: arrays in device memory, and values to put there.
 #pragma once
 
 #include <cuda_runtime.h>

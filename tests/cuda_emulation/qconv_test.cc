@@ -31,12 +31,12 @@ Kernels own_kernels() {
   return table;
 }
 
-// For operands in host memory.
+// Gives the entries for operands in host memory.
 Kernels for_host(const Kernels& table, Alignment alignment = Alignment::of_host) {
   return on_device(table, {DeviceType::cuda, 0}, 0, alignment);
 }
 
-// The moments of the exact sums, and the results of the entry without moments.
+// Compares with the moments of the exact sums, and with the results of the entry without moments.
 void check_moments(const QConvCase& of, const Kernels& table, bool scales) {
   static const Kernels ref = cpu_kernel_tables().front().table;
   QConvForwardMomentsArgs args{of.forward({.scales = scales}), nullptr, nullptr};

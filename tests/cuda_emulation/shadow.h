@@ -27,7 +27,7 @@ class Shadow final : private kernels::KernelArrays {
     std::string first;  // difference
   };
 
-  // Of the device's table, or one like it; one at a time.
+  // Takes the device's table, or one like it; one lives at a time.
   explicit Shadow(const Kernels& device = kernels_for({DeviceType::cuda, 0}))
       : device_(device), ref_(cpu_kernel_tables().front().table), table_(device_) {
     active() = this;
@@ -83,7 +83,7 @@ class Shadow final : private kernels::KernelArrays {
   void within(kernels::ConstFloats here, Bound bound) {
     if (here) result(here).bound = std::move(bound);
   }
-  // What the device gave.
+  // Fetches what the device gave.
   kernels::ConstFloats from_device(const Result& r) {
     kernels::ConstFloats x;
     x.data = fetch(r.there, r.array.bytes());
@@ -207,7 +207,8 @@ class Shadow final : private kernels::KernelArrays {
 
   // ---- How far results may be apart ---------------------------------------------------------------------------------
 
-  // Not at all. A product of codes is exact, and so is everything but what is added to it afterwards, in one rounding.
+  // They are not apart at all. A product of codes is exact, and so is everything but what is added to it afterwards, in
+  // one rounding.
   template <typename Args>
   void set_bounds(const Args&) {}
 
@@ -252,7 +253,7 @@ class Shadow final : private kernels::KernelArrays {
     within(a.variance, [most](size_t) { return 1e-6 * most * most; });
   }
 
-  // Of sums of dy and dy * xhat over the rows of each channel, and what dx takes from them.
+  // Holds the sums of dy and dy * xhat over the rows of each channel, and what dx takes from them.
   struct NormSums {
     Wide dbeta, dgamma;  // of magnitudes
     double dy = 0, xhat = 0;

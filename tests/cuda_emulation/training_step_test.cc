@@ -30,7 +30,7 @@ const Device kCuda{DeviceType::cuda, 0};
 
 enum class Arithmetic { luq, luq_bfloat16, float32, bfloat16 };
 
-// All for a model of each kind of block; for the others those that are not like these.
+// A model of each kind of block has all of them, the others those that are not like these.
 std::vector<Arithmetic> arithmetics_of(const std::string& model) {
   if (model == "small_resnet20" || model == "small_mobilenet" || model == "small_vit")
     return {Arithmetic::luq, Arithmetic::luq_bfloat16, Arithmetic::float32, Arithmetic::bfloat16};
@@ -169,7 +169,7 @@ TEST_CASE("cuda: every kernel of training steps does what ref does with its oper
           {planes, ScaleMethod::max, Rounding::stochastic},
           {levels, ScaleMethod::max, Rounding::nearest}};
   run(config, "formats of other values, in two planes too, one for each product");
-  // What is left: entries that fused ones stand for, what runs between steps, and what no model of the zoo has.
+  // These are left: entries that fused ones stand for, what runs between steps, and what no model of the zoo has.
   std::string uncalled;
   for (const auto& [name, implementation] : describe(kernels_for(kCuda))) {
     if (std::string(implementation) != "-" && called[name] == 0) uncalled += " " + name;

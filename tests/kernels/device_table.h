@@ -24,7 +24,7 @@ struct DeviceEmulation {
 };
 DeviceEmulation& device_emulation();
 
-// What one call of the largest kernel of a case has to do.
+// This is how much one call of the largest kernel of a case has to do.
 struct Work {
   int64_t elements = 0, multiply_adds = 0;
 };

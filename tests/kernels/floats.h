@@ -1,4 +1,4 @@
-// What the tests of float kernels share: random values, and comparisons with ref.
+// The tests of float kernels share these: random values, and comparisons with ref.
 #pragma once
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// What the kernel tests share: buffers that end at an unmapped page, random codes, and a loop over every table.
+// The kernel tests share these: buffers that end at an unmapped page, random codes, and a loop over every table.
 #pragma once
 
 #include <omp.h>
@@ -89,7 +89,7 @@ inline void for_each_cpu_table(const std::function<void(const Kernels&)>& body) 
   }
 }
 
-// And for the device's.
+// Calls it for the device's tables too.
 inline void for_each_table(const Work& work, const std::function<void(const Kernels&)>& body) {
   if (!only_device_tables()) for_each_cpu_table(body);
   for (const NamedKernels& named : device_tables(work)) {

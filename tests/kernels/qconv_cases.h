@@ -80,7 +80,7 @@ struct QConvSums {
   Ints y, dx, dw;
 };
 
-// All three matmuls from their common definition: every (output, tap, channel) triple contributes to each.
+// Computes all three matmuls from their common definition: every (output, tap, channel) triple contributes to each.
 inline QConvSums sums_by_definition(const ConvShape& s, const Ints& x, const Ints& w, const Ints& dy) {
   QConvSums sums{Ints(s.y_size()), Ints(s.x_size()), Ints(s.w_size())};
   const int64_t cg = s.c_group(), og = s.o_group();
@@ -114,7 +114,7 @@ struct QConvTables {
   CodeTable x = kUint4Table, dy = kFp4Table, w = kInt4Table;
 };
 
-// What entries do with their sums.
+// Says what entries do with their sums.
 struct QConvFinish {
   bool bias = false;  // forward
   bool scales = false, accumulate = false;

@@ -108,7 +108,7 @@ constexpr Rounding kRoundings[] = {Rounding::nearest, Rounding::stochastic};
 }  // namespace
 
 TEST_CASE("Philox 4x32 with 7 rounds gives the known answers", "[kernels][rng]") {
-  // Of an independent implementation: the all-zero and all-one vectors, and one of digits of pi.
+  // An independent implementation gave these, for the all-zero and all-one vectors and for one of digits of pi.
   const auto words = [](const RngKey& key, uint64_t block) { return philox(key, block); };
   const PhiloxBlock zero = words({0, 0, 0, 0}, 0);
   const PhiloxBlock ones = words({~0u, ~0u, ~0u, ~0u}, ~uint64_t{0});

@@ -34,13 +34,13 @@ inline constexpr FormatRow kTestFormats[] = {
 };
 
 constexpr CodeTable kLevels3Table = signed_magnitudes(kLevels3Grid);
-// Any values up to the largest: no sign bit, no symmetry, odd ones.
+// These are any values up to the largest, odd ones too, without a bit for the sign and without symmetry.
 constexpr CodeTable kWideTable{{0, 64, -64, 63, -61, 1, -1, 27, -9, 33, -47, 5, 64, -64, 2, -64}};
-// All on one side of 0; and nothing but 0.
+// The first lie on one side of 0, the second are nothing but 0.
 constexpr CodeTable kNegativeTable{{0, -1, -64, -3, -9, -27, -63, -2, -4, -50, -33, -17, -7, -11, -60, -5}};
 constexpr CodeTable kZeroTable{};
 
-// The tables of these formats, all their planes, and the others.
+// Gives the tables of these formats, of all their planes, and the three above.
 inline const std::vector<CodeTable>& test_tables() {
   static const std::vector<CodeTable> tables = [] {
     std::vector<CodeTable> all{kWideTable, kNegativeTable, kZeroTable};

@@ -12,7 +12,7 @@ namespace luq {
 
 struct Kernels;
 
-// What bounds a kernel from below: the multipliers of one kind, or memory alone.
+// This bounds a kernel from below: the multipliers of one kind, or memory alone.
 enum class ComputeUnit : uint8_t { none, int8, float32, bfloat16 };
 
 // Calls of one kernel on one shape in one phase, added up.
@@ -25,7 +25,7 @@ struct KernelRecord {
   int64_t calls = 0;
   double seconds = 0;     // wall clock
   double operations = 0;  // on `unit`; a multiply-accumulate is two
-  double bytes = 0;       // that are read and written
+  double bytes = 0;       // that calls read and write, each as often as they do
 };
 
 // While it lives, calls through kernels() are recorded, from any one thread at a time. Only one may live. Each call to
@@ -38,7 +38,7 @@ class KernelProfile {
   KernelProfile& operator=(const KernelProfile&) = delete;
 
   const Kernels& kernels() const;
-  // What calls from here on belong to: "forward", "backward", "update".
+  // Says what calls from here on belong to: "forward", "backward", "update".
   void set_phase(std::string phase);
   std::vector<KernelRecord> records() const;  // slowest first
   void clear();
