@@ -119,6 +119,7 @@ struct QConvFinish {
   bool bias = false;  // forward
   bool scales = false, accumulate = false;
   bool bfloat16 = false;  // beside float32
+  float scale = 0.001234f;
 };
 
 // A shape with operands, what the matmuls of these must give, and the check that they do.
@@ -151,7 +152,7 @@ class QConvCase {
             .x_table = tables_.x,
             .w = w_.codes.data(),
             .w_table = tables_.w,
-            .scale = kScale,
+            .scale = finish.scale,
             .scales = finish.scales ? scales_.data() + scales_.size() - shape_.o : nullptr,
             .bias = finish.bias ? bias_.data() : nullptr,
             .accumulate = finish.accumulate,
@@ -164,7 +165,7 @@ class QConvCase {
             .dy_table = tables_.dy,
             .w = w_.codes.data(),
             .w_table = tables_.w,
-            .scale = kScale,
+            .scale = finish.scale,
             .scales = finish.scales ? scales_.data() + scales_.size() - shape_.n : nullptr,
             .accumulate = finish.accumulate,
             .dx = nullptr,
@@ -176,7 +177,7 @@ class QConvCase {
             .dy_table = tables_.dy,
             .x = x_.codes.data(),
             .x_table = tables_.x,
-            .scale = kScale,
+            .scale = finish.scale,
             .scales = finish.scales ? scales_.data() + scales_.size() - shape_.o : nullptr,
             .accumulate = finish.accumulate,
             .dw = nullptr,
@@ -204,8 +205,6 @@ class QConvCase {
   }
 
  private:
-  static constexpr float kScale = 0.001234f;
-
   // Runs an entry for sums and for floats. `place`(i) is that of result i among the scales.
   template <typename Args, typename Place, typename SetResult>
   void check(const char* entry, const Kernel<Args>& kernel, Args args, const Ints& expected, const QConvFinish& finish,
