@@ -89,7 +89,8 @@ std::string problem_of_values(const FormatRow& row) {
 }
 
 std::string problem_of_methods(const FormatRow& row) {
-  const bool has_constants = row.grid.kind == GridKind::uniform && row.grid.high == (row.grid.low < 0 ? 7 : 15);
+  const bool has_constants = row.grid.kind == GridKind::uniform &&
+                             ((row.grid.low == -7 && row.grid.high == 7) || (row.grid.low == 0 && row.grid.high == 15));
   return !row.sawb || has_constants ? "" : "no sawb, whose constants are those of -7..7 and 0..15";
 }
 

@@ -135,6 +135,8 @@ TEST_CASE("A row that is no format is refused with its name and the reason", "[f
   refused(
       powers, [](FormatRow& row) { row.sawb = true; }, "no sawb");
   refused(
+      {"", uniform_grid(-8, 7), 1, {{signed_integers()}}, true}, [](FormatRow&) {}, "no sawb");
+  refused(
       integers, [](FormatRow& row) { row.non_negative = &row; }, "a registered row in place of it");
   refused(
       integers, [](FormatRow& row) { row.non_negative = &Format::fp4.row(); }, "a format without signs");
