@@ -192,10 +192,11 @@ std::string Writer::value(const TraceNode& node, const char* role) {
             role, node.op, node.layer);
 }
 
-// ONNX has integers of 4 bits and one scale for them.
+// ONNX has integers of 4 bits, -8..7 or 0..15, and one scale for them.
 void check_integers(const TraceNode& node, const char* role, const QTensor& codes) {
-  const bool fine = codes.is_one_encoding() && codes.planes.size() == 1 &&
-                    codes.format.grid().kind == GridKind::uniform && codes.format.row().plane[0].factor == 1;
+  const Grid& grid = codes.format.grid();
+  const bool fine = codes.is_one_encoding() && codes.planes.size() == 1 && grid.kind == GridKind::uniform &&
+                    (grid.low >= 0 || (grid.low >= -8 && grid.high <= 7)) && codes.format.row().plane[0].factor == 1;
   if (fine) return;
   fail_user("[onnx] {} of {}: expected a 4-bit format of integers, got {}: it has no ONNX form", role, node.layer,
             to_string(codes.format));

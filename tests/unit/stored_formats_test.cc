@@ -49,4 +49,9 @@ TEST_CASE("ONNX gets the bounds of a format of integers, and refuses others with
              contains_text("[onnx] weight of layer1.0.conv1: expected a 4-bit format of integers, got fp4"));
   CHECK_THAT(refusal([&] { exported(spec(Format::int4), spec(radix4())); }),
              contains_text("[onnx] x of layer1.0.conv1: expected a 4-bit format of integers, got test_radix4"));
+  CodeTable to_8 = signed_integers();
+  to_8.value[8] = 8;
+  static const Format beyond = register_format({"test_to_8", uniform_grid(-7, 8), 1, {{to_8}}});
+  CHECK_THAT(refusal([&] { exported(spec(beyond), spec(Format::int4)); }),
+             contains_text("weight of layer1.0.conv1: expected a 4-bit format of integers, got test_to_8"));
 }
