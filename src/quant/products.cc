@@ -10,20 +10,35 @@
 namespace luq {
 namespace {
 
-// A named operand of a product.
+// A named operand of a product, and how many rows and columns its shape has.
 struct Side {
   const char* name;
   const MatmulOperand& operand;
+  int64_t rows, cols;
   // In integers: the axis of scales that leave the sum, and the result's extent along it; 0: none do.
   Plane::Axis axis = Plane::Axis::first;
   int64_t extent = 0;
 };
 
+Side x_side(const ConvShape& s, const MatmulOperand& x) { return {"x", x, s.n * s.h * s.w, s.c}; }
+Side w_side(const ConvShape& s, const MatmulOperand& w, int64_t scales = 0) {
+  return {"w", w, s.o * s.kh * s.kw, s.c_group(), Plane::Axis::first, scales};
+}
+Side dy_side(const ConvShape& s, const MatmulOperand& dy, Plane::Axis axis, int64_t scales) {
+  return {"dy", dy, s.n * s.oh() * s.ow(), s.o, axis, scales};
+}
+
 void check(const char* product, std::string_view layer, const Side& side, bool integers) {
   const auto refuse = [&](const std::string& expected) {
     fail("[{}] {}: {}: expected {}", product, layer, side.name, expected);
   };
-  for (const Plane& plane : side.operand.codes.planes) {
+  const QTensor& codes = side.operand.codes;
+  for (const Plane& plane : codes.planes) {
+    const int64_t bytes = side.rows * packed_row_bytes(side.cols);
+    if (codes.shape.numel() != side.rows * side.cols || codes.cols() != side.cols || plane.codes.numel() != bytes) {
+      refuse(fmt::format("{} rows of {} in {} bytes of codes, got a shape of {} in {}", side.rows, side.cols, bytes,
+                         to_string(codes.shape), plane.codes.numel()));
+    }
     if (const std::string problem = problem_of(plane.table); !problem.empty()) refuse(problem);
     if (!std::isfinite(plane.scale)) refuse(fmt::format("a finite scale, got {}", plane.scale));
     if (!plane.scales.defined() || !integers) continue;
@@ -68,7 +83,7 @@ Tensor MatmulOperand::as_float(const Kernels& kernels, DType dtype) const {
 std::optional<ChannelMoments> Products::forward(const MatmulOperand& x, const MatmulOperand& w, const Tensor& bias,
                                                 bool moments, Tensor& y) const {
   const float* added = bias.defined() ? bias.data<float>() : nullptr;
-  if (!check_operands("forward", layer, {"x", x}, {"w", w, Plane::Axis::first, shape.o})) {
+  if (!check_operands("forward", layer, x_side(shape, x), w_side(shape, w, shape.o))) {
     const Tensor x_float = x.as_float(kernels, y.dtype()), w_float = w.as_float(kernels, DType::float32);
     kernels.conv_forward(
         {.shape = shape, .x = floats(x_float), .w = w_float.data<float>(), .bias = added, .y = floats(y)});
@@ -104,7 +119,8 @@ std::optional<ChannelMoments> Products::forward(const MatmulOperand& x, const Ma
 }
 
 void Products::backward_data(const MatmulOperand& dy, const MatmulOperand& w, bool accumulate, Tensor& dx) const {
-  if (!check_operands("backward_data", layer, {"dy", dy, Plane::Axis::first, shape.n}, {"w", w})) {
+  if (!check_operands("backward_data", layer, dy_side(shape, dy, Plane::Axis::first, shape.n), w_side(shape, w))) {
+    if (accumulate) fail("[backward_data] {}: expected codes of both operands to add to dx, got floats", layer);
     const Tensor dy_float = dy.as_float(kernels, dx.dtype()), w_float = w.as_float(kernels, DType::float32);
     kernels.conv_backward_data({.shape = shape, .dy = floats(dy_float), .w = w_float.data<float>(), .dx = floats(dx)});
     return;
@@ -124,7 +140,7 @@ void Products::backward_data(const MatmulOperand& dy, const MatmulOperand& w, bo
 }
 
 void Products::backward_weight(const MatmulOperand& dy, const MatmulOperand& x, Tensor& dw) const {
-  if (!check_operands("backward_weight", layer, {"dy", dy, Plane::Axis::last, shape.o}, {"x", x})) {
+  if (!check_operands("backward_weight", layer, dy_side(shape, dy, Plane::Axis::last, shape.o), x_side(shape, x))) {
     const bool bfloat16 = !dy.quantized() && !x.quantized() && dy.values.dtype() == DType::bfloat16;
     const DType dtype = bfloat16 ? DType::bfloat16 : DType::float32;
     const Tensor dy_float = dy.as_float(kernels, dtype), x_float = x.as_float(kernels, dtype);

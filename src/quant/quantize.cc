@@ -47,6 +47,11 @@ void add_plane(const Kernels& kernels, const QTensor& q, const Plane& plane, boo
                            .accumulate = accumulate,
                            .x = x.data<float>()};
   if (!plane.scales.defined()) return kernels.decode(args);
+  const int64_t extent = plane.axis == Plane::Axis::last ? q.cols() : q.shape[0];
+  if (plane.scales.dtype() != DType::float32 || plane.scales.numel() != extent) {
+    fail("[dequantize] expected {} scales of float32 for a tensor of shape {}, got {} of {}", extent,
+         to_string(q.shape), plane.scales.numel(), to_string(plane.scales.dtype()));
+  }
   Tensor integers = Tensor::empty(q.shape, DType::float32, x.device());
   args.scale = 1;
   args.accumulate = false;

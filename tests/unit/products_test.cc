@@ -191,6 +191,10 @@ TEST_CASE("An operand that is not quantised, and its partner, are multiplied in 
   kernels.conv_backward_data(
       {kShape, seen.data<float>(), std::as_const(w.values).data<float>(), expected.data<float>()});
   CHECK(values(dx) == values(expected));
+  CHECK_THROWS_WITH(products.backward_data(dy, w, true, dx), contains_text("conv: expected codes of both operands"));
+  MatmulOperand scaled = dy;
+  for (Plane& plane : scaled.codes.planes) plane.scales = random_tensor({2}, "scales");
+  CHECK_THROWS_WITH(products.backward_data(scaled, w, false, dx), contains_text("expected 3 scales of float32"));
 }
 
 TEST_CASE("Planes that no product can have are refused with the layer", "[products]") {
@@ -208,4 +212,6 @@ TEST_CASE("Planes that no product can have are refused with the layer", "[produc
   refused([](Plane& plane) { plane.table.value[5] = -65; }, "magnitudes up to 64, got 65");
   refused([](Plane& plane) { plane.table.value[0] = 2; }, "0 as what code 0 stands for, got 2");
   refused([](Plane& plane) { plane.scale = std::numeric_limits<float>::infinity(); }, "a finite scale, got inf");
+  refused([](Plane& plane) { plane.codes = Tensor::zeros({71}, DType::uint8); },
+          "36 rows of 3 in 72 bytes of codes, got a shape of (4,3,3,3) in 71");
 }

@@ -35,8 +35,8 @@ struct ChannelMoments {
 };
 
 // A layer's shape and name, which errors begin with. All three throw Error `[<product>] <layer>: expected ..., got ...`
-// for a plane with a table that is not one of a matmul, a scale that is not finite, or scales that cannot leave the
-// sum.
+// for codes of another shape, a plane with a table that is not one of a matmul, a scale that is not finite, or scales
+// that cannot leave the sum.
 struct Products {
   const Kernels& kernels;
   ConvShape shape;
