@@ -237,6 +237,19 @@ Field choice(const std::string& key, Value& member, const std::vector<Value>& va
           [&member] { return YAML::Node(word_of(member)); }};
 }
 
+// A format of these, or one that the program has registered, which a run of it has to find again in its own file.
+Field format_choice(const std::string& key, Format& member, const std::vector<Format>& formats,
+                    const std::string& meaning) {
+  static constexpr Format kShipped[] = {Format::float32, Format::int4, Format::uint4, Format::fp4};
+  std::vector<Format> all = formats;
+  for (const Format format : all_formats()) {
+    if (std::ranges::find(kShipped, format) == std::end(kShipped) && format.is_signed()) all.push_back(format);
+  }
+  Field field = choice(key, member, formats, meaning);
+  field.read = choice(key, member, all, meaning).read;
+  return field;
+}
+
 // A key that sets two members alike. Throws UserError where they are to be written and differ.
 Field both(Field field, const Field& other) {
   field.read = [first = field.read, second = other.read](const YAML::Node& node) {
@@ -273,7 +286,7 @@ void append_quantization(std::vector<Field>& fields, QuantPolicy& q) {
                           const std::vector<ScaleMethod>& methods, const std::string& what) {
     const std::string key = "quantization." + name;
     return std::vector<Field>{
-        choice(key + ".format", spec.format, formats, "Format of the " + what + "; float32: not quantised."),
+        format_choice(key + ".format", spec.format, formats, "Format of the " + what + "; float32: not quantised."),
         choice(key + ".scale", spec.scale_method, methods,
                "How the scale of the " + what + " is found (docs/numerics.md)."),
         choice(key + ".rounding", spec.rounding, {Rounding::nearest, Rounding::stochastic},

@@ -10,6 +10,7 @@
 #include "tests/catch.h"
 #include "tests/places.h"
 #include "tests/temporary_folder.h"
+#include "tests/unit/formats.h"
 
 namespace luq {
 namespace {
@@ -82,7 +83,7 @@ TEST_CASE("Mistakes name file, line, key, what was expected and the nearest key"
       {kRequired + "quantization: {gradients: {format: fp4, scale: sawb}}\n",
        {"quantization.gradients.scale", "expected the scale method max for fp4", "got sawb"}},
       {kRequired + "quantization: {gradients: {format: fp5}}\n",
-       {"x.yaml:3", "quantization.gradients.format", "one of float32, fp4, int4 (did you mean fp4?)", "'fp5'"}},
+       {"x.yaml:3", "quantization.gradients.format", "one of float32, fp4, int4", "(did you mean fp4?)", "'fp5'"}},
       {kRequired + "? [a, b]\n: 3\n", {"x.yaml:3", "expected a key"}},
       {kRequired + "train: {epochs: 3\n", {"x.yaml:", "not valid YAML"}},
       {"", {"x.yaml", "empty", "model.name"}},
@@ -140,6 +141,8 @@ TEST_CASE("What is written is read back, to the last digit", "[config]") {
   CHECK(to_yaml(again) == yaml);
   CHECK(again.optimizer.lr == config.optimizer.lr);
   CHECK(again.data.path == config.data.path);
+  config.quantization.spec.weights = {test::radix4(), ScaleMethod::max, Rounding::nearest};
+  CHECK(parse(to_yaml(config)).quantization.spec.weights == config.quantization.spec.weights);
 }
 
 // Strings that YAML might take for something else, or change, and bytes that are no UTF-8.
