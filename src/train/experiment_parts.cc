@@ -105,7 +105,9 @@ ExperimentParts make_parts(const ExperimentConfig& config, std::shared_ptr<const
       config.model.name, {.in_channels = parts.image[2], .num_classes = info.num_classes, .image_size = parts.image[0]},
       config.seed);
   parts.model->to(parts.device);
-  parts.plan = QuantPlan(config.quantization, parts.model->matmul_layers());
+  const std::vector<MatmulLayer> layers = parts.model->matmul_layers();
+  parts.plan = QuantPlan(config.quantization, layers);
+  for (const MatmulLayer& layer : layers) check_quantisers(parts.plan[layer.name], "quantization", layer.name);
   if (parts.train_set != nullptr) check_training(config, parts);
   parts.threads = use_threads(config.threads);
   return parts;
