@@ -1,11 +1,14 @@
 #include "luq/train/model_file.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "luq/config/load.h"
 #include "luq/core/error.h"
+#include "luq/core/nearest.h"
 #include "luq/train/checkpoint.h"
 #include "src/train/checksum.h"
 #include "src/train/dataset_json.h"
@@ -41,10 +44,14 @@ StoredCodes describe_codes(const SafeTensors& content, const std::string& name, 
   try {
     const nlohmann::json json = nlohmann::json::parse(found->second);
     const std::string format = json.at("format");
-    const std::vector<Format> formats = all_formats();
-    const auto known = std::ranges::find_if(formats, [&](Format f) { return f.quantized() && format == to_string(f); });
-    if (known == formats.end()) fail_user("[model] {}: {}: expected a 4-bit format, got '{}'", file, name, format);
-    return {Shape(json.at("shape").get<std::vector<int64_t>>()), *known};
+    std::vector<std::string> names;
+    for (const Format known : all_formats()) {
+      if (!known.quantized()) continue;
+      if (format == to_string(known)) return {Shape(json.at("shape").get<std::vector<int64_t>>()), known};
+      names.emplace_back(to_string(known));
+    }
+    fail_user("[model] {}: {}: expected one of {}, got '{}'{}", file, name, fmt::join(names, ", "), format,
+              did_you_mean(format, names));
   } catch (const nlohmann::json::exception& error) {
     fail_user("[model] {}: metadata '{}' does not describe codes ({})", file, name, error.what());
   }
