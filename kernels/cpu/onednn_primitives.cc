@@ -96,11 +96,11 @@ Part make_convolution(const ConvShape& s, Phase phase, Type type) {
         describe_backward<Backward>(engine(), attributes, forward, direct, x, w, y, stride, dilation, padding, padding);
     return part_of<Backward>(desc, x, desc.weights_desc(), y, bias);
   }
-  using Update = dnnl::convolution_backward_weights;
+  using BackwardWeights = dnnl::convolution_backward_weights;
   const memory::desc dw = float_desc(weight_dims(s), Tag::any);
-  const auto desc =
-      describe_backward<Update>(engine(), attributes, forward, direct, x, dw, y, stride, dilation, padding, padding);
-  return part_of<Update>(desc, x, desc.diff_weights_desc(), y, bias);
+  const auto desc = describe_backward<BackwardWeights>(engine(), attributes, forward, direct, x, dw, y, stride,
+                                                       dilation, padding, padding);
+  return part_of<BackwardWeights>(desc, x, desc.diff_weights_desc(), y, bias);
 }
 
 // Adds what brings the weights into the layout that the primitive asks for, or out of it.
