@@ -116,8 +116,9 @@ std::string profile_report(const ExperimentConfig& config, const ProfileOptions&
   text += fmt::format("{:<8}  {:<{}}{}  {:>5}  {:>8.2f}  {:>4.1f} %\n", "", "outside kernels", name,
                       options.shapes ? fmt::format("  {:<{}}", "", shape) : "", "", outside * 1e3,
                       100 * outside / step_seconds);
-  text += "\nOne step on average. MB: operands read and results written, once each. GOP: a multiply-accumulate is two.";
-  text += "\n";
+  text +=
+      "\nOne step on average. MB: what kernels read and write, as often as they do. GOP: a multiply-accumulate is "
+      "two.\n";
   if (machine.known()) {
     text +=
         "% of limit: the longer of bytes over the read rate and operations over the unit's rate, over the time taken.\n"
