@@ -65,7 +65,7 @@ constexpr CodeTable signed_magnitudes(const Grid& grid, bool beyond = false) {
   CodeTable table;
   for (int i = 1; i <= grid.magnitudes && i <= kMaxGridMagnitudes; ++i) {
     const float unit = beyond ? kMaxCodeValue : 1.0f, magnitude = grid.level[i] / unit;
-    if ((grid.level[i] > kMaxCodeValue) != beyond || magnitude > kMaxCodeValue) continue;
+    if ((grid.level[i] > kMaxCodeValue) != beyond || !(magnitude > 0 && magnitude <= kMaxCodeValue)) continue;
     table.value[i] = static_cast<int8_t>(magnitude);
     table.value[8 + i] = static_cast<int8_t>(-magnitude);
   }
