@@ -33,7 +33,9 @@ void check_spec(const QuantSpec& spec, std::string_view where) {
 
 // 0 in place of a scale that is too small to invert.
 float usable_scale(float scale, std::string_view where) {
-  if (!std::isfinite(scale)) fail("[quantize] {}: expected a finite scale, got {}", where, scale);
+  if (!std::isfinite(scale) || scale < 0) {
+    fail("[quantize] {}: expected a finite scale of at least 0, got {}", where, scale);
+  }
   return kernels::invert_scale(scale) == 0.0f ? 0.0f : scale;
 }
 
@@ -71,7 +73,8 @@ void add_plane(const Kernels& kernels, const QTensor& q, const Plane& plane, boo
 
 std::string problem_of(const QuantSpec& spec) {
   if (!is_registered(spec.format)) {
-    return fmt::format("expected a registered format, got {}", to_string(spec.format));
+    const char* name = to_string(spec.format);
+    return fmt::format("expected a registered format, got {}", name != nullptr ? name : "one without a name");
   }
   if (!spec.format.quantized() || spec.format.has(spec.scale_method)) return "";
   return fmt::format("expected the scale method max for {}, which has no other, got {}", to_string(spec.format),

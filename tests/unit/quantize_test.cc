@@ -260,12 +260,13 @@ TEST_CASE("A rule that the format does not have, and a scale that is not finite,
   refused({Format::fp4, ScaleMethod::sawb, Rounding::stochastic}, {}, "the scale method max for fp4");
   refused({Format::fp4, ScaleMethod::sawb, Rounding::stochastic}, 1.0f, "the scale method max for fp4");
   refused({test::int3(), ScaleMethod::sawb, Rounding::nearest}, {}, "the scale method max for test_int3");
-  refused(kInt4, NAN, "a finite scale, got nan");
-  refused(kInt4, INFINITY, "a finite scale, got inf");
+  refused(kInt4, NAN, "a finite scale of at least 0, got nan");
+  refused(kInt4, INFINITY, "a finite scale of at least 0, got inf");
+  refused(kInt4, -1.0f, "a finite scale of at least 0, got -1");
   const Tensor huge = make(10, [](int64_t) { return 3e38f; });
   CHECK_THROWS_WITH(quantization_scale(table(), huge, {Format::int4, ScaleMethod::reference, Rounding::nearest}, true,
                                        "input of layer conv2"),
-                    contains_text("input of layer conv2: expected a finite scale, got inf"));
+                    contains_text("input of layer conv2: expected a finite scale of at least 0, got inf"));
 }
 
 TEST_CASE("The policy exempts the first convolution, the last linear layer and patterns", "[policy]") {

@@ -41,8 +41,8 @@ bool takes_statistics_together(const Kernels& kernels);
 std::unordered_map<const void*, Stats> statistics_of(const Kernels& kernels, const std::vector<Tensor>& tensors);
 
 // Codes of x, with a plane for each of the format's. scale: use this one (running activation scales) in place of the
-// tensor's own, values beyond clip; finite, and 0 gives codes 0. key: random bits of stochastic rounding. Throws like
-// quantization_scale.
+// tensor's own, values beyond clip; finite, not negative, and 0 gives codes 0. key: random bits of stochastic rounding.
+// Throws like quantization_scale.
 QTensor quantize(const Kernels& kernels, const Tensor& x, const QuantSpec& spec, bool non_negative, const RngKey& key,
                  std::string_view where, std::optional<float> scale = std::nullopt,
                  const std::optional<Stats>& known = std::nullopt);
