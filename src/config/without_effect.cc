@@ -40,7 +40,7 @@ std::vector<Condition> conditions(const ExperimentConfig& c) {
        schedule("one_cycle"),
        with_schedule},
       {{"train.recompute"},
-       is_4bit(c.quantization.spec.weights.format) && is_4bit(c.quantization.spec.activations.format),
+       c.quantization.spec.weights.format.quantized() && c.quantization.spec.activations.format.quantized(),
        "weights or activations in float32"},
       {{"lr_scheduler.warmup_start_factor"}, c.lr_scheduler.warmup_epochs > 0, "lr_scheduler.warmup_epochs 0"},
   };

@@ -13,7 +13,7 @@ constexpr float kActivationScaleMomentum = 0.1f;
 // The codes of x, made once however many layers read it with the same spec and scale.
 MatmulOperand quantize_activations(const Ctx& ctx, const Var& x, const QuantSpec& spec, const std::string& layer,
                                    Tensor& running_scale) {
-  if (!is_4bit(spec.format)) return {.codes = {}, .values = x.value()};
+  if (!spec.format.quantized()) return {.codes = {}, .values = x.value()};
   float& running = running_scale.data<float>()[0];
   const std::optional<float> given = !ctx.training && running > 0 ? std::optional<float>(running) : std::nullopt;
   std::vector<QuantCache::Entry>& entries = x.quant_cache().entries;
@@ -36,7 +36,7 @@ MatmulOperand quantize_activations(const Ctx& ctx, const Var& x, const QuantSpec
 
 // Codes that were given with the weights (a packed file's) count in evaluation; training makes its own.
 MatmulOperand quantize_weights(const Ctx& ctx, const Var& weight, const QuantSpec& spec, const std::string& layer) {
-  if (!is_4bit(spec.format)) return {.codes = {}, .values = weight.value()};
+  if (!spec.format.quantized()) return {.codes = {}, .values = weight.value()};
   for (const QuantCache::Entry& entry : weight.quant_cache().entries) {
     if (!ctx.training && entry.spec == spec) return {.codes = entry.codes, .values = {}};
   }
@@ -51,7 +51,7 @@ MatmulOperand quantize_weights(const Ctx& ctx, const Var& weight, const QuantSpe
 }
 
 std::string operand_formats(Format a, Format b, DType dtype) {
-  return is_4bit(a) && is_4bit(b) ? fmt::format("{} x {}", to_string(a), to_string(b)) : to_string(dtype);
+  return a.quantized() && b.quantized() ? fmt::format("{} x {}", to_string(a), to_string(b)) : to_string(dtype);
 }
 
 void describe(Ctx& ctx, const char* op, const std::string& layer, const Var& x, const Var& weight, const Var* bias,
@@ -59,7 +59,7 @@ void describe(Ctx& ctx, const char* op, const std::string& layer, const Var& x, 
   if (ctx.plan == nullptr) return;
   const Kernels& k = *ctx.kernels;
   const auto kernel = [](Format a, Format b, const char* integer, const char* floating) {
-    return is_4bit(a) && is_4bit(b) ? integer : floating;
+    return a.quantized() && b.quantized() ? integer : floating;
   };
   const bool backward = x.needs_grad();
   const DType dtype = x.value().dtype();
@@ -110,7 +110,7 @@ struct GradientQuantiser {
 
   MatmulOperand operator()(const Kernels& kernels, const Tensor& dy, const std::string& layer,
                            const std::optional<Stats>& known) const {
-    if (!is_4bit(spec.format)) return {.codes = {}, .values = dy};
+    if (!spec.format.quantized()) return {.codes = {}, .values = dy};
     return {.codes = quantize(kernels, dy, spec, false, key, fmt::format("gradient of layer {}", layer), std::nullopt,
                               known),
             .values = {}};

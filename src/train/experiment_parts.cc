@@ -132,7 +132,7 @@ std::vector<std::string> layers_without_activation_scale(Module& model, const Qu
     const size_t dot = buffer->name.rfind('.');
     if (dot == std::string::npos || buffer->name.substr(dot) != ".activation_scale") continue;
     const std::string layer = buffer->name.substr(0, dot);
-    if (is_4bit(plan[layer].activations.format) && !(buffer->value.data<float>()[0] > 0)) layers.push_back(layer);
+    if (plan[layer].activations.format.quantized() && !(buffer->value.data<float>()[0] > 0)) layers.push_back(layer);
   }
   return layers;
 }

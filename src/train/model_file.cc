@@ -129,7 +129,7 @@ void use_packed_codes(const ModelFile& model_file, Module& model, const QuantPla
     const auto found = model_file.packed_scales.find(parameter->name);
     if (found == model_file.packed_scales.end()) continue;
     const QuantSpec& spec = plan[parameter->name.substr(0, parameter->name.rfind('.'))].weights;
-    if (!is_4bit(spec.format)) continue;
+    if (!spec.format.quantized()) continue;
     // Multiples of the scale have one nearest code.
     QTensor codes = quantize(kernels, parameter->var.value(), {spec.format, spec.scale_method, Rounding::nearest},
                              false, {}, parameter->name, found->second);

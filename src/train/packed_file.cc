@@ -40,7 +40,7 @@ PackedModel pack(const InferenceModel& model) {
   for (const Slot& slot : model_slots(*model.model)) {
     const std::string layer = slot.name.substr(0, slot.name.rfind('.'));
     const QuantSpec& spec = model.plan[layer].weights;
-    if (slot.parameter == nullptr || slot.parameter->role != ParameterRole::weight || !is_4bit(spec.format)) {
+    if (slot.parameter == nullptr || slot.parameter->role != ParameterRole::weight || !spec.format.quantized()) {
       packed.content.tensors.emplace_back(slot.name, stored_value(slot));
       continue;
     }

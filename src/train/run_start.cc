@@ -18,7 +18,7 @@ void say_parts(RunLog& log, const ExperimentConfig& config, const ExperimentPart
   const std::vector<MatmulLayer> layers = parts.model->matmul_layers();
   for (const MatmulLayer& layer : layers) quantized += parts.plan[layer.name].quantized() ? 1 : 0;
   const auto spec = [](const QuantSpec& operand) {
-    if (!is_4bit(operand.format)) return std::string("float32");
+    if (!operand.format.quantized()) return std::string("float32");
     return fmt::format("{} {} {}", to_string(operand.format), to_string(operand.scale_method),
                        to_string(operand.rounding));
   };

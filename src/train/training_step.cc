@@ -31,7 +31,7 @@ std::unordered_map<const void*, Stats> take_weight_statistics(const Ctx& ctx, co
   std::vector<Tensor> wanted;
   for (const MatmulLayer& layer : parts.model->matmul_layers()) {
     const auto weight = weights.find(layer.name + ".weight");
-    if (weight != weights.end() && is_4bit(parts.plan[layer.name].weights.format)) wanted.push_back(*weight->second);
+    if (weight != weights.end() && parts.plan[layer.name].weights.format.quantized()) wanted.push_back(*weight->second);
   }
   return statistics_of(*ctx.kernels, wanted);
 }

@@ -36,7 +36,7 @@ constexpr double kRounding = 64 * 0x1p-24;
 
 // The values that the layer multiplies in place of x.
 Tensor seen(const Ctx& ctx, const Tensor& x, const QuantSpec& spec, bool non_negative, const char* role) {
-  if (!is_4bit(spec.format)) return x;
+  if (!spec.format.quantized()) return x;
   return dequantize(*ctx.kernels, quantize(*ctx.kernels, x, spec, non_negative, ctx.rng("conv", role), "test"));
 }
 
@@ -418,7 +418,7 @@ TEST_CASE("equal quantisers of the gradient encode it once, others once each, wi
     for (const QuantSpec* one :
          {&spec.weights, &spec.activations, &spec.gradient_for_data, &spec.gradient_for_weights}) {
       const bool again = one == &spec.gradient_for_weights && *one == spec.gradient_for_data;
-      expected += is_4bit(one->format) && !again ? 1 : 0;
+      expected += one->format.quantized() && !again ? 1 : 0;
     }
     CHECK(integer_encodings + power_encodings == expected);
     return all;

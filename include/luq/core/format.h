@@ -110,7 +110,6 @@ inline constexpr Format Format::int4{&kInt4Row};
 inline constexpr Format Format::uint4{&kUint4Row};
 inline constexpr Format Format::fp4{&kFp4Row};
 
-constexpr bool is_4bit(Format format) { return format.quantized(); }
 constexpr const char* to_string(Format format) { return format.quantized() ? format.row().name : "float32"; }
 
 // Adds a row to the table, for as long as the program runs. Throws UserError `[format] <name>: expected ..., got ...`

@@ -41,8 +41,8 @@ struct LayerQuant {
         gradient_for_weights(gradient_for_weights) {}
 
   bool quantized() const {
-    return is_4bit(weights.format) || is_4bit(activations.format) || is_4bit(gradient_for_data.format) ||
-           is_4bit(gradient_for_weights.format);
+    return weights.format.quantized() || activations.format.quantized() || gradient_for_data.format.quantized() ||
+           gradient_for_weights.format.quantized();
   }
 };
 
